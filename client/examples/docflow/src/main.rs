@@ -1,0 +1,2 @@
+//! Docflow.
+fn main() {}
