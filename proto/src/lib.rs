@@ -19,5 +19,12 @@ pub mod wire {
 }
 
 /// The encoded `FileDescriptorSet` of the public API, for server reflection.
-pub const FILE_DESCRIPTOR_SET: &[u8] =
-    include_bytes!(concat!(env!("OUT_DIR"), "/descriptor.bin"));
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptor.bin"));
+
+mod ids;
+mod names;
+mod partition;
+
+pub use ids::{Epoch, GroupId, Offset, PartitionId, ProducerId, TopicId};
+pub use names::{GroupName, NAME_BYTES_MAX, NameError, TopicName};
+pub use partition::partition_of_key;
