@@ -1,1 +1,8 @@
-//! The broker.
+//! The broker: one commit log, and what is built on it.
+//!
+//! Who may use whom: `server -> grpc -> group -> commit -> {log, view}`. See
+//! ARCHITECTURE.md.
+
+pub mod commit;
+pub mod log;
+pub mod view;

@@ -1,0 +1,234 @@
+//! The topics and groups there are, as readers see them: an immutable snapshot
+//! that the sequencer replaces once a change is durable.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use sluice_proto::{GroupId, GroupName, Offset, PartitionId, TopicId, TopicName};
+use tokio::sync::watch;
+
+use super::{
+    record::{GroupConfig, GroupCreated, Record, Source, TopicCreated},
+    state::{PartitionState, State},
+};
+use crate::view::IndexEntry;
+
+/// A snapshot of all topics and groups.
+#[derive(Clone, Debug, Default)]
+pub struct Catalog {
+    topics: BTreeMap<TopicName, Arc<Topic>>,
+    topics_by_id: HashMap<TopicId, Arc<Topic>>,
+    groups: BTreeMap<(TopicName, GroupName), Arc<Group>>,
+}
+
+/// A topic that can be read.
+#[derive(Debug)]
+pub struct Topic {
+    /// Its id.
+    pub id: TopicId,
+    /// Its name.
+    pub name: TopicName,
+    /// When it was created, milliseconds since 1970.
+    pub created_ms: u64,
+    /// Its partitions.
+    pub partitions: Vec<Partition>,
+    /// Counts appends, so that a reader can wait for the next.
+    changed: watch::Sender<u64>,
+}
+
+/// A partition that can be read.
+#[derive(Debug)]
+pub struct Partition {
+    /// Which.
+    pub source: Source,
+    visible_end: AtomicU64,
+    last_append_ms: AtomicU64,
+    /// Where its newest frames are; older ones are in the view.
+    head: Mutex<VecDeque<IndexEntry>>,
+}
+
+/// A consumer group.
+#[derive(Debug)]
+pub struct Group {
+    /// Its id.
+    pub id: GroupId,
+    /// Its name.
+    pub name: GroupName,
+    /// When it was created, milliseconds since 1970.
+    pub created_ms: u64,
+    /// What it was asked to be.
+    pub config: GroupConfig,
+    /// The topic that it reads.
+    pub topic: Arc<Topic>,
+    /// The topic of its dead letters, of one partition.
+    pub dead_letters: Arc<Topic>,
+    /// The topic of what only this group sees again, of one partition.
+    pub parking: Arc<Topic>,
+}
+
+impl Catalog {
+    /// The catalog of a state that was recovered.
+    #[must_use]
+    pub fn of(state: &State) -> Self {
+        let mut catalog = Self::default();
+        for (_, topic) in state.topics() {
+            catalog.add_topic(&topic.definition, &topic.partitions);
+        }
+        for (_, group) in state.groups() {
+            catalog.add_group(&group.definition);
+        }
+        catalog
+    }
+
+    /// A topic by name.
+    #[must_use]
+    pub fn topic(&self, name: &TopicName) -> Option<&Arc<Topic>> {
+        self.topics.get(name)
+    }
+
+    /// A topic by id.
+    #[must_use]
+    pub fn topic_by_id(&self, id: TopicId) -> Option<&Arc<Topic>> {
+        self.topics_by_id.get(&id)
+    }
+
+    /// A group by topic and name.
+    #[must_use]
+    pub fn group(&self, topic: &TopicName, name: &GroupName) -> Option<&Arc<Group>> {
+        self.groups.get(&(topic.clone(), name.clone()))
+    }
+
+    /// Every topic, in order of name.
+    pub fn topics(&self) -> impl ExactSizeIterator<Item = &Arc<Topic>> {
+        self.topics.values()
+    }
+
+    /// Every group, in order of topic and name.
+    pub fn groups(&self) -> impl ExactSizeIterator<Item = &Arc<Group>> {
+        self.groups.values()
+    }
+
+    /// The groups of one topic, in order of name.
+    pub fn groups_of(&self, topic: TopicId) -> impl Iterator<Item = &Arc<Group>> {
+        self.groups.values().filter(move |g| g.topic.id == topic)
+    }
+
+    /// Follows one record of the log. Returns the topic that it deletes, if any.
+    pub(super) fn apply(&mut self, record: &Record) -> Option<TopicId> {
+        match record {
+            Record::TopicCreated(created) => {
+                let empty = vec![PartitionState::default(); created.partitions as usize];
+                self.add_topic(created, &empty);
+            }
+            Record::TopicDeleted(deleted) => {
+                let id = TopicId(deleted.topic);
+                if let Some(topic) = self.topics_by_id.remove(&id) {
+                    self.topics.remove(&topic.name);
+                }
+                return Some(id);
+            }
+            Record::GroupCreated(created) => self.add_group(created),
+            Record::GroupDeleted(deleted) => {
+                self.groups.retain(|_, group| group.id.0 != deleted.group);
+            }
+            _ => {}
+        }
+        None
+    }
+
+    fn add_topic(&mut self, created: &TopicCreated, partitions: &[PartitionState]) {
+        let id = TopicId(created.topic);
+        let partitions = partitions.iter().enumerate().map(|(at, p)| Partition {
+            source: Source {
+                topic: id,
+                partition: PartitionId(at as u32),
+            },
+            visible_end: AtomicU64::new(p.next_offset.0),
+            last_append_ms: AtomicU64::new(p.last_append_ms),
+            head: Mutex::default(),
+        });
+        let topic = Arc::new(Topic {
+            id,
+            name: TopicName::from_stored(&created.name),
+            created_ms: created.created_ms,
+            partitions: partitions.collect(),
+            changed: watch::Sender::new(0),
+        });
+        self.topics.insert(topic.name.clone(), topic.clone());
+        self.topics_by_id.insert(id, topic);
+    }
+
+    fn add_group(&mut self, created: &GroupCreated) {
+        let topic = |id| self.topics_by_id.get(&TopicId(id)).cloned();
+        // A group is created after its topics and deleted before them.
+        let (Some(topic), Some(dead_letters), Some(parking)) = (
+            topic(created.topic),
+            topic(created.dead_letters),
+            topic(created.parking),
+        ) else {
+            return;
+        };
+        let group = Arc::new(Group {
+            id: GroupId(created.group),
+            name: GroupName::from_stored(&created.name),
+            created_ms: created.created_ms,
+            config: created.config.clone(),
+            topic,
+            dead_letters,
+            parking,
+        });
+        let key = (group.topic.name.clone(), group.name.clone());
+        self.groups.insert(key, group);
+    }
+}
+
+impl Topic {
+    /// A partition, if the topic has it.
+    #[must_use]
+    pub fn partition(&self, id: PartitionId) -> Option<&Partition> {
+        self.partitions.get(id.0 as usize)
+    }
+
+    /// Changes whenever something was appended to the topic.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    pub(super) fn notify(&self) {
+        self.changed.send_modify(|count| *count += 1);
+    }
+}
+
+impl Partition {
+    /// The first offset that cannot be read yet.
+    #[must_use]
+    pub fn visible_end(&self) -> Offset {
+        Offset(self.visible_end.load(Ordering::Acquire))
+    }
+
+    /// Time of the last append, milliseconds since 1970; `None` before the
+    /// first.
+    #[must_use]
+    pub fn last_append_ms(&self) -> Option<u64> {
+        Some(self.last_append_ms.load(Ordering::Relaxed)).filter(|ms| *ms > 0)
+    }
+
+    /// Makes events readable that are durable now.
+    pub(super) fn publish(&self, entry: IndexEntry) {
+        self.head().push_back(entry);
+        self.last_append_ms.store(entry.time_ms, Ordering::Relaxed);
+        self.visible_end.store(entry.end().0, Ordering::Release);
+    }
+
+    /// The newest index entries; the view has those before them.
+    pub(super) fn head(&self) -> MutexGuard<'_, VecDeque<IndexEntry>> {
+        // Nothing that runs under this lock can leave the queue half changed.
+        self.head.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

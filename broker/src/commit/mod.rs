@@ -1,0 +1,38 @@
+//! Proposals in, frames out: everything that changes the broker's durable state
+//! passes here.
+//!
+//! ```text
+//!  Proposals ──queue──> Sequencer (one thread) ──block──> log
+//!                          │ applies to State      │ durable
+//!                          │                       └─> Catalog, visible ends, replies
+//!                          └─ now and then ─> Checkpoints (a thread) ──> view
+//!  Store  <── index entries (Catalog's heads, view) and frames (log)
+//! ```
+//!
+//! [`open`] puts the parts together: it loads what the view knows, replays the
+//! rest of the log, and starts the threads.
+
+mod ack_window;
+mod catalog;
+mod checkpoint;
+mod open;
+mod producers;
+mod proposal;
+pub mod record;
+mod saved_window;
+mod sequencer;
+mod state;
+mod store;
+
+pub use self::{
+    ack_window::{AckWindow, WindowError},
+    catalog::{Catalog, Group, Partition, Topic},
+    open::{CommitConfig, OpenError, Opened, Recovery, Running, open},
+    producers::{Appended, SEQUENCES_REMEMBERED, SequenceError},
+    proposal::{
+        AppendRequest, CatalogChange, CatalogChanged, CatalogError, Changes, CommitError,
+        Committed, OpenProducerError, ProducerSession, Proposals, Unavailable,
+    },
+    state::{ATTEMPTS_REMEMBERED, GroupState, SourceState},
+    store::{Page, PageLimits, ReadError, Store, StoredEvent},
+};

@@ -1,0 +1,416 @@
+//! Brings the state back when the broker starts: what the view knows, then what
+//! the log says since.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread::JoinHandle,
+    time::Instant,
+};
+
+use bytes::Bytes;
+use sluice_proto::{GroupId, TopicId};
+use tokio::sync::{Semaphore, mpsc, watch};
+
+use super::{
+    catalog::Catalog,
+    checkpoint::{self, Checkpoints, Identity},
+    proposal::Proposals,
+    record::{EpochStarted, Frame, Record},
+    sequencer::Sequencer,
+    state::{GroupState, LoadError, State},
+    store::Store,
+};
+use crate::{
+    log::{self, LogConfig, LogPoint, OpenReport, ReplayedFrame},
+    view::{IndexEntry, View, ViewError},
+};
+
+/// How the log and its view are kept.
+#[derive(Clone, Copy, Debug)]
+pub struct CommitConfig {
+    /// The log's files.
+    pub log: LogConfig,
+    /// Bytes of frames that a block gathers; a larger frame goes alone.
+    pub block_bytes: usize,
+    /// Log bytes between two checkpoints of the view.
+    pub checkpoint_bytes: u64,
+    /// Proposals that may wait.
+    pub queue_len: usize,
+    /// Bytes of proposals that may wait.
+    pub queue_bytes: usize,
+    /// Topics that there may be, those of the broker counted in.
+    pub topics_max: usize,
+    /// Groups that there may be.
+    pub groups_max: usize,
+    /// Producers that are remembered.
+    pub producers_max: usize,
+    /// A producer that has been idle for so long may be forgotten when there
+    /// are too many.
+    pub producer_idle_ms: u64,
+}
+
+/// How the broker was brought back.
+#[derive(Clone, Debug)]
+pub struct Recovery {
+    /// What the log's files held.
+    pub log: OpenReport,
+    /// The view was dropped and built again from the log.
+    pub view_rebuilt: bool,
+    /// How long it took.
+    pub took: std::time::Duration,
+}
+
+/// The running parts.
+#[derive(Debug)]
+pub struct Opened {
+    /// Where changes go.
+    pub proposals: Proposals,
+    /// Where events come from.
+    pub store: Store,
+    /// The log's reading end.
+    pub reader: log::Reader,
+    /// What each group has settled.
+    pub groups: Vec<(GroupId, GroupState)>,
+    /// What was found.
+    pub recovery: Recovery,
+    /// The sequencer, to be joined after [`Proposals::close`].
+    pub running: Running,
+}
+
+/// The sequencer's thread.
+#[derive(Debug)]
+pub struct Running(JoinHandle<()>);
+
+impl Running {
+    /// Waits for the end of the sequencer.
+    pub fn join(self) {
+        if self.0.join().is_err() {
+            tracing::error!("the sequencer ended with a panic");
+        }
+    }
+}
+
+/// Why the data folder could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The log.
+    #[error(transparent)]
+    Log(#[from] log::OpenError),
+    /// The view.
+    #[error(transparent)]
+    View(#[from] ViewError),
+    /// A stored entity of the view.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The first block of the new epoch.
+    #[error("the log takes no writes: {0}")]
+    Write(#[from] log::WriteError),
+    /// The file system or a thread.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
+/// Opens the data folder and starts the sequencer.
+///
+/// # Errors
+/// When the log is damaged, or the folder cannot be used. A view that is
+/// damaged, or not to be trusted, is built again.
+pub fn open(data_dir: &Path, config: CommitConfig) -> Result<Opened, OpenError> {
+    let started = Instant::now();
+    let boot_id = boot_id();
+    let paths = Paths::of(data_dir);
+    let mut replayed = match trusted_view(&paths.view, boot_id) {
+        Ok(Some((view, point, state))) => {
+            match Replayed::from_view(&paths.log, config, boot_id, view, point, state) {
+                Err(OpenError::Log(log::OpenError::NotFromHere(at))) => {
+                    tracing::warn!(%at, "the view does not fit the log; building it again");
+                    None
+                }
+                other => Some(other?),
+            }
+        }
+        Ok(None) => None,
+        Err(error) => {
+            tracing::warn!(%error, "the view cannot be used; building it again");
+            None
+        }
+    };
+    let view_rebuilt = replayed.is_none();
+    let replayed = match replayed.take() {
+        Some(replayed) => replayed,
+        None => Replayed::from_the_log_alone(&paths, config, boot_id)?,
+    };
+    let recovery = Recovery {
+        log: replayed.report,
+        view_rebuilt: view_rebuilt && !replayed.report.created,
+        took: started.elapsed(),
+    };
+    replayed.start(config, recovery)
+}
+
+struct Paths {
+    log: PathBuf,
+    view: PathBuf,
+}
+
+impl Paths {
+    fn of(data_dir: &Path) -> Self {
+        Self {
+            log: data_dir.join("log"),
+            view: data_dir.join("view"),
+        }
+    }
+}
+
+/// The view, if it may be trusted: it was closed in order, or the machine has
+/// not been restarted since it was written.
+fn trusted_view(
+    dir: &Path,
+    boot_id: [u8; 16],
+) -> Result<Option<(View, LogPoint, State)>, OpenError> {
+    if !dir.exists() {
+        return Ok(None);
+    }
+    let view = View::open(dir)?;
+    let Some(checkpoint) = view.checkpoint()? else {
+        return Ok(None);
+    };
+    if !checkpoint.closed && checkpoint.boot_id != boot_id {
+        return Ok(None);
+    }
+    let mut state = State::default();
+    view.load::<OpenError>(|key, value| Ok(state.load(key, value)?))?;
+    let point = checkpoint.applied_end;
+    view.write(&crate::view::Changes {
+        entities: Vec::new(),
+        index: Vec::new(),
+        deleted_topics: Vec::new(),
+        // From here on it is not closed any more.
+        checkpoint: crate::view::Checkpoint {
+            closed: false,
+            boot_id,
+            ..checkpoint
+        },
+    })?;
+    Ok(Some((view, point, state)))
+}
+
+/// What replaying frames makes.
+#[derive(Default)]
+struct Replay {
+    state: State,
+    catalog: Catalog,
+    deleted_topics: Vec<TopicId>,
+}
+
+impl Replay {
+    /// Folds one frame into state and catalog, and into the index of the head.
+    fn apply(&mut self, frame: &ReplayedFrame<'_>) -> Result<(), String> {
+        let payload = Bytes::copy_from_slice(frame.payload);
+        let decoded = Frame::decode(payload).map_err(|e| e.to_string())?;
+        let appended = self.state.apply(&decoded).map_err(|e| e.to_string())?;
+        for record in &decoded.records {
+            self.deleted_topics.extend(self.catalog.apply(record));
+        }
+        for appended in appended {
+            if let Some(partition) = self
+                .catalog
+                .topic_by_id(appended.topic)
+                .and_then(|topic| topic.partition(appended.partition))
+            {
+                partition.publish(IndexEntry {
+                    first: appended.first,
+                    count: appended.count,
+                    position: frame.position,
+                    length: frame.length,
+                    time_ms: appended.time_ms,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves everything below `end` to the view.
+    fn checkpoint(
+        &mut self,
+        view: &View,
+        identity: Identity,
+        from: LogPoint,
+        end: LogPoint,
+    ) -> Result<(), ViewError> {
+        let deleted = std::mem::take(&mut self.deleted_topics);
+        let changes =
+            checkpoint::collect(identity, from, end, deleted, &mut self.state, &self.catalog);
+        view.write(&changes)?;
+        checkpoint::forget_below(&self.catalog, end.position);
+        Ok(())
+    }
+}
+
+struct Replayed {
+    view: View,
+    replay: Replay,
+    collected_end: LogPoint,
+    identity: Identity,
+    writer: log::Writer,
+    reader: log::Reader,
+    report: OpenReport,
+}
+
+impl Replayed {
+    fn from_view(
+        log_dir: &Path,
+        config: CommitConfig,
+        boot_id: [u8; 16],
+        view: View,
+        point: LogPoint,
+        state: State,
+    ) -> Result<Self, OpenError> {
+        let mut replay = Replay {
+            catalog: Catalog::of(&state),
+            state,
+            deleted_topics: Vec::new(),
+        };
+        let opened = log::open(log_dir, config.log, Some(point), &mut |frame| {
+            replay.apply(&frame)
+        })?;
+        let log_id = opened.report.log_id;
+        if view.checkpoint()?.is_none_or(|c| c.log_id != log_id) {
+            return Err(log::OpenError::NotFromHere(point.position).into());
+        }
+        Ok(Self {
+            view,
+            replay,
+            collected_end: point,
+            identity: Identity { log_id, boot_id },
+            writer: opened.writer,
+            reader: opened.reader,
+            report: opened.report,
+        })
+    }
+
+    /// Drops the view, and makes one from everything that the log says.
+    fn from_the_log_alone(
+        paths: &Paths,
+        config: CommitConfig,
+        boot_id: [u8; 16],
+    ) -> Result<Self, OpenError> {
+        if paths.view.exists() {
+            fs::remove_dir_all(&paths.view)?;
+        }
+        fs::create_dir_all(&paths.view)?;
+        let view = View::open(&paths.view)?;
+        let mut replay = Replay::default();
+        let mut collected: Option<LogPoint> = None;
+        // The log's identity is known only once it is open; checkpoints on the
+        // way carry one that no log has, and the last one the real one.
+        let unknown = Identity {
+            log_id: [0; 16],
+            boot_id,
+        };
+        let opened = log::open(&paths.log, config.log, None, &mut |frame| {
+            let since = *collected.get_or_insert(frame.block);
+            let bytes = frame.block.position.0 - since.position.0;
+            if bytes >= config.checkpoint_bytes {
+                replay
+                    .checkpoint(&view, unknown, since, frame.block)
+                    .map_err(|e| e.to_string())?;
+                tracing::info!(position = %frame.block.position, "building the view again");
+                collected = Some(frame.block);
+            }
+            replay.apply(&frame)
+        })?;
+        let log_id = opened.report.log_id;
+        let identity = Identity { log_id, boot_id };
+        let end = opened.writer.end();
+        replay.checkpoint(&view, identity, collected.unwrap_or(end), end)?;
+        Ok(Self {
+            view,
+            replay,
+            collected_end: end,
+            identity,
+            writer: opened.writer,
+            reader: opened.reader,
+            report: opened.report,
+        })
+    }
+
+    /// Makes the new epoch durable, and starts the threads.
+    fn start(mut self, config: CommitConfig, recovery: Recovery) -> Result<Opened, OpenError> {
+        let Replay {
+            mut state,
+            catalog,
+            deleted_topics,
+        } = self.replay;
+        let started = Frame {
+            time_ms: state.time_ms,
+            producer: None,
+            records: vec![Record::EpochStarted(EpochStarted {
+                epoch: self.writer.epoch(),
+                version: env!("CARGO_PKG_VERSION").into(),
+            })],
+        };
+        let mut block = self.writer.block();
+        block.frame(started.encoded_len(), |out| started.encode(out));
+        self.writer.write(block)?;
+        state
+            .apply(&started)
+            .expect("starting an epoch refers to nothing");
+
+        let store = Store::new(self.reader.clone(), self.view.clone());
+        let groups = state
+            .groups()
+            .map(|(id, group)| (id, group.clone()))
+            .collect();
+        let checkpoints = Checkpoints::start(
+            self.view,
+            self.reader.clone(),
+            self.identity,
+            config.checkpoint_bytes,
+            self.collected_end,
+            deleted_topics,
+        )?;
+        let (queue, proposed) = mpsc::channel(config.queue_len);
+        let catalog = watch::Sender::new(Arc::new(catalog));
+        let proposals = Proposals {
+            queue,
+            budget: Arc::new(Semaphore::new(config.queue_bytes)),
+            budget_bytes: config.queue_bytes,
+            catalog: catalog.subscribe(),
+        };
+        let sequencer = Sequencer {
+            state,
+            writer: self.writer,
+            queue: proposed,
+            catalog,
+            checkpoints,
+            config,
+        };
+        let thread = std::thread::Builder::new()
+            .name("sequencer".into())
+            .spawn(move || sequencer.run())?;
+        Ok(Opened {
+            proposals,
+            store,
+            reader: self.reader,
+            groups,
+            recovery,
+            running: Running(thread),
+        })
+    }
+}
+
+/// Identifies this boot of the machine; random where the system does not tell,
+/// so that nothing is taken to have survived.
+fn boot_id() -> [u8; 16] {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .ok()
+        .and_then(|text| {
+            let digits = text.trim().replace('-', "");
+            u128::from_str_radix(&digits, 16).ok()
+        })
+        .unwrap_or_else(rand::random)
+        .to_be_bytes()
+}

@@ -1,0 +1,377 @@
+//! What callers ask the sequencer to commit, and what it answers.
+
+use std::sync::Arc;
+
+use sluice_proto::{GroupId, GroupName, ProducerId, TopicId, TopicName};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+
+use super::{
+    catalog::Catalog,
+    producers::{Appended, SequenceError},
+    record::{AttemptFailed, GroupConfig, LeaseNoted, NewEvent, ProducerSequence, Settle, Source},
+    state::GroupState,
+};
+use crate::log::FRAME_BYTES_MAX;
+
+/// Events to append to one partition.
+#[derive(Debug)]
+pub struct AppendRequest {
+    /// Where.
+    pub target: Source,
+    /// What, in order.
+    pub events: Vec<NewEvent>,
+}
+
+/// Changes that happen together or not at all.
+#[derive(Debug, Default)]
+pub struct Changes {
+    /// The producer's sequence that this takes.
+    pub producer: Option<ProducerSequence>,
+    /// Events to append.
+    pub appends: Vec<AppendRequest>,
+    /// Offsets to settle.
+    pub settles: Vec<Settle>,
+    /// Attempts that failed.
+    pub attempts: Vec<AttemptFailed>,
+    /// Leases to note.
+    pub leases: Vec<LeaseNoted>,
+}
+
+/// Changes that are durable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Committed {
+    /// What was appended, in the order of the request.
+    pub appended: Vec<Appended>,
+    /// The producer's sequence had been applied before, with this result.
+    pub duplicate: bool,
+}
+
+/// Why changes were not committed.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum CommitError {
+    /// The topic or partition is gone.
+    #[error("topic {0} does not exist any more")]
+    TopicGone(TopicId),
+    /// The group is gone.
+    #[error("group {0} does not exist any more")]
+    GroupGone(GroupId),
+    /// The producer's sequence is refused.
+    #[error(transparent)]
+    Sequence(#[from] SequenceError),
+    /// They do not fit one frame.
+    #[error("it takes {0} bytes in the log, the limit is {FRAME_BYTES_MAX}")]
+    TooLarge(usize),
+    /// The log is not to be had.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+}
+
+/// Why nothing can be committed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unavailable {
+    /// A write to the log failed; whether it happened is unknown.
+    #[error("the log has failed and takes no more writes: {0}")]
+    LogFailed(Arc<str>),
+    /// The broker is shutting down.
+    #[error("the broker is shutting down")]
+    ShuttingDown,
+}
+
+/// A change to the catalog.
+#[derive(Debug)]
+pub enum CatalogChange {
+    /// Makes a topic.
+    CreateTopic {
+        /// Its name.
+        name: TopicName,
+        /// How many partitions it gets.
+        partitions: u32,
+    },
+    /// Deletes a topic.
+    DeleteTopic {
+        /// Its name.
+        name: TopicName,
+    },
+    /// Makes a group.
+    CreateGroup {
+        /// The name of its topic.
+        topic: TopicName,
+        /// Its name.
+        name: GroupName,
+        /// What it is to be.
+        config: GroupConfig,
+        /// Where it begins, by partition; must be as many as the topic has.
+        start: Vec<u64>,
+    },
+    /// Deletes a group.
+    DeleteGroup {
+        /// The name of its topic.
+        topic: TopicName,
+        /// Its name.
+        name: GroupName,
+    },
+}
+
+/// A change to the catalog that is durable.
+#[derive(Debug)]
+pub enum CatalogChanged {
+    /// There is a new topic.
+    TopicCreated,
+    /// There was such a topic, with the same configuration.
+    TopicExisted,
+    /// The topic is gone.
+    TopicDeleted,
+    /// There is a new group, whose state begins like this.
+    GroupCreated(Box<GroupState>),
+    /// There was such a group, with the same configuration.
+    GroupExisted,
+    /// The group is gone.
+    GroupDeleted(GroupId),
+}
+
+/// Why the catalog was not changed.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum CatalogError {
+    /// There is no such topic.
+    #[error("topic {0:?} does not exist")]
+    UnknownTopic(String),
+    /// There is no such group.
+    #[error("group {group:?} does not exist on topic {topic:?}")]
+    UnknownGroup {
+        /// The topic.
+        topic: String,
+        /// The group.
+        group: String,
+    },
+    /// There is a topic of that name with another configuration.
+    #[error("topic {name:?} exists with {existing} partitions, not {requested}")]
+    TopicDiffers {
+        /// The topic.
+        name: String,
+        /// Partitions that it has.
+        existing: u32,
+        /// Partitions asked for.
+        requested: u32,
+    },
+    /// There is a group of that name with another configuration.
+    #[error("group {0:?} exists with another configuration")]
+    GroupDiffers(String),
+    /// The topic has groups.
+    #[error("topic {name:?} has {groups} groups, for example {example:?}; delete them first")]
+    TopicHasGroups {
+        /// The topic.
+        name: String,
+        /// How many.
+        groups: usize,
+        /// One of them.
+        example: String,
+    },
+    /// There are as many as there may be.
+    #[error("there are {count} {what}, the limit is {limit}")]
+    TooMany {
+        /// "topics" or "groups".
+        what: &'static str,
+        /// How many there are.
+        count: usize,
+        /// How many there may be.
+        limit: usize,
+    },
+    /// The log is not to be had.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+}
+
+/// Why a producer session was not opened.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum OpenProducerError {
+    /// There are as many producers as there may be, and none is idle.
+    #[error("there are {count} producers, the limit is {limit}, and none has been idle for long")]
+    TooMany {
+        /// How many there are.
+        count: usize,
+        /// How many there may be.
+        limit: usize,
+    },
+    /// The log is not to be had.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+}
+
+/// A producer session that is open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProducerSession {
+    /// The producer's id.
+    pub producer: ProducerId,
+    /// The session's epoch.
+    pub epoch: u64,
+}
+
+type Reply<T, E> = oneshot::Sender<Result<T, E>>;
+
+#[derive(Debug)]
+pub(super) enum Proposal {
+    Changes {
+        changes: Changes,
+        reply: Reply<Committed, CommitError>,
+        /// Held until the reply, so that what waits here is bounded.
+        budget: OwnedSemaphorePermit,
+    },
+    Catalog {
+        change: CatalogChange,
+        reply: Reply<CatalogChanged, CatalogError>,
+    },
+    OpenProducer {
+        name: String,
+        reply: Reply<ProducerSession, OpenProducerError>,
+    },
+    /// What became of a sequence; answered in turn, after what came before.
+    Lookup {
+        sequence: ProducerSequence,
+        reply: Reply<Option<Committed>, CommitError>,
+    },
+    /// Write a last checkpoint, close the log, and answer everything that comes
+    /// later with [`Unavailable::ShuttingDown`].
+    Close { reply: oneshot::Sender<()> },
+}
+
+impl Proposal {
+    /// About the bytes that it takes in the log.
+    pub(super) fn frame_bytes(&self) -> usize {
+        match self {
+            Self::Changes { changes, .. } => changes.frame_bytes(),
+            // Names and a configuration.
+            Self::Catalog { .. } | Self::OpenProducer { .. } => 8 << 10,
+            Self::Lookup { .. } | Self::Close { .. } => 0,
+        }
+    }
+}
+
+/// Where proposals go in. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Proposals {
+    pub(super) queue: mpsc::Sender<Proposal>,
+    pub(super) budget: Arc<Semaphore>,
+    pub(super) budget_bytes: usize,
+    pub(super) catalog: watch::Receiver<Arc<Catalog>>,
+}
+
+impl Proposals {
+    /// Commits changes; returns when they are durable. Waits while the queue is
+    /// full.
+    ///
+    /// Once this has been polled, dropping it does not take the changes back.
+    ///
+    /// # Errors
+    /// When they were refused, or the log failed (then their outcome is
+    /// unknown).
+    pub async fn commit(&self, changes: Changes) -> Result<Committed, CommitError> {
+        let bytes = changes.frame_bytes();
+        if bytes > FRAME_BYTES_MAX {
+            return Err(CommitError::TooLarge(bytes));
+        }
+        // Changes larger than the whole budget take all of it.
+        let permits = bytes.min(self.budget_bytes) as u32;
+        let budget = self
+            .budget
+            .clone()
+            .acquire_many_owned(permits)
+            .await
+            .map_err(|_| Unavailable::ShuttingDown)?;
+        self.ask(|reply| Proposal::Changes {
+            changes,
+            reply,
+            budget,
+        })
+        .await
+    }
+
+    /// What became of a producer's sequence: its result if it was applied.
+    /// Whatever was proposed before is taken into account.
+    ///
+    /// # Errors
+    /// When the sequence is not one of the current session.
+    pub async fn lookup(
+        &self,
+        sequence: ProducerSequence,
+    ) -> Result<Option<Committed>, CommitError> {
+        self.ask(|reply| Proposal::Lookup { sequence, reply }).await
+    }
+
+    /// Changes the catalog; returns when the change is durable and in
+    /// [`Proposals::catalog`].
+    ///
+    /// # Errors
+    /// When the change does not fit what there is.
+    pub async fn change_catalog(
+        &self,
+        change: CatalogChange,
+    ) -> Result<CatalogChanged, CatalogError> {
+        self.ask(|reply| Proposal::Catalog { change, reply }).await
+    }
+
+    /// Opens a producer session, durably. An empty name gives one of its own.
+    ///
+    /// # Errors
+    /// When there are too many.
+    pub async fn open_producer(&self, name: String) -> Result<ProducerSession, OpenProducerError> {
+        self.ask(|reply| Proposal::OpenProducer { name, reply })
+            .await
+    }
+
+    /// Closes the log after all that was proposed before.
+    pub async fn close(&self) {
+        let (reply, closed) = oneshot::channel();
+        if self.queue.send(Proposal::Close { reply }).await.is_ok() {
+            let _ = closed.await;
+        }
+    }
+
+    /// The topics and groups that there are now.
+    #[must_use]
+    pub fn catalog(&self) -> Arc<Catalog> {
+        self.catalog.borrow().clone()
+    }
+
+    async fn ask<T, E: From<Unavailable>>(
+        &self,
+        proposal: impl FnOnce(Reply<T, E>) -> Proposal,
+    ) -> Result<T, E> {
+        let (reply, answer) = oneshot::channel();
+        self.queue
+            .send(proposal(reply))
+            .await
+            .map_err(|_| Unavailable::ShuttingDown)?;
+        // The sequencer drops a proposal unanswered only when it ends.
+        answer.await.map_err(|_| Unavailable::ShuttingDown)?
+    }
+}
+
+impl Changes {
+    /// An upper bound of the bytes that they take in the log.
+    #[must_use]
+    pub fn frame_bytes(&self) -> usize {
+        const HEAD: usize = 64;
+        let appends: usize = self
+            .appends
+            .iter()
+            .map(|append| {
+                let events = append.events.iter();
+                HEAD + events
+                    .map(|e| super::record::EVENT_OVERHEAD + e.event.len() + e.note.len())
+                    .sum::<usize>()
+            })
+            .sum();
+        let settles: usize = self.settles.iter().map(|s| HEAD + 16 * s.runs.len()).sum();
+        let attempts: usize = self
+            .attempts
+            .iter()
+            .map(|a| 2 * HEAD + a.member.len() + a.reason.len())
+            .sum();
+        let leases: usize = self
+            .leases
+            .iter()
+            .map(|l| 2 * HEAD + l.member.len() + l.key.len())
+            .sum();
+        HEAD + appends + settles + attempts + leases
+    }
+}

@@ -1,0 +1,566 @@
+//! What the log says, folded: topics, groups, next offsets, producer sessions,
+//! and what each group has settled.
+//!
+//! [`State::apply`] reads nothing but the frame and the state, so that replaying
+//! the log gives the same state again, on this machine or another.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use prost::Message;
+use sluice_proto::{
+    Epoch, GroupId, GroupName, Offset, PartitionId, ProducerId, TopicId, TopicName,
+};
+
+use super::{
+    ack_window::AckWindow,
+    producers::{Appended, Producers},
+    record::{
+        Append, AttemptFailed, Frame, GroupCreated, LeaseNoted, Record, Settle, Source,
+        TopicCreated,
+    },
+    saved_window,
+};
+use crate::view::EntityKey;
+
+/// How many failed attempts of one event are remembered, the latest ones.
+pub const ATTEMPTS_REMEMBERED: usize = 16;
+
+/// Everything that the log says.
+#[derive(Clone, Debug, Default)]
+pub struct State {
+    /// The current epoch.
+    pub epoch: Epoch,
+    /// Time of the last frame, milliseconds since 1970.
+    pub time_ms: u64,
+    /// The next id to give to a topic, group or producer.
+    pub next_id: u64,
+    topics: BTreeMap<TopicId, TopicState>,
+    topic_names: HashMap<TopicName, TopicId>,
+    groups: BTreeMap<GroupId, GroupState>,
+    group_names: HashMap<(TopicId, GroupName), GroupId>,
+    /// Producer sessions.
+    pub producers: Producers,
+    /// What has changed since the last checkpoint.
+    dirty: BTreeSet<EntityKey>,
+}
+
+/// A topic and its next offsets.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TopicState {
+    /// As it was created.
+    pub definition: TopicCreated,
+    /// By partition: the next offset, and the time of the last append.
+    pub partitions: Vec<PartitionState>,
+}
+
+/// The writing end of a partition.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PartitionState {
+    /// The offset that the next event gets.
+    pub next_offset: Offset,
+    /// Time of the last append, milliseconds since 1970; 0 when there was none.
+    pub last_append_ms: u64,
+}
+
+/// A group and what it has settled.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GroupState {
+    /// As it was created.
+    pub definition: GroupCreated,
+    /// By source.
+    pub sources: BTreeMap<Source, SourceState>,
+}
+
+/// What a group has settled of one source, and what is known of the rest.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SourceState {
+    /// What is settled.
+    pub window: AckWindow,
+    /// Failed attempts of events that are not settled, oldest first.
+    pub attempts: BTreeMap<Offset, Vec<AttemptFailed>>,
+    /// Leases that outlasted a moment, of events that are not settled.
+    pub leases: BTreeMap<Offset, LeaseNoted>,
+}
+
+/// A frame that contradicts what came before it: the log is damaged, or was
+/// written by a broker with a fault.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ApplyError {
+    /// A record refers to a topic or partition that does not exist.
+    #[error("it refers to partition {1} of topic {0}, which does not exist")]
+    NoPartition(TopicId, PartitionId),
+    /// A record refers to a group or source that does not exist.
+    #[error("it refers to a source of group {0} that does not exist")]
+    NoGroup(GroupId),
+    /// Events do not follow those before them.
+    #[error("it appends at offset {found} of topic {topic}, where {expected} is next")]
+    Gap {
+        /// The topic.
+        topic: TopicId,
+        /// The offset that is next.
+        expected: Offset,
+        /// The record's.
+        found: Offset,
+    },
+    /// An id or name is in use.
+    #[error("it creates {0} a second time")]
+    Twice(String),
+}
+
+/// A stored entity of the view does not decode.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{key:?} of the view does not decode: {reason}")]
+pub struct LoadError {
+    key: EntityKey,
+    reason: String,
+}
+
+impl State {
+    /// Folds one frame in, and says what it appended.
+    ///
+    /// # Errors
+    /// When the frame contradicts the state. The state is then undefined and
+    /// must not be used.
+    pub fn apply(&mut self, frame: &Frame) -> Result<Vec<Appended>, ApplyError> {
+        self.time_ms = self.time_ms.max(frame.time_ms);
+        let mut appended = Vec::new();
+        for record in &frame.records {
+            match record {
+                Record::Append(append) => appended.push(self.append(append, frame.time_ms)?),
+                Record::Settle(settle) => self.settle(settle)?,
+                Record::AttemptFailed(failed) => self.attempt_failed(failed)?,
+                Record::LeaseNoted(lease) => self.lease_noted(lease)?,
+                Record::TopicCreated(topic) => self.topic_created(topic)?,
+                Record::TopicDeleted(topic) => self.topic_deleted(TopicId(topic.topic))?,
+                Record::GroupCreated(group) => self.group_created(group)?,
+                Record::GroupDeleted(group) => self.group_deleted(GroupId(group.group))?,
+                Record::ProducerOpened(opened) => {
+                    self.uses_id(opened.producer);
+                    for id in &opened.forgotten {
+                        self.dirty.insert(EntityKey::Producer(ProducerId(*id)));
+                    }
+                    self.dirty
+                        .insert(EntityKey::Producer(ProducerId(opened.producer)));
+                    self.producers.opened(opened, frame.time_ms);
+                }
+                Record::EpochStarted(started) => self.epoch = Epoch(started.epoch),
+            }
+        }
+        if let Some(sequence) = frame.producer {
+            self.dirty.insert(EntityKey::Producer(sequence.producer));
+            self.producers
+                .applied(sequence, appended.clone(), frame.time_ms);
+        }
+        Ok(appended)
+    }
+
+    fn append(&mut self, append: &Append, time_ms: u64) -> Result<Appended, ApplyError> {
+        let (topic, partition) = (append.topic, append.partition);
+        let state = self
+            .topics
+            .get_mut(&topic)
+            .and_then(|t| t.partitions.get_mut(partition.0 as usize))
+            .ok_or(ApplyError::NoPartition(topic, partition))?;
+        if state.next_offset != append.first {
+            return Err(ApplyError::Gap {
+                topic,
+                expected: state.next_offset,
+                found: append.first,
+            });
+        }
+        let count = append.events.len() as u32;
+        state.next_offset = append.first + u64::from(count);
+        state.last_append_ms = time_ms;
+        self.dirty.insert(EntityKey::Partition(topic, partition));
+        Ok(Appended {
+            topic,
+            partition,
+            first: append.first,
+            count,
+            time_ms,
+        })
+    }
+
+    fn source_mut(
+        &mut self,
+        group: GroupId,
+        source: Source,
+    ) -> Result<&mut SourceState, ApplyError> {
+        self.groups
+            .get_mut(&group)
+            .and_then(|g| g.sources.get_mut(&source))
+            .ok_or(ApplyError::NoGroup(group))
+    }
+
+    fn settle(&mut self, settle: &Settle) -> Result<(), ApplyError> {
+        let (group, source) = (settle.group, settle.source);
+        let state = self.source_mut(group, source)?;
+        let mut gone = Vec::new();
+        for &(first, length) in &settle.runs {
+            let end = Offset(first.0.saturating_add(length));
+            state.window.settle_range(first, end);
+            // Few events have either, so looking them up by range is cheap.
+            for (&offset, _) in state.attempts.range(first..end) {
+                gone.push(EntityKey::Attempts(group, source, offset));
+            }
+            for (&offset, _) in state.leases.range(first..end) {
+                gone.push(EntityKey::Lease(group, source, offset));
+            }
+            for key in &gone {
+                match key {
+                    EntityKey::Attempts(.., offset) => drop(state.attempts.remove(offset)),
+                    EntityKey::Lease(.., offset) => drop(state.leases.remove(offset)),
+                    _ => {}
+                }
+            }
+        }
+        self.dirty.extend(gone);
+        self.dirty.insert(EntityKey::Window(group, source));
+        Ok(())
+    }
+
+    fn attempt_failed(&mut self, failed: &AttemptFailed) -> Result<(), ApplyError> {
+        let (group, source, offset) = (
+            GroupId(failed.group),
+            source_of(failed.topic, failed.partition),
+            Offset(failed.offset),
+        );
+        let state = self.source_mut(group, source)?;
+        if state.window.is_settled(offset) {
+            return Ok(());
+        }
+        let attempts = state.attempts.entry(offset).or_default();
+        if attempts.len() == ATTEMPTS_REMEMBERED {
+            attempts.remove(0);
+        }
+        attempts.push(failed.clone());
+        state.leases.remove(&offset);
+        self.dirty
+            .insert(EntityKey::Attempts(group, source, offset));
+        self.dirty.insert(EntityKey::Lease(group, source, offset));
+        Ok(())
+    }
+
+    fn lease_noted(&mut self, lease: &LeaseNoted) -> Result<(), ApplyError> {
+        let (group, source, offset) = (
+            GroupId(lease.group),
+            source_of(lease.topic, lease.partition),
+            Offset(lease.offset),
+        );
+        let state = self.source_mut(group, source)?;
+        if !state.window.is_settled(offset) {
+            state.leases.insert(offset, lease.clone());
+            self.dirty.insert(EntityKey::Lease(group, source, offset));
+        }
+        Ok(())
+    }
+
+    fn topic_created(&mut self, created: &TopicCreated) -> Result<(), ApplyError> {
+        let id = TopicId(created.topic);
+        let name = TopicName::from_stored(&created.name);
+        if self.topics.contains_key(&id) || self.topic_names.contains_key(&name) {
+            return Err(ApplyError::Twice(format!("topic {}", created.name)));
+        }
+        self.uses_id(created.topic);
+        self.topic_names.insert(name, id);
+        self.topics.insert(
+            id,
+            TopicState {
+                definition: created.clone(),
+                partitions: vec![PartitionState::default(); created.partitions as usize],
+            },
+        );
+        self.dirty.insert(EntityKey::Topic(id));
+        Ok(())
+    }
+
+    fn topic_deleted(&mut self, id: TopicId) -> Result<(), ApplyError> {
+        let topic = self
+            .topics
+            .remove(&id)
+            .ok_or(ApplyError::NoPartition(id, PartitionId(0)))?;
+        self.topic_names
+            .remove(&TopicName::from_stored(&topic.definition.name));
+        self.dirty.insert(EntityKey::Topic(id));
+        for partition in 0..topic.definition.partitions {
+            self.dirty
+                .insert(EntityKey::Partition(id, PartitionId(partition)));
+        }
+        Ok(())
+    }
+
+    fn group_created(&mut self, created: &GroupCreated) -> Result<(), ApplyError> {
+        let id = GroupId(created.group);
+        let topic = TopicId(created.topic);
+        let name = (topic, GroupName::from_stored(&created.name));
+        if self.groups.contains_key(&id) || self.group_names.contains_key(&name) {
+            return Err(ApplyError::Twice(format!("group {}", created.name)));
+        }
+        self.uses_id(created.group);
+        self.group_names.insert(name, id);
+        let group = GroupState::new(created);
+        for source in group.sources.keys() {
+            self.dirty.insert(EntityKey::Window(id, *source));
+        }
+        self.groups.insert(id, group);
+        self.dirty.insert(EntityKey::Group(id));
+        Ok(())
+    }
+
+    fn group_deleted(&mut self, id: GroupId) -> Result<(), ApplyError> {
+        let group = self.groups.remove(&id).ok_or(ApplyError::NoGroup(id))?;
+        let definition = &group.definition;
+        self.group_names.remove(&(
+            TopicId(definition.topic),
+            GroupName::from_stored(&definition.name),
+        ));
+        self.dirty.insert(EntityKey::Group(id));
+        for (source, state) in &group.sources {
+            self.dirty.insert(EntityKey::Window(id, *source));
+            let attempts = state.attempts.keys();
+            self.dirty
+                .extend(attempts.map(|o| EntityKey::Attempts(id, *source, *o)));
+            let leases = state.leases.keys();
+            self.dirty
+                .extend(leases.map(|o| EntityKey::Lease(id, *source, *o)));
+        }
+        Ok(())
+    }
+
+    fn uses_id(&mut self, id: u64) {
+        self.next_id = self.next_id.max(id + 1);
+    }
+
+    /// A topic by id.
+    #[must_use]
+    pub fn topic(&self, id: TopicId) -> Option<&TopicState> {
+        self.topics.get(&id)
+    }
+
+    /// A topic's id by name.
+    #[must_use]
+    pub fn topic_id(&self, name: &TopicName) -> Option<TopicId> {
+        self.topic_names.get(name).copied()
+    }
+
+    /// Every topic, in order of id.
+    pub fn topics(&self) -> impl ExactSizeIterator<Item = (TopicId, &TopicState)> {
+        self.topics.iter().map(|(id, topic)| (*id, topic))
+    }
+
+    /// A group by id.
+    #[must_use]
+    pub fn group(&self, id: GroupId) -> Option<&GroupState> {
+        self.groups.get(&id)
+    }
+
+    /// A group's id by topic and name.
+    #[must_use]
+    pub fn group_id(&self, topic: TopicId, name: &GroupName) -> Option<GroupId> {
+        self.group_names.get(&(topic, name.clone())).copied()
+    }
+
+    /// Every group, in order of id.
+    pub fn groups(&self) -> impl ExactSizeIterator<Item = (GroupId, &GroupState)> {
+        self.groups.iter().map(|(id, group)| (*id, group))
+    }
+
+    /// What has changed since the last call, each with its value as it is now
+    /// (`None`: it is gone).
+    pub fn take_changes(&mut self) -> Vec<(EntityKey, Option<Vec<u8>>)> {
+        let dirty = std::mem::take(&mut self.dirty);
+        let mut changes: Vec<_> = dirty.into_iter().map(|key| (key, self.save(key))).collect();
+        changes.push((EntityKey::Counters, self.save(EntityKey::Counters)));
+        changes
+    }
+
+    /// Whether anything has changed since the last [`State::take_changes`].
+    #[must_use]
+    pub fn has_changes(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+
+    /// Everything there is, for comparing two states.
+    #[must_use]
+    pub fn entities(&self) -> BTreeMap<EntityKey, Vec<u8>> {
+        let mut keys = vec![EntityKey::Counters];
+        for (id, topic) in &self.topics {
+            keys.push(EntityKey::Topic(*id));
+            let partitions = 0..topic.definition.partitions;
+            keys.extend(partitions.map(|p| EntityKey::Partition(*id, PartitionId(p))));
+        }
+        for (id, group) in &self.groups {
+            keys.push(EntityKey::Group(*id));
+            for (source, state) in &group.sources {
+                keys.push(EntityKey::Window(*id, *source));
+                let attempts = state.attempts.keys();
+                keys.extend(attempts.map(|o| EntityKey::Attempts(*id, *source, *o)));
+                let leases = state.leases.keys();
+                keys.extend(leases.map(|o| EntityKey::Lease(*id, *source, *o)));
+            }
+        }
+        keys.extend(self.producers.ids().map(EntityKey::Producer));
+        keys.into_iter()
+            .filter_map(|key| Some((key, self.save(key)?)))
+            .collect()
+    }
+
+    fn save(&self, key: EntityKey) -> Option<Vec<u8>> {
+        let source_state = |group, source| self.groups.get(&group)?.sources.get(&source);
+        match key {
+            EntityKey::Counters => Some(
+                SavedCounters {
+                    epoch: self.epoch.0,
+                    time_ms: self.time_ms,
+                    next_id: self.next_id,
+                }
+                .encode_to_vec(),
+            ),
+            EntityKey::Topic(id) => Some(self.topics.get(&id)?.definition.encode_to_vec()),
+            EntityKey::Partition(topic, partition) => {
+                let topic = self.topics.get(&topic)?;
+                let state = topic.partitions.get(partition.0 as usize)?;
+                let saved = SavedPartition {
+                    next_offset: state.next_offset.0,
+                    last_append_ms: state.last_append_ms,
+                };
+                Some(saved.encode_to_vec())
+            }
+            EntityKey::Group(id) => Some(self.groups.get(&id)?.definition.encode_to_vec()),
+            EntityKey::Window(group, source) => {
+                source_state(group, source).map(|s| saved_window::encode(&s.window))
+            }
+            EntityKey::Attempts(group, source, offset) => {
+                let attempts = source_state(group, source)?.attempts.get(&offset)?.clone();
+                Some(SavedAttempts { attempts }.encode_to_vec())
+            }
+            EntityKey::Lease(group, source, offset) => {
+                let lease = source_state(group, source)?.leases.get(&offset)?;
+                Some(lease.encode_to_vec())
+            }
+            EntityKey::Producer(id) => self.producers.save(id),
+        }
+    }
+
+    /// Takes back one entity that [`State::take_changes`] gave. Entities come in
+    /// the order of their keys, which puts topics before partitions and groups
+    /// before their windows.
+    ///
+    /// # Errors
+    /// When the bytes are not such.
+    pub fn load(&mut self, key: EntityKey, bytes: &[u8]) -> Result<(), LoadError> {
+        self.try_load(key, bytes)
+            .map_err(|reason| LoadError { key, reason })?;
+        // Applying a definition marks it as changed, which it is not.
+        self.dirty.clear();
+        Ok(())
+    }
+
+    fn try_load(&mut self, key: EntityKey, bytes: &[u8]) -> Result<(), String> {
+        fn text(error: impl std::fmt::Display) -> String {
+            error.to_string()
+        }
+        match key {
+            EntityKey::Counters => {
+                let saved = SavedCounters::decode(bytes).map_err(text)?;
+                self.epoch = Epoch(saved.epoch);
+                self.time_ms = saved.time_ms;
+                self.next_id = self.next_id.max(saved.next_id);
+            }
+            EntityKey::Topic(_) => {
+                let created = TopicCreated::decode(bytes).map_err(text)?;
+                self.topic_created(&created).map_err(text)?;
+            }
+            EntityKey::Partition(topic, partition) => {
+                let saved = SavedPartition::decode(bytes).map_err(text)?;
+                let state = self
+                    .topics
+                    .get_mut(&topic)
+                    .and_then(|t| t.partitions.get_mut(partition.0 as usize))
+                    .ok_or("its topic is missing")?;
+                state.next_offset = Offset(saved.next_offset);
+                state.last_append_ms = saved.last_append_ms;
+            }
+            EntityKey::Group(_) => {
+                let created = GroupCreated::decode(bytes).map_err(text)?;
+                self.group_created(&created).map_err(text)?;
+            }
+            EntityKey::Window(group, source) => {
+                self.source_mut(group, source).map_err(text)?.window =
+                    saved_window::decode(bytes).map_err(text)?;
+            }
+            EntityKey::Attempts(group, source, offset) => {
+                let saved = SavedAttempts::decode(bytes).map_err(text)?;
+                let state = self.source_mut(group, source).map_err(text)?;
+                state.attempts.insert(offset, saved.attempts);
+            }
+            EntityKey::Lease(group, source, offset) => {
+                let lease = LeaseNoted::decode(bytes).map_err(text)?;
+                let state = self.source_mut(group, source).map_err(text)?;
+                state.leases.insert(offset, lease);
+            }
+            EntityKey::Producer(id) => self.producers.load(id, bytes).map_err(text)?,
+        }
+        Ok(())
+    }
+}
+
+impl GroupState {
+    /// A group as it is when it has just been created.
+    #[must_use]
+    pub fn new(created: &GroupCreated) -> Self {
+        let mut sources = BTreeMap::new();
+        for (partition, start) in created.start.iter().enumerate() {
+            let source = source_of(created.topic, partition as u32);
+            sources.insert(source, SourceState::new(Offset(*start)));
+        }
+        for topic in [created.parking, created.dead_letters] {
+            sources.insert(source_of(topic, 0), SourceState::new(Offset(0)));
+        }
+        Self {
+            definition: created.clone(),
+            sources,
+        }
+    }
+}
+
+impl SourceState {
+    fn new(start: Offset) -> Self {
+        Self {
+            window: AckWindow::new(start),
+            attempts: BTreeMap::new(),
+            leases: BTreeMap::new(),
+        }
+    }
+}
+
+fn source_of(topic: u64, partition: u32) -> Source {
+    Source {
+        topic: TopicId(topic),
+        partition: PartitionId(partition),
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+struct SavedCounters {
+    #[prost(uint64, tag = "1")]
+    epoch: u64,
+    #[prost(uint64, tag = "2")]
+    time_ms: u64,
+    #[prost(uint64, tag = "3")]
+    next_id: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+struct SavedPartition {
+    #[prost(uint64, tag = "1")]
+    next_offset: u64,
+    #[prost(uint64, tag = "2")]
+    last_append_ms: u64,
+}
+
+#[derive(Clone, PartialEq, Eq, Message)]
+struct SavedAttempts {
+    #[prost(message, repeated, tag = "1")]
+    attempts: Vec<AttemptFailed>,
+}

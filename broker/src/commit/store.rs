@@ -1,0 +1,235 @@
+//! Reads events by topic, partition and offset.
+
+use bytes::Bytes;
+use sluice_proto::Offset;
+
+use super::{
+    catalog::Partition,
+    record::{self, DecodeError},
+};
+use crate::{
+    log::{self, Position, Reader},
+    view::{IndexEntry, View, ViewError},
+};
+
+/// An event as it is in the log.
+#[derive(Clone, Debug)]
+pub struct StoredEvent {
+    /// Its place in its partition.
+    pub offset: Offset,
+    /// When it was appended, milliseconds since 1970.
+    pub append_time_ms: u64,
+    /// The encoded event. A slice of a larger block, which it keeps alive.
+    pub event: Bytes,
+    /// What the broker keeps beside it; mostly empty.
+    pub note: Bytes,
+}
+
+/// Consecutive events.
+#[derive(Clone, Debug, Default)]
+pub struct Page {
+    /// In order, without gaps.
+    pub events: Vec<StoredEvent>,
+    /// Where to go on; the offset asked for if there is nothing yet.
+    pub next: Offset,
+}
+
+/// How much to read at once.
+#[derive(Clone, Copy, Debug)]
+pub struct PageLimits {
+    /// At most so many events.
+    pub events: usize,
+    /// At most so many bytes of events, or one event.
+    pub bytes: usize,
+}
+
+/// Why events cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The log does not give them.
+    #[error(transparent)]
+    Log(#[from] log::ReadError),
+    /// The index does not give their place.
+    #[error(transparent)]
+    View(#[from] ViewError),
+    /// A frame is not what was written.
+    #[error("the frame at {0} is damaged: {1}")]
+    Frame(Position, DecodeError),
+    /// The index leads to a frame without the events.
+    #[error("offset {0} is not in the frame at {1} where the index has it")]
+    Missing(Offset, Position),
+}
+
+/// The events in the log. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Store {
+    reader: Reader,
+    view: View,
+}
+
+impl Store {
+    pub(super) fn new(reader: Reader, view: View) -> Self {
+        Self { reader, view }
+    }
+
+    /// Reads events from `from` on. May wait for the disk.
+    ///
+    /// # Errors
+    /// When the log or its index is damaged or fails.
+    pub fn read(
+        &self,
+        partition: &Partition,
+        from: Offset,
+        limits: PageLimits,
+    ) -> Result<Page, ReadError> {
+        let mut page = Page {
+            events: Vec::new(),
+            next: from,
+        };
+        let mut bytes = 0;
+        while page.next < partition.visible_end() {
+            for entry in self.locate(partition, page.next)? {
+                let payload = self.reader.frame(entry.position, entry.length)?;
+                if take(&mut page, &mut bytes, &payload, partition, entry, limits)? {
+                    return Ok(page);
+                }
+            }
+        }
+        Ok(page)
+    }
+
+    /// As [`Store::read`], but from memory alone: `None` when the first of the
+    /// events is not there, and a shorter page when a later one is not.
+    ///
+    /// # Errors
+    /// When a frame is damaged.
+    pub fn read_cached(
+        &self,
+        partition: &Partition,
+        from: Offset,
+        limits: PageLimits,
+    ) -> Result<Option<Page>, ReadError> {
+        let mut page = Page {
+            events: Vec::new(),
+            next: from,
+        };
+        let mut bytes = 0;
+        loop {
+            let entries = head_entries(partition, page.next);
+            if entries.is_empty() {
+                return Ok(Some(page).filter(|p| p.next > from));
+            }
+            for entry in entries {
+                let Some(payload) = self.reader.cached(entry.position) else {
+                    return Ok(Some(page).filter(|p| p.next > from));
+                };
+                if take(&mut page, &mut bytes, &payload, partition, entry, limits)? {
+                    return Ok(Some(page));
+                }
+            }
+        }
+    }
+
+    /// The first offset whose event was appended at `time_ms` or later; the end
+    /// if there is none.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub fn offset_at_time(&self, partition: &Partition, time_ms: u64) -> Result<Offset, ReadError> {
+        // Append times never decrease within a partition.
+        let (mut low, mut high) = (Offset(0), partition.visible_end());
+        while low < high {
+            let middle = Offset(low.0 + (high.0 - low.0) / 2);
+            let Some(entry) = self.locate(partition, middle)?.first().copied() else {
+                return Ok(high);
+            };
+            if entry.time_ms < time_ms {
+                low = entry.end();
+            } else {
+                high = entry.first;
+            }
+        }
+        Ok(low)
+    }
+
+    /// Index entries in order, the first of which holds `offset`, which must be
+    /// below the visible end.
+    fn locate(&self, partition: &Partition, offset: Offset) -> Result<Vec<IndexEntry>, ReadError> {
+        let entries = head_entries(partition, offset);
+        if !entries.is_empty() {
+            return Ok(entries);
+        }
+        let source = partition.source;
+        let chunk = self
+            .view
+            .index_chunk(source.topic, source.partition, offset)?
+            .ok_or(ViewError::Damaged("its index has a gap"))?;
+        let entries: Vec<_> = chunk
+            .entries()
+            .iter()
+            .filter(|entry| entry.end() > offset)
+            .copied()
+            .collect();
+        if entries.is_empty() {
+            // Moved to the view between the two looks; it is in one of them now.
+            let again = head_entries(partition, offset);
+            if again.is_empty() {
+                return Err(ViewError::Damaged("its index has a gap").into());
+            }
+            return Ok(again);
+        }
+        Ok(entries)
+    }
+}
+
+/// Some of the entries from `offset` on, if the head reaches back so far.
+fn head_entries(partition: &Partition, offset: Offset) -> Vec<IndexEntry> {
+    const SOME: usize = 64;
+    let head = partition.head();
+    match head.front() {
+        Some(front) if front.first <= offset => {
+            let at = head.partition_point(|entry| entry.end() <= offset);
+            head.range(at..).take(SOME).copied().collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// Adds the frame's events to the page. True when the page is full.
+fn take(
+    page: &mut Page,
+    bytes: &mut usize,
+    payload: &Bytes,
+    partition: &Partition,
+    entry: IndexEntry,
+    limits: PageLimits,
+) -> Result<bool, ReadError> {
+    let damaged = |error| ReadError::Frame(entry.position, error);
+    let events = record::events_at(payload, partition.source, entry.first).map_err(damaged)?;
+    let skip = page.next.0.saturating_sub(entry.first.0) as usize;
+    let before = page.next;
+    for (at, event) in events.enumerate() {
+        let event = event.map_err(damaged)?;
+        if at < skip {
+            continue;
+        }
+        let size = event.event.len();
+        if !page.events.is_empty()
+            && (page.events.len() >= limits.events || *bytes + size > limits.bytes)
+        {
+            return Ok(true);
+        }
+        *bytes += size;
+        page.events.push(StoredEvent {
+            offset: page.next,
+            append_time_ms: entry.time_ms,
+            event: event.event,
+            note: event.note,
+        });
+        page.next = page.next.next();
+    }
+    if page.next == before {
+        return Err(ReadError::Missing(before, entry.position));
+    }
+    Ok(page.events.len() >= limits.events || *bytes >= limits.bytes)
+}

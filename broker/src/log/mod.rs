@@ -1,0 +1,172 @@
+//! The commit log on disk. It holds bytes, not topics: frames that a caller gave
+//! it, in the order in which they were written.
+//!
+//! # Layout
+//!
+//! A folder of segment files, each named by its base position as 16 hexadecimal
+//! digits. A [`Position`] is a byte position in the whole log: the base of a
+//! segment plus the offset in its file. The base of the next segment is this
+//! one's base plus its size. All integers are little endian.
+//!
+//! Segment header, the first 4096 bytes of the file:
+//!
+//! | at | size | field |
+//! |---|---|---|
+//! | 0 | 8 | magic `SLUICEsg` |
+//! | 8 | 4 | format version, 1; a greater one is refused |
+//! | 12 | 4 | CRC-32 of the 4096 bytes with this field zero |
+//! | 16 | 8 | required feature bits; an unknown one is refused |
+//! | 24 | 8 | optional feature bits; unknown ones are ignored |
+//! | 32 | 16 | log identity, random, the same in every segment |
+//! | 48 | 8 | base position |
+//! | 56 | 8 | size of the file |
+//! | 64 | 8 | epoch in which it was created |
+//! | 72 | 4 | CRC of the last block of the segment before; 0 in the first |
+//! | 76 | | zeros |
+//!
+//! Block, which is one write: begins at a multiple of 4096 and is padded with
+//! zeros to one; never spans segments.
+//!
+//! | at | size | field |
+//! |---|---|---|
+//! | 0 | 4 | magic `SLbk` |
+//! | 4 | 1 | kind: 1 data, 2 seal, 3 close |
+//! | 5 | 3 | zeros |
+//! | 8 | 4 | number of frames |
+//! | 12 | 4 | length of the payload |
+//! | 16 | 8 | epoch |
+//! | 24 | 8 | position of this block |
+//! | 32 | 8 | `synced_end`: everything below was durable when this was written |
+//! | 40 | 4 | CRC of the block before |
+//! | 44 | 4 | CRC-32 of header and payload with this field zero |
+//! | 48 | 16 | zeros |
+//! | 64 | | payload |
+//!
+//! A *seal* ends a segment: the next block is the first of the next segment.
+//! Room for it is always kept. Its payload is empty now and is where an index of
+//! the segment can go. A *close* says that the log was closed in order.
+//!
+//! Frame, in the payload of a data block, one after the other without padding:
+//!
+//! | at | size | field |
+//! |---|---|---|
+//! | 0 | 4 | length of the payload, at most 16 MiB less 8 |
+//! | 4 | 4 | CRC-32 of length and payload |
+//! | 8 | | payload |
+//!
+//! # Recovery
+//!
+//! The pages of a write that was not synced reach the disk in any order, so "no
+//! valid block follows" does not tell a torn tail. An invalid range at `p` is
+//! *damage* if anything after it vouches that `p` had been synced: a valid block
+//! with `synced_end > p`, or a later segment (which is only made once the one
+//! before is sealed and synced). Otherwise it is a *torn tail* and is cut, even
+//! if valid blocks follow. What follows a cut is zeroed and synced before
+//! anything is appended, so that no leftover is ever taken for new, and what was
+//! recovered is synced before it is served. Damage refuses to open.
+//!
+//! We assume that sectors that are not being written survive a torn write; no
+//! two blocks share a 4096-byte page.
+//!
+//! # Faults
+//!
+//! A failed write or sync poisons the log for good: what reached the disk is
+//! unknown, and trying a sync again would not tell
+//! (<https://wiki.postgresql.org/wiki/Fsync_Errors>).
+
+mod block;
+mod cache;
+mod disk;
+mod reader;
+mod recovery;
+mod segment;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use std::{fmt, io, path::Path, sync::Arc};
+
+pub use self::{
+    block::{BlockBuilder, FrameSlot},
+    reader::{ReadError, Reader},
+    recovery::{OpenError, OpenReport, ReplayedFrame},
+    writer::{WriteError, Writer, Written},
+};
+
+/// The largest frame, header included.
+pub const FRAME_BYTES_MAX: usize = 16 << 20;
+
+/// Blocks begin at multiples of this, and segment headers take as much.
+const PAGE_BYTES: u64 = 4096;
+
+/// The smallest segment that any frame fits into, with header, block header and
+/// seal.
+pub const SEGMENT_BYTES_MIN: u64 = FRAME_BYTES_MAX as u64 + 4 * PAGE_BYTES;
+
+/// A byte position in the log, ever growing over segments.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Position(pub u64);
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x}", self.0)
+    }
+}
+
+/// A place between two blocks, from which reading the log can go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogPoint {
+    /// Where the next block begins, or would.
+    pub position: Position,
+    /// The highest epoch below.
+    pub epoch: u64,
+    /// CRC of the block before; 0 at the beginning.
+    pub block_crc: u32,
+}
+
+/// How a log is kept.
+#[derive(Clone, Copy, Debug)]
+pub struct LogConfig {
+    /// Size of segments to come; a multiple of 4096.
+    pub segment_bytes: u64,
+    /// Bytes of the newest blocks to keep in memory.
+    pub tail_cache_bytes: usize,
+}
+
+/// An open log.
+#[derive(Debug)]
+pub struct Opened {
+    /// The one writing end.
+    pub writer: Writer,
+    /// A reading end, to be cloned.
+    pub reader: Reader,
+    /// What was found.
+    pub report: OpenReport,
+}
+
+/// Opens the log in `dir`, or makes one, and gives every frame from `from` on
+/// (`None`: from the beginning) to `visit`, in order.
+///
+/// The log then has a new epoch, which becomes durable with the first block.
+///
+/// # Errors
+/// When the folder cannot be used, is damaged, or was written by a newer
+/// version; or when `visit` refuses a frame.
+pub fn open(
+    dir: &Path,
+    config: LogConfig,
+    from: Option<LogPoint>,
+    visit: &mut dyn FnMut(ReplayedFrame<'_>) -> Result<(), String>,
+) -> Result<Opened, OpenError> {
+    let disk = disk::Folder::open(dir).map_err(|error| OpenError::io("the log's folder", error))?;
+    recovery::open(Arc::new(disk), config, from, visit)
+}
+
+/// Up to the next multiple of a page.
+fn padded(length: u64) -> u64 {
+    length.next_multiple_of(PAGE_BYTES)
+}
+
+fn invalid(message: impl Into<String>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, message.into())
+}

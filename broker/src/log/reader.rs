@@ -1,0 +1,175 @@
+//! The reading end: frames by position, from memory or from disk.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::{
+        Arc, OnceLock, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use bytes::Bytes;
+
+use super::{
+    Position,
+    block::{self, FRAME_HEADER_BYTES},
+    cache::TailCache,
+    disk::{Disk, DiskFile},
+    segment::{self, SegmentHeader},
+};
+
+/// How many segment files are kept open.
+const OPEN_FILES_MAX: usize = 64;
+
+/// Why a frame cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// Nothing durable is there.
+    #[error("nothing is stored at {0}")]
+    NotThere(Position),
+    /// What is there fails its checksum.
+    #[error("the frame at {0} fails its checksum")]
+    Damaged(Position),
+    /// The file cannot be read.
+    #[error("the log cannot be read at {0}: {1}")]
+    Io(Position, io::Error),
+}
+
+/// Reads frames. Cheap to clone; may be used from any number of threads.
+#[derive(Clone, Debug)]
+pub struct Reader {
+    pub(super) shared: Arc<Shared>,
+}
+
+/// What the writing and the reading ends share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) disk: Arc<dyn Disk>,
+    /// Everything below is durable.
+    pub(super) durable_end: AtomicU64,
+    /// Why the log takes no more writes.
+    pub(super) failure: OnceLock<Arc<str>>,
+    pub(super) cache: RwLock<TailCache>,
+    pub(super) segments: RwLock<BTreeMap<Position, Segment>>,
+}
+
+#[derive(Debug)]
+pub(super) struct Segment {
+    pub(super) end: Position,
+    pub(super) file: Option<Arc<dyn DiskFile>>,
+}
+
+impl Reader {
+    /// The payload of the frame at `position`, which takes `length` bytes, its
+    /// header included. May wait for the disk.
+    ///
+    /// # Errors
+    /// When there is no such frame, or it is damaged.
+    pub fn frame(&self, position: Position, length: u32) -> Result<Bytes, ReadError> {
+        if let Some(payload) = self.cached(position) {
+            return Ok(payload);
+        }
+        let end = position.0.saturating_add(length.into());
+        if (length as usize) < FRAME_HEADER_BYTES || end > self.durable_end().0 {
+            return Err(ReadError::NotThere(position));
+        }
+        let (base, file) = self.shared.file_at(position)?;
+        let mut buffer = vec![0; length as usize];
+        file.read_at(&mut buffer, position.0 - base.0)
+            .map_err(|error| ReadError::Io(position, error))?;
+        match block::decode_frame(&buffer) {
+            Some((_, whole)) if whole == buffer.len() => {
+                Ok(Bytes::from(buffer).slice(FRAME_HEADER_BYTES..))
+            }
+            _ => Err(ReadError::Damaged(position)),
+        }
+    }
+
+    /// The payload of the frame at `position` if it is in memory.
+    #[must_use]
+    pub fn cached(&self, position: Position) -> Option<Bytes> {
+        let tail = read(&self.shared.cache).from(position)?;
+        let length = u32::from_le_bytes(*tail.first_chunk()?) as usize;
+        let end = FRAME_HEADER_BYTES.checked_add(length)?;
+        (end <= tail.len()).then(|| tail.slice(FRAME_HEADER_BYTES..end))
+    }
+
+    /// Every frame at or above is in memory.
+    #[must_use]
+    pub fn cached_from(&self) -> Position {
+        read(&self.shared.cache)
+            .start()
+            .unwrap_or_else(|| self.durable_end())
+    }
+
+    /// Everything below is durable.
+    #[must_use]
+    pub fn durable_end(&self) -> Position {
+        Position(self.shared.durable_end.load(Ordering::Acquire))
+    }
+
+    /// Why the log takes no more writes, if it does not.
+    #[must_use]
+    pub fn failure(&self) -> Option<Arc<str>> {
+        self.shared.failure.get().cloned()
+    }
+
+    /// Bytes of all segment files.
+    #[must_use]
+    pub fn stored_bytes(&self) -> u64 {
+        read(&self.shared.segments)
+            .iter()
+            .map(|(base, segment)| segment.end.0 - base.0)
+            .sum()
+    }
+}
+
+impl Shared {
+    /// The file that holds `position`, and its base.
+    fn file_at(&self, position: Position) -> Result<(Position, Arc<dyn DiskFile>), ReadError> {
+        let segments = read(&self.segments);
+        let (base, segment) = segments
+            .range(..=position)
+            .next_back()
+            .filter(|(_, segment)| position < segment.end)
+            .ok_or(ReadError::NotThere(position))?;
+        let base = *base;
+        if let Some(file) = &segment.file {
+            return Ok((base, file.clone()));
+        }
+        drop(segments);
+        let file = self
+            .disk
+            .open(&segment::file_name(base))
+            .map_err(|error| ReadError::Io(position, error))?;
+        let mut segments = write(&self.segments);
+        let open = segments.values().filter(|s| s.file.is_some()).count();
+        if open >= OPEN_FILES_MAX
+            && let Some(oldest) = segments.values_mut().find(|s| s.file.is_some())
+        {
+            oldest.file = None;
+        }
+        if let Some(segment) = segments.get_mut(&base) {
+            segment.file = Some(file.clone());
+        }
+        Ok((base, file))
+    }
+
+    pub(super) fn add_segment(&self, header: &SegmentHeader, file: Arc<dyn DiskFile>) {
+        let segment = Segment {
+            end: header.end(),
+            file: Some(file),
+        };
+        write(&self.segments).insert(header.base, segment);
+    }
+}
+
+// Nothing that runs under these locks can leave what they guard half changed.
+pub(super) fn read<T>(lock: &RwLock<T>) -> std::sync::RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub(super) fn write<T>(lock: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
+    lock.write().unwrap_or_else(PoisonError::into_inner)
+}
