@@ -21,6 +21,7 @@ pub mod wire {
 /// The encoded `FileDescriptorSet` of the public API, for server reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptor.bin"));
 
+pub mod event;
 mod ids;
 mod names;
 mod partition;

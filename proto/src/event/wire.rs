@@ -1,0 +1,110 @@
+//! The protobuf wire format, as far as reading fields in place takes it
+//! (<https://protobuf.dev/programming-guides/encoding/>).
+
+use super::EventError;
+
+/// A field as it is on the wire.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Field<'a> {
+    pub(super) number: u32,
+    pub(super) value: Value<'a>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Value<'a> {
+    Varint(u64),
+    Fixed,
+    Bytes(&'a [u8]),
+}
+
+/// The bytes are no protobuf message.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Malformed;
+
+/// The fields of a message, in the order of the wire. Ends after an error.
+pub(super) struct Fields<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Fields<'a> {
+    pub(super) fn new(message: &'a [u8]) -> Self {
+        Self { rest: message }
+    }
+
+    fn read(&mut self) -> Result<Field<'a>, Malformed> {
+        let tag = self.varint()?;
+        // prost, and so every consumer in Rust, refuses larger tags.
+        let tag = u32::try_from(tag).map_err(|_| Malformed)?;
+        let number = tag >> 3;
+        if number == 0 {
+            return Err(Malformed);
+        }
+        let value = match tag & 7 {
+            0 => Value::Varint(self.varint()?),
+            1 => self.take(8).map(|_| Value::Fixed)?,
+            2 => {
+                let length = usize::try_from(self.varint()?).map_err(|_| Malformed)?;
+                Value::Bytes(self.take(length)?)
+            }
+            5 => self.take(4).map(|_| Value::Fixed)?,
+            // Groups, which proto3 does not have, and what does not exist.
+            _ => return Err(Malformed),
+        };
+        Ok(Field { number, value })
+    }
+
+    fn varint(&mut self) -> Result<u64, Malformed> {
+        let mut value = 0_u64;
+        for (at, byte) in self.rest.iter().take(10).enumerate() {
+            // The tenth byte has room for one bit.
+            if at == 9 && *byte > 1 {
+                return Err(Malformed);
+            }
+            value |= u64::from(byte & 0x7f) << (7 * at);
+            if byte & 0x80 == 0 {
+                self.rest = &self.rest[at + 1..];
+                return Ok(value);
+            }
+        }
+        Err(Malformed)
+    }
+
+    fn take(&mut self, length: usize) -> Result<&'a [u8], Malformed> {
+        let (taken, rest) = self.rest.split_at_checked(length).ok_or(Malformed)?;
+        self.rest = rest;
+        Ok(taken)
+    }
+}
+
+impl<'a> Iterator for Fields<'a> {
+    type Item = Result<Field<'a>, Malformed>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        let field = self.read();
+        if field.is_err() {
+            self.rest = &[];
+        }
+        Some(field)
+    }
+}
+
+pub(super) fn bytes<'a>(value: Value<'a>, field: &'static str) -> Result<&'a [u8], EventError> {
+    match value {
+        Value::Bytes(bytes) => Ok(bytes),
+        _ => Err(EventError::Malformed(field)),
+    }
+}
+
+pub(super) fn text<'a>(value: Value<'a>, field: &'static str) -> Result<&'a str, EventError> {
+    std::str::from_utf8(bytes(value, field)?).map_err(|_| EventError::NotUtf8(field))
+}
+
+pub(super) fn varint(value: Value<'_>, field: &'static str) -> Result<u64, EventError> {
+    match value {
+        Value::Varint(varint) => Ok(varint),
+        _ => Err(EventError::Malformed(field)),
+    }
+}
