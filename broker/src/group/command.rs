@@ -1,0 +1,284 @@
+//! What a group's task is asked, and what it answers.
+
+use bytes::Bytes;
+use sluice_proto::{Offset, PartitionId};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
+
+use super::{
+    board::{EventId, LeaseError, LeaseToken, MemberId},
+    credit::{Grant, Shrinks},
+};
+use crate::commit::{AckWindow, CommitError, ReadError, record::Settle};
+
+/// An event on its way to a member.
+#[derive(Clone, Debug)]
+pub struct Delivery {
+    /// The lease.
+    pub token: LeaseToken,
+    /// The encoded event.
+    pub event: Bytes,
+    /// Its partition; that of its first life, if it was redriven.
+    pub partition: PartitionId,
+    /// Its offset there.
+    pub offset: Offset,
+    /// When it was appended, milliseconds since 1970.
+    pub append_time_ms: u64,
+    /// From 1.
+    pub attempt: u32,
+    /// How often it was redriven.
+    pub redrives: u32,
+}
+
+/// What a member's stream is sent without having asked.
+#[derive(Debug)]
+pub enum Outgoing {
+    /// Events to work on.
+    Deliveries(Vec<Delivery>),
+    /// Leases that ran out.
+    LeasesLost(Vec<LeaseToken>),
+}
+
+/// Why nothing is delivered. As in `sluice.v1.IdleReason`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum IdleReason {
+    /// Something is.
+    Delivering,
+    Empty,
+    NoCredit,
+    InFlightCap,
+    KeyLocked,
+    Delayed,
+    RestartGrace,
+    WindowFull,
+    Disabled,
+}
+
+/// A member is in.
+#[derive(Debug)]
+pub struct Joined {
+    /// For later commands.
+    pub member: MemberId,
+    /// Presented leases that are not its own any more.
+    pub lost: Vec<LeaseToken>,
+    /// How long a lease lasts without a heartbeat.
+    pub lease_ms: u64,
+}
+
+/// Why a member cannot join.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum JoinError {
+    /// The group has as many members as it may have.
+    #[error("the group has {0} members, the limit")]
+    TooManyMembers(usize),
+    /// The group is gone, or going.
+    #[error("the group does not exist any more")]
+    GroupGone,
+}
+
+/// What is to become of a lease.
+#[derive(Clone, Debug)]
+pub struct Settlement {
+    /// Which lease.
+    pub token: LeaseToken,
+    /// What.
+    pub action: SettlementAction,
+}
+
+/// What is to become of a lease.
+#[derive(Clone, Debug)]
+pub enum SettlementAction {
+    /// Done.
+    Ack,
+    /// Try again.
+    Nack {
+        /// When; by the group's policy if it does not say.
+        delay_ms: Option<u64>,
+        /// Why.
+        reason: String,
+    },
+    /// Never again.
+    Reject {
+        /// Why.
+        reason: String,
+    },
+    /// Still working.
+    Extend,
+}
+
+/// Why a lease was not settled.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum SettlementError {
+    /// It is not held.
+    #[error(transparent)]
+    Lease(#[from] LeaseError),
+    /// The log did not take it.
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+    /// The event could not be read for its dead letter.
+    #[error("the event cannot be moved to the dead letters: {0}")]
+    Read(String),
+    /// The group is gone.
+    #[error("the group does not exist any more")]
+    GroupGone,
+}
+
+/// What a pull got.
+#[derive(Debug)]
+pub struct Pulled {
+    /// Events, each with a lease of its own.
+    pub deliveries: Vec<Delivery>,
+    /// Why there are none.
+    pub idle: IdleReason,
+    /// How long the leases last.
+    pub lease_ms: u64,
+}
+
+/// Why dead letters were not redriven.
+#[derive(Debug, thiserror::Error)]
+pub enum RedriveError {
+    /// There is none at this offset, or no more.
+    #[error("there is no dead letter at offset {0}, or it was redriven before")]
+    Unknown(Offset),
+    /// It cannot be read.
+    #[error("a dead letter cannot be read: {0}")]
+    Read(#[from] ReadError),
+    /// The log did not take it.
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+    /// The group is gone.
+    #[error("the group does not exist any more")]
+    GroupGone,
+}
+
+/// How a group stands.
+#[derive(Clone, Debug)]
+pub struct Description {
+    /// By partition of the topic.
+    pub partitions: Vec<SourceDescription>,
+    /// Its members.
+    pub members: Vec<MemberState>,
+    /// Why nothing is delivered.
+    pub idle: IdleReason,
+    /// More about it.
+    pub idle_detail: String,
+    /// Dead letters that are not resolved.
+    pub dead_letters: u64,
+    /// Events that the filter dropped, since the broker's start.
+    pub filtered: u64,
+    /// Events that the filter could not judge, since the broker's start.
+    pub filter_errors: u64,
+    /// Why, the last time.
+    pub last_filter_error: String,
+}
+
+/// How a group stands in one partition. As in `sluice.v1.GroupPartition`.
+#[derive(Clone, Debug)]
+#[allow(missing_docs)]
+pub struct SourceDescription {
+    pub committed_end: Offset,
+    pub delivered_end: Offset,
+    pub visible_end: Offset,
+    pub lag: u64,
+    pub in_flight: u64,
+    pub delayed: u64,
+    pub held: u64,
+}
+
+/// How a member stands. As in `sluice.v1.MemberDescription`.
+#[derive(Clone, Debug)]
+#[allow(missing_docs)]
+pub struct MemberState {
+    pub name: String,
+    pub in_flight: u64,
+    pub joined: std::time::SystemTime,
+    pub connected: bool,
+    pub credit_events: u64,
+    pub credit_bytes: Option<i64>,
+}
+
+/// What became of frozen leases.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Thaw {
+    /// They are settled, durably.
+    Settled,
+    /// Nothing happened.
+    Unchanged,
+    /// The log failed; nothing is known, and nothing goes on.
+    Unknown,
+}
+
+/// Leases that a commit has frozen, and what it has to write to settle them.
+#[derive(Debug)]
+pub(super) struct Frozen {
+    pub(super) events: Vec<EventId>,
+    pub(super) settles: Vec<Settle>,
+}
+
+/// Settlements that failed, by their index in the request.
+pub(super) type SettlementFailures = Vec<(usize, SettlementError)>;
+
+pub(super) enum Command {
+    Join {
+        name: String,
+        grant: Option<Grant>,
+        held: Vec<LeaseToken>,
+        message_bytes_max: usize,
+        outgoing: mpsc::Sender<Outgoing>,
+        reply: oneshot::Sender<Result<Joined, JoinError>>,
+    },
+    Grant {
+        member: MemberId,
+        grant: Grant,
+        reply: oneshot::Sender<Result<(), Shrinks>>,
+    },
+    Heartbeat {
+        member: MemberId,
+        grant: Option<Grant>,
+        reply: oneshot::Sender<Result<IdleReason, Shrinks>>,
+    },
+    Leave {
+        member: MemberId,
+    },
+    Disconnected {
+        member: MemberId,
+    },
+    Settle {
+        member: Option<MemberId>,
+        settlements: Vec<Settlement>,
+        reply: oneshot::Sender<SettlementFailures>,
+    },
+    Freeze {
+        tokens: Vec<LeaseToken>,
+        reply: oneshot::Sender<Result<Frozen, LeaseError>>,
+    },
+    Thaw {
+        events: Vec<EventId>,
+        thaw: Thaw,
+    },
+    Pull {
+        pull: PendingPull,
+    },
+    Describe {
+        reply: oneshot::Sender<Description>,
+    },
+    ResolvedDeadLetters {
+        reply: oneshot::Sender<AckWindow>,
+    },
+    Redrive {
+        /// `None` for all.
+        offsets: Option<Vec<Offset>>,
+        reply: oneshot::Sender<Result<u64, RedriveError>>,
+    },
+}
+
+pub(super) struct PendingPull {
+    pub(super) name: String,
+    pub(super) events_max: usize,
+    pub(super) bytes_max: usize,
+    pub(super) until: Instant,
+    pub(super) reply: oneshot::Sender<Pulled>,
+}

@@ -1,0 +1,287 @@
+//! How others talk to a group.
+
+use std::{sync::Arc, time::Duration};
+
+use sluice_proto::Offset;
+use tokio::{
+    sync::{Notify, mpsc, oneshot},
+    time::Instant,
+};
+
+use super::{
+    board::{EventId, LeaseError, LeaseToken, MemberId},
+    command::{
+        Command, Description, IdleReason, JoinError, Joined, Outgoing, PendingPull, Pulled,
+        RedriveError, Settlement, SettlementError, SettlementFailures, Thaw,
+    },
+    credit::{Grant, Shrinks},
+};
+use crate::commit::{AckWindow, CommitError, Group, Unavailable, record::Settle};
+
+/// A group's address. Cheap to clone.
+#[derive(Clone)]
+pub struct GroupHandle {
+    pub(super) group: Arc<Group>,
+    pub(super) commands: mpsc::Sender<Command>,
+    pub(super) room: Arc<Notify>,
+}
+
+/// Messages that wait in a member's stream: a few of deliveries, and one of
+/// lost leases.
+const OUTGOING_LEN: usize = 4;
+
+/// How a member comes in.
+#[derive(Debug)]
+pub struct JoinRequest {
+    /// Its name.
+    pub name: String,
+    /// Its first grant.
+    pub grant: Option<Grant>,
+    /// Leases from an earlier stream.
+    pub held: Vec<LeaseToken>,
+    /// The largest message that it takes.
+    pub message_bytes_max: usize,
+}
+
+/// What somebody without a stream asks for.
+#[derive(Debug)]
+pub struct PullRequest {
+    /// Who.
+    pub name: String,
+    /// At most so many events.
+    pub events_max: usize,
+    /// At most so many bytes, of which one event may overshoot.
+    pub bytes_max: usize,
+    /// How long to wait for the first event.
+    pub wait: Duration,
+}
+
+/// What a member's stream is to send.
+#[derive(Debug)]
+pub struct Inbox {
+    messages: mpsc::Receiver<Outgoing>,
+    room: Arc<Notify>,
+}
+
+impl Inbox {
+    /// The next message; `None` when the member is out.
+    pub async fn next(&mut self) -> Option<Outgoing> {
+        let message = self.messages.recv().await;
+        // The group passes over a member whose channel is full.
+        self.room.notify_one();
+        message
+    }
+}
+
+/// The group is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the group does not exist any more")]
+pub struct GroupGone;
+
+impl GroupHandle {
+    /// The group's definition.
+    #[must_use]
+    pub fn group(&self) -> &Arc<Group> {
+        &self.group
+    }
+
+    /// Joins as a member.
+    ///
+    /// # Errors
+    /// When the group is full or gone.
+    pub async fn join(&self, request: JoinRequest) -> Result<(Joined, Inbox), JoinError> {
+        let (outgoing, messages) = mpsc::channel(OUTGOING_LEN);
+        let joined = self
+            .ask(|reply| Command::Join {
+                name: request.name,
+                grant: request.grant,
+                held: request.held,
+                message_bytes_max: request.message_bytes_max,
+                outgoing,
+                reply,
+            })
+            .await
+            .map_err(|GroupGone| JoinError::GroupGone)??;
+        let room = self.room.clone();
+        Ok((joined, Inbox { messages, room }))
+    }
+
+    /// Raises what the member may be sent.
+    ///
+    /// # Errors
+    /// When the grant takes back credit, or the group is gone (outer).
+    pub async fn grant(
+        &self,
+        member: MemberId,
+        grant: Grant,
+    ) -> Result<Result<(), Shrinks>, GroupGone> {
+        self.ask(|reply| Command::Grant {
+            member,
+            grant,
+            reply,
+        })
+        .await
+    }
+
+    /// Keeps the member's leases. Says why it gets nothing.
+    ///
+    /// # Errors
+    /// As [`GroupHandle::grant`].
+    pub async fn heartbeat(
+        &self,
+        member: MemberId,
+        grant: Option<Grant>,
+    ) -> Result<Result<IdleReason, Shrinks>, GroupGone> {
+        self.ask(|reply| Command::Heartbeat {
+            member,
+            grant,
+            reply,
+        })
+        .await
+    }
+
+    /// Ends the membership and hands all leases back.
+    pub async fn leave(&self, member: MemberId) {
+        let _ = self.commands.send(Command::Leave { member }).await;
+    }
+
+    /// The member's stream is gone; its leases run on.
+    pub async fn disconnected(&self, member: MemberId) {
+        let _ = self.commands.send(Command::Disconnected { member }).await;
+    }
+
+    /// Settles leases; returns those that failed, when the others are durable.
+    ///
+    /// # Errors
+    /// When the group is gone.
+    pub async fn settle(
+        &self,
+        member: Option<MemberId>,
+        settlements: Vec<Settlement>,
+    ) -> Result<Vec<(usize, SettlementError)>, GroupGone> {
+        let failures: SettlementFailures = self
+            .ask(|reply| Command::Settle {
+                member,
+                settlements,
+                reply,
+            })
+            .await?;
+        Ok(failures)
+    }
+
+    /// Takes events without a stream.
+    ///
+    /// # Errors
+    /// When the group is gone.
+    pub async fn pull(&self, request: PullRequest) -> Result<Pulled, GroupGone> {
+        let until = Instant::now() + request.wait;
+        self.ask(|reply| Command::Pull {
+            pull: PendingPull {
+                name: request.name,
+                events_max: request.events_max,
+                bytes_max: request.bytes_max,
+                until,
+                reply,
+            },
+        })
+        .await
+    }
+
+    /// Freezes leases for a commit.
+    ///
+    /// # Errors
+    /// When one of them cannot be; none is frozen then.
+    pub async fn freeze(&self, tokens: Vec<LeaseToken>) -> Result<FrozenInputs, LeaseError> {
+        let frozen = self
+            .ask(|reply| Command::Freeze { tokens, reply })
+            .await
+            .map_err(|GroupGone| LeaseError::Lost)??;
+        Ok(FrozenInputs {
+            commands: self.commands.clone(),
+            events: frozen.events,
+            settles: frozen.settles,
+        })
+    }
+
+    /// How the group stands.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub async fn describe(&self) -> Result<Description, GroupGone> {
+        self.ask(|reply| Command::Describe { reply }).await
+    }
+
+    /// Which dead letters are redriven or purged.
+    ///
+    /// # Errors
+    /// When the group is gone.
+    pub async fn resolved_dead_letters(&self) -> Result<AckWindow, GroupGone> {
+        self.ask(|reply| Command::ResolvedDeadLetters { reply })
+            .await
+    }
+
+    /// Gives dead letters back to the group; `None` for all.
+    ///
+    /// # Errors
+    /// When one of them is not there, or the log does not take them; those
+    /// before it have then been redriven.
+    pub async fn redrive(&self, offsets: Option<Vec<Offset>>) -> Result<u64, RedriveError> {
+        self.ask(|reply| Command::Redrive { offsets, reply })
+            .await
+            .map_err(|GroupGone| RedriveError::GroupGone)?
+    }
+
+    async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<T>) -> Command,
+    ) -> Result<T, GroupGone> {
+        let (reply, answer) = oneshot::channel();
+        let sent = self.commands.send(command(reply)).await;
+        sent.map_err(|_| GroupGone)?;
+        answer.await.map_err(|_| GroupGone)
+    }
+}
+
+/// Leases that are frozen until the commit that froze them has an outcome.
+/// Dropped without one, they go on.
+#[derive(Debug)]
+pub struct FrozenInputs {
+    commands: mpsc::Sender<Command>,
+    events: Vec<EventId>,
+    settles: Vec<Settle>,
+}
+
+impl FrozenInputs {
+    /// What the commit writes to settle them.
+    #[must_use]
+    pub fn settles(&self) -> &[Settle] {
+        &self.settles
+    }
+
+    /// Tells the group what became of the commit.
+    pub async fn finish<T>(mut self, outcome: &Result<T, CommitError>) {
+        let thaw = match outcome {
+            Ok(_) => Thaw::Settled,
+            Err(CommitError::Unavailable(Unavailable::LogFailed(_))) => Thaw::Unknown,
+            Err(_) => Thaw::Unchanged,
+        };
+        let events = std::mem::take(&mut self.events);
+        let _ = self.commands.send(Command::Thaw { events, thaw }).await;
+    }
+}
+
+impl Drop for FrozenInputs {
+    fn drop(&mut self) {
+        let events = std::mem::take(&mut self.events);
+        if events.is_empty() {
+            return;
+        }
+        let thaw = Thaw::Unchanged;
+        let commands = self.commands.clone();
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                let _ = commands.send(Command::Thaw { events, thaw }).await;
+            });
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! The members of a group that are on streams: their credit, and whose turn it
+//! is. Pure but for the channels to the streams.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::SystemTime,
+};
+
+use tokio::sync::mpsc;
+
+use super::{board::MemberId, command::Outgoing, credit::Credit, schedule::Schedule};
+
+/// Bytes that a delivery takes in a message besides its event.
+const DELIVERY_OVERHEAD: usize = 64;
+
+#[derive(Debug)]
+pub(super) struct Member {
+    pub(super) name: String,
+    pub(super) credit: Credit,
+    pub(super) joined: SystemTime,
+    /// `None` when the stream is gone and the leases run on.
+    pub(super) outgoing: Option<mpsc::Sender<Outgoing>>,
+    /// It has lost its leases, and gets nothing until it is heard of again.
+    silent: bool,
+    message_bytes_max: usize,
+}
+
+/// A member's share of one round of deliveries.
+#[derive(Debug, Default)]
+pub(super) struct Share {
+    bytes: usize,
+    events: usize,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Members {
+    members: BTreeMap<MemberId, Member>,
+    /// Whose turn it is, first come first.
+    turns: VecDeque<MemberId>,
+    /// When each has been silent for too long.
+    deadlines: Schedule<MemberId>,
+    last_id: u64,
+}
+
+/// Most events in one message.
+const SHARE_EVENTS_MAX: usize = 1000;
+
+impl Members {
+    pub(super) fn add(
+        &mut self,
+        name: String,
+        message_bytes_max: usize,
+        outgoing: mpsc::Sender<Outgoing>,
+        deadline_ms: u64,
+    ) -> MemberId {
+        self.last_id += 1;
+        let id = MemberId(self.last_id);
+        let member = Member {
+            name,
+            credit: Credit::default(),
+            joined: SystemTime::now(),
+            outgoing: Some(outgoing),
+            silent: false,
+            message_bytes_max,
+        };
+        self.members.insert(id, member);
+        self.turns.push_back(id);
+        self.deadlines.set(id, deadline_ms);
+        id
+    }
+
+    pub(super) fn get(&self, id: MemberId) -> Option<&Member> {
+        self.members.get(&id)
+    }
+
+    pub(super) fn get_mut(&mut self, id: MemberId) -> Option<&mut Member> {
+        self.members.get_mut(&id)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (MemberId, &Member)> {
+        self.members.iter().map(|(id, member)| (*id, member))
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    /// Heard of a member, so its leases go on.
+    pub(super) fn heard(&mut self, id: MemberId, deadline_ms: u64) {
+        if let Some(member) = self.members.get_mut(&id) {
+            member.silent = false;
+            self.deadlines.set(id, deadline_ms);
+        }
+    }
+
+    pub(super) fn next_due(&self) -> Option<u64> {
+        self.deadlines.next_due()
+    }
+
+    /// The next member that has been silent for too long.
+    pub(super) fn pop_silent(&mut self, now_ms: u64) -> Option<MemberId> {
+        let id = self.deadlines.pop_due(now_ms)?;
+        if let Some(member) = self.members.get_mut(&id) {
+            member.silent = true;
+        }
+        Some(id)
+    }
+
+    pub(super) fn disconnected(&mut self, id: MemberId) {
+        if let Some(member) = self.members.get_mut(&id) {
+            member.outgoing = None;
+        }
+    }
+
+    pub(super) fn remove(&mut self, id: MemberId) -> Option<Member> {
+        self.deadlines.remove(id);
+        self.turns.retain(|turn| *turn != id);
+        self.members.remove(&id)
+    }
+
+    /// Whose turn it is to get an event of `size`, among those with credit and
+    /// room for it. The one that is chosen goes to the end of the line.
+    pub(super) fn choose(
+        &mut self,
+        size: usize,
+        shares: &BTreeMap<MemberId, Share>,
+    ) -> Option<MemberId> {
+        let at = self.turns.iter().position(|id| {
+            let share = shares.get(id);
+            self.members
+                .get(id)
+                .is_some_and(|member| member.takes(size, share))
+        })?;
+        let id = self.turns.remove(at)?;
+        self.turns.push_back(id);
+        Some(id)
+    }
+
+    /// Whether any member could take an event of some size.
+    pub(super) fn any_credit(&self) -> bool {
+        self.members
+            .values()
+            .any(|member| member.outgoing.is_some() && member.credit.may_send())
+    }
+
+    /// Counts an event that the member is about to be sent.
+    pub(super) fn charge(
+        &mut self,
+        id: MemberId,
+        size: usize,
+        shares: &mut BTreeMap<MemberId, Share>,
+    ) {
+        if let Some(member) = self.members.get_mut(&id) {
+            member.credit.sent(size as u64);
+        }
+        let share = shares.entry(id).or_default();
+        share.bytes += size + DELIVERY_OVERHEAD;
+        share.events += 1;
+    }
+}
+
+impl Member {
+    fn takes(&self, size: usize, share: Option<&Share>) -> bool {
+        let Some(outgoing) = &self.outgoing else {
+            return false;
+        };
+        // One place in the channel is kept for lost leases.
+        let has_room = outgoing.capacity() >= 2 && !outgoing.is_closed();
+        let (bytes, events) = share.map_or((0, 0), |share| (share.bytes, share.events));
+        has_room
+            && !self.silent
+            && self.credit.may_send()
+            && events < SHARE_EVENTS_MAX
+            && bytes + size + DELIVERY_OVERHEAD <= self.message_bytes_max
+    }
+}

@@ -1,0 +1,35 @@
+//! Consumer groups: who gets which event, and what becomes of it.
+//!
+//! One task owns each group ([`task`]). What it knows of events and leases is the
+//! [`board`], of members the [`members`]; both are pure, as are [`key_lock`],
+//! [`credit`], [`schedule`] and [`retry`]. It reads and filters events through
+//! [`scan`], and changes anything durable by proposals to `commit/`.
+//!
+//! Others talk to a group by [`GroupHandle`]; [`registry`] finds it.
+
+pub mod board;
+mod command;
+pub mod credit;
+mod handle;
+pub mod key_lock;
+mod members;
+pub mod note;
+mod payloads;
+mod registry;
+pub mod retry;
+mod scan;
+pub mod schedule;
+mod settle;
+mod task;
+
+pub use self::{
+    board::{LeaseError, LeaseToken, MemberId},
+    command::{
+        Delivery, Description, IdleReason, JoinError, Joined, MemberState, Outgoing, Pulled,
+        RedriveError, Settlement, SettlementAction, SettlementError, SourceDescription,
+    },
+    credit::{Grant, Shrinks},
+    handle::{FrozenInputs, GroupHandle, Inbox, JoinRequest, PullRequest},
+    note::DeadLetterNote,
+    registry::{GroupLimits, Groups},
+};

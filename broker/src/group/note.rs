@@ -1,0 +1,51 @@
+//! What the broker keeps beside an event that has left its place: where it comes
+//! from, and what was tried.
+
+use prost::Message;
+
+use crate::commit::record::AttemptFailed;
+
+/// Beside a dead letter, and beside an event that was redriven.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct DeadLetterNote {
+    /// The topic in which the event was published.
+    #[prost(string, tag = "1")]
+    pub topic: String,
+    /// The group that could not handle it.
+    #[prost(string, tag = "2")]
+    pub group: String,
+    /// Its partition there.
+    #[prost(uint32, tag = "3")]
+    pub partition: u32,
+    /// Its offset there.
+    #[prost(uint64, tag = "4")]
+    pub offset: u64,
+    /// Why the last attempt was the last.
+    #[prost(string, tag = "5")]
+    pub reason: String,
+    /// The latest attempts, oldest first.
+    #[prost(message, repeated, tag = "6")]
+    pub attempts: Vec<AttemptFailed>,
+    /// Attempts in all, since it was last redriven.
+    #[prost(uint32, tag = "7")]
+    pub attempt_count: u32,
+    /// When it became a dead letter, milliseconds since 1970.
+    #[prost(uint64, tag = "8")]
+    pub dead_lettered_ms: u64,
+    /// How often it was redriven.
+    #[prost(uint32, tag = "9")]
+    pub redrives: u32,
+}
+
+/// How an attempt ended without an ack. The numbers are those of
+/// `sluice.v1.AttemptEnd`, and are in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum AttemptEnd {
+    /// The worker said that it is to be tried again.
+    Nack = 1,
+    /// The worker said that it is not to be tried again.
+    Reject = 2,
+    /// The worker was silent until its lease ran out.
+    LeaseExpired = 3,
+}

@@ -1,0 +1,177 @@
+//! Which groups run, and where to find them.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use sluice_proto::{GroupId, Offset};
+use tokio::sync::{Notify, mpsc};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    board::Board,
+    handle::GroupHandle,
+    scan::{Feed, Scanner},
+    task::{Clock, GroupTask, Parts},
+};
+use crate::{
+    commit::{AckWindow, Group, GroupState, PageLimits, Proposals, Store, record::Source},
+    filter::Filter,
+};
+
+/// Limits of each group.
+#[derive(Clone, Copy, Debug)]
+pub struct GroupLimits {
+    /// Members at once, disconnected ones that hold leases counted in.
+    pub members_max: usize,
+    /// Unsettled events that a group keeps track of.
+    pub window_events_max: usize,
+    /// Bytes of events that wait in memory for delivery.
+    pub payload_bytes_max: usize,
+    /// Commands that may wait.
+    pub commands_max: usize,
+    /// What is read at once.
+    pub page: PageLimits,
+}
+
+/// The running groups.
+pub struct Groups {
+    proposals: Proposals,
+    store: Store,
+    limits: GroupLimits,
+    epoch: u64,
+    running: Mutex<HashMap<GroupId, Running>>,
+    tasks: TaskTracker,
+}
+
+struct Running {
+    handle: GroupHandle,
+    stop: CancellationToken,
+}
+
+impl Groups {
+    /// No groups run. `epoch` is the log's.
+    #[must_use]
+    pub fn new(proposals: Proposals, store: Store, limits: GroupLimits, epoch: u64) -> Self {
+        Self {
+            proposals,
+            store,
+            limits,
+            epoch,
+            running: Mutex::default(),
+            tasks: TaskTracker::new(),
+        }
+    }
+
+    /// Starts a group as it is in the log. Nothing happens if it runs, or is not
+    /// in the catalog any more.
+    pub fn start(&self, id: GroupId, state: GroupState) {
+        let catalog = self.proposals.catalog();
+        let Some(group) = catalog.groups().find(|group| group.id == id).cloned() else {
+            return;
+        };
+        let mut running = self.running();
+        if running.contains_key(&id) {
+            return;
+        }
+        let (commands, receiver) = mpsc::channel(self.limits.commands_max);
+        let room = Arc::new(Notify::new());
+        let handle = GroupHandle {
+            group: group.clone(),
+            commands,
+            room: room.clone(),
+        };
+        let task = self.make_task(group, state, receiver, room);
+        let stop = CancellationToken::new();
+        self.tasks.spawn(task.run(stop.clone()));
+        running.insert(id, Running { handle, stop });
+    }
+
+    fn make_task(
+        &self,
+        group: Arc<Group>,
+        state: GroupState,
+        commands: mpsc::Receiver<super::command::Command>,
+        room: Arc<Notify>,
+    ) -> GroupTask {
+        let (filter, disabled) = match group.config.filter.as_str() {
+            "" => (None, None),
+            source => match Filter::compile(source) {
+                Ok(filter) => (Some(filter), None),
+                // It compiled when the group was made, by another version then.
+                Err(error) => (None, Some(error.to_string())),
+            },
+        };
+        let clock = Clock::start();
+        let mut feeds = Vec::new();
+        let mut sources = Vec::new();
+        let mut resolved = AckWindow::new(Offset(0));
+        for (source, of_source) in state.sources {
+            let Source { topic, partition } = source;
+            if topic == group.dead_letters.id {
+                resolved = of_source.window;
+                continue;
+            }
+            let parked = topic == group.parking.id;
+            feeds.push(Feed {
+                topic: if parked { &group.parking } else { &group.topic }.clone(),
+                id: partition,
+                filtered: !parked,
+            });
+            sources.push((source, of_source));
+        }
+        let board = Board::new(
+            sources,
+            self.epoch,
+            group.config.lease_ms,
+            clock.now_ms(),
+            clock.wall_ahead_ms(),
+        );
+        GroupTask::new(Parts {
+            scanner: Scanner {
+                store: self.store.clone(),
+                filter,
+                keyed: group.config.ordered_by_key,
+                limits: self.limits.page,
+            },
+            group,
+            feeds,
+            board,
+            resolved,
+            proposals: self.proposals.clone(),
+            commands,
+            clock,
+            limits: self.limits,
+            disabled,
+            room,
+        })
+    }
+
+    /// Where to find a group.
+    #[must_use]
+    pub fn get(&self, id: GroupId) -> Option<GroupHandle> {
+        self.running().get(&id).map(|of| of.handle.clone())
+    }
+
+    /// Stops a group that was deleted.
+    pub fn stop(&self, id: GroupId) {
+        if let Some(running) = self.running().remove(&id) {
+            running.stop.cancel();
+        }
+    }
+
+    /// Stops all groups and waits for their tasks.
+    pub async fn shut_down(&self) {
+        for (_, running) in self.running().drain() {
+            running.stop.cancel();
+        }
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    fn running(&self) -> MutexGuard<'_, HashMap<GroupId, Running>> {
+        // Nothing that runs under this lock can leave the map half changed.
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

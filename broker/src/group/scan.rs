@@ -1,0 +1,141 @@
+//! Reads a page of a source and applies the group's filter to it. Runs beside
+//! the group's task, so that neither disk nor filter holds it up.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use sluice_proto::{Offset, PartitionId, event::EventRef};
+
+use crate::{
+    commit::{Page, PageLimits, Partition, ReadError, Store, StoredEvent, Topic},
+    filter::{EvaluationError, Filter},
+};
+
+/// What a page holds for the group.
+#[derive(Debug, Default)]
+pub(super) struct Scanned {
+    /// Where the next page begins.
+    pub(super) next: Offset,
+    /// Events for which the filter is true, with their keys.
+    pub(super) matched: Vec<(StoredEvent, Option<Bytes>)>,
+    pub(super) filtered: u64,
+    pub(super) errors: u64,
+    pub(super) last_error: Option<EvaluationError>,
+}
+
+/// A partition that a group reads.
+#[derive(Clone, Debug)]
+pub(super) struct Feed {
+    pub(super) topic: Arc<Topic>,
+    pub(super) id: PartitionId,
+    /// The group's filter applies. It has been applied before to what a group
+    /// gets back.
+    pub(super) filtered: bool,
+}
+
+impl Feed {
+    pub(super) fn partition(&self) -> Option<&Partition> {
+        self.topic.partition(self.id)
+    }
+
+    /// The first offset that cannot be read yet.
+    pub(super) fn visible_end(&self) -> Offset {
+        self.partition().map_or(Offset(0), Partition::visible_end)
+    }
+
+    /// Reads one event. May take a while.
+    pub(super) fn fetch(
+        &self,
+        store: &Store,
+        offset: Offset,
+    ) -> Result<Option<StoredEvent>, ReadError> {
+        let one = PageLimits {
+            events: 1,
+            bytes: usize::MAX,
+        };
+        match self.partition() {
+            Some(partition) => Ok(store.read(partition, offset, one)?.events.pop()),
+            None => Ok(None),
+        }
+    }
+}
+
+/// What a scan needs to know of a group.
+#[derive(Clone, Debug)]
+pub(super) struct Scanner {
+    pub(super) store: Store,
+    pub(super) filter: Option<Filter>,
+    pub(super) keyed: bool,
+    pub(super) limits: PageLimits,
+}
+
+impl Scanner {
+    /// Reads and filters a page, if that takes neither the disk nor much time.
+    pub(super) fn scan_now(&self, of: &Feed, from: Offset) -> Option<Result<Scanned, ReadError>> {
+        if of.filtered && self.filter.is_some() {
+            return None;
+        }
+        let partition = of.partition()?;
+        match self.store.read_cached(partition, from, self.limits) {
+            Ok(page) => Some(Ok(self.sift(page?, of.filtered))),
+            Err(error) => Some(Err(error)),
+        }
+    }
+
+    /// Reads and filters a page. May take a while.
+    pub(super) fn scan(&self, of: &Feed, from: Offset) -> Result<Scanned, ReadError> {
+        match of.partition() {
+            Some(partition) => {
+                let page = self.store.read(partition, from, self.limits)?;
+                Ok(self.sift(page, of.filtered))
+            }
+            None => Ok(Scanned {
+                next: from,
+                ..Scanned::default()
+            }),
+        }
+    }
+
+    fn sift(&self, page: Page, filtered: bool) -> Scanned {
+        let filter = self.filter.as_ref().filter(|_| filtered);
+        let mut scanned = Scanned {
+            next: page.next,
+            ..Scanned::default()
+        };
+        if filter.is_none() && !self.keyed {
+            scanned.matched = page.events.into_iter().map(|event| (event, None)).collect();
+            return scanned;
+        }
+        for stored in page.events {
+            let key = {
+                // It was checked when it was published.
+                let event = match EventRef::read(&stored.event) {
+                    Ok(event) => event,
+                    Err(error) => {
+                        scanned.errors += 1;
+                        scanned.last_error = Some(EvaluationError::Data(error.to_string()));
+                        continue;
+                    }
+                };
+                match filter.map_or(Ok(true), |filter| filter.matches(&event)) {
+                    Ok(true) => {}
+                    Ok(false) => {
+                        scanned.filtered += 1;
+                        continue;
+                    }
+                    Err(error) => {
+                        scanned.errors += 1;
+                        scanned.last_error = Some(error);
+                        continue;
+                    }
+                }
+                let key = event.key().filter(|_| self.keyed);
+                // A copy, because a slice would keep a whole block alive for as
+                // long as somebody works on the event.
+                key.map(|key| Bytes::copy_from_slice(key.as_bytes()))
+            };
+            scanned.matched.push((stored, key));
+        }
+        scanned
+    }
+}

@@ -1,0 +1,533 @@
+//! What settling does: acks, failed attempts, dead letters, commits over several
+//! groups, and redriving.
+//!
+//! Every settlement first freezes its lease, then proposes, and leaves that
+//! state on the log's answer, so that an expiry or another settlement cannot
+//! come between.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use prost::Message;
+use sluice_proto::{Offset, PartitionId};
+use tokio::sync::oneshot;
+
+use super::{
+    board::{EventId, LeaseError, LeaseToken},
+    command::{
+        Frozen, RedriveError, Settlement, SettlementAction, SettlementError, SettlementFailures,
+        Thaw,
+    },
+    note::{AttemptEnd, DeadLetterNote},
+    retry::{self, Verdict},
+    task::{Continuation, GroupTask, wall_ms},
+};
+use crate::commit::{
+    AppendRequest, Changes, CommitError, Proposals, StoredEvent, Unavailable,
+    record::{AttemptFailed, NewEvent, Settle, Source},
+};
+
+/// An event that is to become a dead letter.
+struct DeadLetter {
+    id: EventId,
+    /// The settlement that asked for it, if one did.
+    index: Option<usize>,
+    last: AttemptFailed,
+}
+
+/// What settlements come to.
+#[derive(Default)]
+struct Plan {
+    /// Settlement's index, and event.
+    acks: Vec<(usize, EventId)>,
+    /// Settlement's index if there is one, event, and the record.
+    retries: Vec<(Option<usize>, EventId, AttemptFailed)>,
+    dead_letters: Vec<DeadLetter>,
+}
+
+/// What became of a plan.
+struct Settled {
+    plan: Plan,
+    main: Result<(), CommitError>,
+    /// In the order of the plan's dead letters.
+    dead_letters: Vec<Result<(), SettlementError>>,
+}
+
+impl GroupTask {
+    pub(super) fn settle(
+        &mut self,
+        settlements: Vec<Settlement>,
+        reply: oneshot::Sender<SettlementFailures>,
+    ) {
+        let now = self.clock.now_ms();
+        let mut failures = SettlementFailures::new();
+        let mut plan = Plan::default();
+        for (index, settlement) in settlements.into_iter().enumerate() {
+            let token = settlement.token;
+            if let SettlementAction::Extend = settlement.action {
+                if let Err(error) = self.board.extend(token, now) {
+                    failures.push((index, error.into()));
+                }
+                continue;
+            }
+            let member = self.member_of(token);
+            let id = match self.board.freeze(token, now) {
+                Ok(id) => id,
+                Err(error) => {
+                    failures.push((index, error.into()));
+                    continue;
+                }
+            };
+            let (end, reason, delay_ms) = match settlement.action {
+                SettlementAction::Ack | SettlementAction::Extend => {
+                    plan.acks.push((index, id));
+                    continue;
+                }
+                SettlementAction::Nack { delay_ms, reason } => (AttemptEnd::Nack, reason, delay_ms),
+                SettlementAction::Reject { reason } => (AttemptEnd::Reject, reason, None),
+            };
+            self.plan_failure(&mut plan, id, Some(index), end, member, reason, delay_ms);
+        }
+        self.carry_out(plan, Some((failures, reply)));
+    }
+
+    /// Leases ran out: each counts an attempt.
+    pub(super) fn fail_expired(&mut self, tokens: &[LeaseToken]) {
+        let mut plan = Plan::default();
+        for token in tokens {
+            let Some((id, holder)) = self.board.expire(*token) else {
+                continue;
+            };
+            let member = self.holder_name(&holder);
+            let reason = "the lease ran out".to_owned();
+            // Not the event's fault, as far as anybody knows: no delay.
+            let (end, delay) = (AttemptEnd::LeaseExpired, Some(0));
+            self.plan_failure(&mut plan, id, None, end, member, reason, delay);
+        }
+        self.carry_out(plan, None);
+    }
+
+    fn member_of(&self, token: LeaseToken) -> String {
+        self.board
+            .leased(token)
+            .map(|(_, lease)| self.holder_name(&lease.holder))
+            .unwrap_or_default()
+    }
+
+    #[allow(clippy::too_many_arguments)] // Each is one fact of the attempt.
+    fn plan_failure(
+        &mut self,
+        plan: &mut Plan,
+        id: EventId,
+        index: Option<usize>,
+        end: AttemptEnd,
+        member: String,
+        reason: String,
+        delay_ms: Option<u64>,
+    ) {
+        let attempt = self.board.attempt(id);
+        let source = self.board.source(id.source);
+        let verdict = match end {
+            AttemptEnd::Reject => Verdict::DeadLetter,
+            _ => retry::after_failure(self.config(), attempt, delay_ms),
+        };
+        let due_ms = match verdict {
+            Verdict::RetryAfter(delay) => self.clock.now_ms().saturating_add(delay),
+            Verdict::DeadLetter => 0,
+        };
+        let failed = AttemptFailed {
+            group: self.group.id.0,
+            topic: source.topic.0,
+            partition: source.partition.0,
+            offset: id.offset.0,
+            attempt,
+            not_before_ms: self.clock.wall(due_ms),
+            end: end as u32,
+            member,
+            reason,
+            ended_ms: wall_ms(),
+        };
+        match verdict {
+            Verdict::RetryAfter(_) => plan.retries.push((index, id, failed)),
+            Verdict::DeadLetter => plan.dead_letters.push(DeadLetter {
+                id,
+                index,
+                last: failed,
+            }),
+        }
+    }
+
+    /// Proposes what was planned, and goes on when the log has answered.
+    fn carry_out(
+        &mut self,
+        plan: Plan,
+        asked: Option<(SettlementFailures, oneshot::Sender<SettlementFailures>)>,
+    ) {
+        let mut changes = Changes {
+            settles: self.settles_of(plan.acks.iter().map(|(_, id)| *id)),
+            ..Changes::default()
+        };
+        changes.attempts = plan.retries.iter().map(|(_, _, f)| f.clone()).collect();
+        let nothing = changes.settles.is_empty() && changes.attempts.is_empty();
+        if nothing && plan.dead_letters.is_empty() {
+            if let Some((failures, reply)) = asked {
+                let _ = reply.send(failures);
+            }
+            return;
+        }
+        let dead_letters: Vec<_> = plan
+            .dead_letters
+            .iter()
+            .map(|letter| (self.read_event(letter.id), self.dead_letter_move(letter)))
+            .collect();
+        let proposals = self.proposals.clone();
+        self.jobs.push(Box::pin(async move {
+            let main = if nothing {
+                Ok(())
+            } else {
+                proposals.commit(changes).await.map(drop)
+            };
+            let mut moved = Vec::with_capacity(dead_letters.len());
+            for (event, dead_letter) in dead_letters {
+                moved.push(match event.await {
+                    Ok(event) => dead_letter.commit(&proposals, event).await,
+                    Err(error) => Err(SettlementError::Read(error)),
+                });
+            }
+            Box::new(move |task: &mut Self| {
+                task.finish(
+                    Settled {
+                        plan,
+                        main,
+                        dead_letters: moved,
+                    },
+                    asked,
+                );
+            }) as Continuation
+        }));
+    }
+
+    fn finish(
+        &mut self,
+        settled: Settled,
+        asked: Option<(SettlementFailures, oneshot::Sender<SettlementFailures>)>,
+    ) {
+        let Settled {
+            plan,
+            main,
+            dead_letters,
+        } = settled;
+        let now = self.clock.now_ms();
+        let mut failures = Vec::new();
+        if let Err(error) = &main {
+            self.disable_if_the_log_failed(error);
+        }
+        for (index, id) in plan.acks {
+            match &main {
+                Ok(()) => self.board.settled(id, now),
+                Err(error) => {
+                    self.unfreeze(id, error);
+                    failures.push((Some(index), error.clone().into()));
+                }
+            }
+        }
+        for (index, id, mut failed) in plan.retries {
+            match &main {
+                Ok(()) => {
+                    let ahead = self.clock.wall_ahead_ms();
+                    failed.not_before_ms = failed.not_before_ms.saturating_sub(ahead);
+                    self.board.failed(id, failed, now);
+                }
+                Err(error) => {
+                    self.unfreeze(id, error);
+                    failures.push((index, error.clone().into()));
+                }
+            }
+        }
+        for (letter, moved) in plan.dead_letters.into_iter().zip(dead_letters) {
+            match moved {
+                Ok(()) => {
+                    tracing::info!(
+                        group = %self.group.name, offset = %letter.id.offset,
+                        attempt = letter.last.attempt, reason = letter.last.reason,
+                        "an event is a dead letter",
+                    );
+                    self.board.settled(letter.id, now);
+                }
+                Err(error) => {
+                    if let SettlementError::Commit(error) = &error {
+                        self.disable_if_the_log_failed(error);
+                        self.unfreeze(letter.id, error);
+                    } else {
+                        tracing::error!(%error, id = ?letter.id, "a dead letter stays where it is");
+                        self.board.thaw(letter.id, now);
+                    }
+                    failures.push((letter.index, error));
+                }
+            }
+        }
+        if let Some((mut all, reply)) = asked {
+            let asked_for = failures.into_iter().filter_map(|(i, e)| Some((i?, e)));
+            all.extend(asked_for);
+            all.sort_by_key(|(index, _)| *index);
+            let _ = reply.send(all);
+        }
+    }
+
+    /// The lease goes on, unless the outcome is unknown.
+    fn unfreeze(&mut self, id: EventId, error: &CommitError) {
+        if !matches!(error, CommitError::Unavailable(Unavailable::LogFailed(_))) {
+            self.board.thaw(id, self.clock.now_ms());
+        }
+    }
+
+    pub(super) fn disable_if_the_log_failed(&mut self, error: &CommitError) {
+        if let CommitError::Unavailable(Unavailable::LogFailed(_)) = error {
+            self.disabled = Some(error.to_string());
+        }
+    }
+
+    /// The records that settle these events.
+    fn settles_of(&self, events: impl Iterator<Item = EventId>) -> Vec<Settle> {
+        let mut by_source: BTreeMap<usize, Vec<Offset>> = BTreeMap::new();
+        for id in events {
+            by_source.entry(id.source).or_default().push(id.offset);
+        }
+        by_source
+            .into_iter()
+            .map(|(source, mut offsets)| {
+                offsets.sort_unstable();
+                let mut runs: Vec<(Offset, u64)> = Vec::new();
+                for offset in offsets {
+                    match runs.last_mut() {
+                        Some((first, length)) if first.0 + *length == offset.0 => *length += 1,
+                        _ => runs.push((offset, 1)),
+                    }
+                }
+                Settle {
+                    group: self.group.id,
+                    source: self.board.source(source),
+                    runs,
+                }
+            })
+            .collect()
+    }
+
+    // ---------------------------------------------- commits over groups
+
+    pub(super) fn freeze(
+        &mut self,
+        tokens: Vec<LeaseToken>,
+        reply: oneshot::Sender<Result<Frozen, LeaseError>>,
+    ) {
+        let now = self.clock.now_ms();
+        let mut events = Vec::with_capacity(tokens.len());
+        for token in tokens {
+            match self.board.freeze(token, now) {
+                Ok(id) => events.push(id),
+                Err(error) => {
+                    self.thaw(&events, Thaw::Unchanged);
+                    let _ = reply.send(Err(error));
+                    return;
+                }
+            }
+        }
+        let settles = self.settles_of(events.iter().copied());
+        if let Err(Ok(unread)) = reply.send(Ok(Frozen { events, settles })) {
+            self.thaw(&unread.events, Thaw::Unchanged);
+        }
+    }
+
+    pub(super) fn thaw(&mut self, events: &[EventId], thaw: Thaw) {
+        let now = self.clock.now_ms();
+        for id in events {
+            match thaw {
+                Thaw::Settled => self.board.settled(*id, now),
+                Thaw::Unchanged => self.board.thaw(*id, now),
+                Thaw::Unknown => {}
+            }
+        }
+        if thaw == Thaw::Unknown {
+            self.disabled = Some("the log has failed".into());
+        }
+    }
+
+    // ------------------------------------------------------ dead letters
+
+    fn dead_letter_move(&self, letter: &DeadLetter) -> DeadLetterMove {
+        let mut attempts = self.board.history(letter.id).to_vec();
+        attempts.push(letter.last.clone());
+        let surplus = attempts
+            .len()
+            .saturating_sub(crate::commit::ATTEMPTS_REMEMBERED);
+        attempts.drain(..surplus);
+        DeadLetterMove {
+            target: Source {
+                topic: self.group.dead_letters.id,
+                partition: PartitionId(0),
+            },
+            settle: Settle {
+                group: self.group.id,
+                source: self.board.source(letter.id.source),
+                runs: vec![(letter.id.offset, 1)],
+            },
+            note: DeadLetterNote {
+                topic: self.group.topic.name.to_string(),
+                group: self.group.name.to_string(),
+                partition: self.feeds[letter.id.source].id.0,
+                offset: letter.id.offset.0,
+                reason: letter.last.reason.clone(),
+                attempt_count: letter.last.attempt,
+                attempts,
+                dead_lettered_ms: letter.last.ended_ms,
+                redrives: 0,
+            },
+        }
+    }
+
+    pub(super) fn redrive(
+        &mut self,
+        offsets: Option<Vec<Offset>>,
+        reply: oneshot::Sender<Result<u64, RedriveError>>,
+    ) {
+        let topic = self.group.dead_letters.clone();
+        let end = topic
+            .partition(PartitionId(0))
+            .map_or(Offset(0), crate::commit::Partition::visible_end);
+        let open = |offset: &Offset| {
+            *offset < end && !self.resolved.is_settled(*offset) && !self.redriving.contains(offset)
+        };
+        let chosen: Vec<Offset> = match offsets {
+            None => (self.resolved.committed_end().0..end.0)
+                .map(Offset)
+                .filter(open)
+                .collect(),
+            Some(offsets) => {
+                let mut offsets = offsets;
+                offsets.sort_unstable();
+                offsets.dedup();
+                if let Some(unknown) = offsets.iter().find(|offset| !open(offset)) {
+                    let _ = reply.send(Err(RedriveError::Unknown(*unknown)));
+                    return;
+                }
+                offsets
+            }
+        };
+        self.redriving.extend(&chosen);
+        let redrive = Redrive {
+            group: self.group.clone(),
+            store: self.scanner.store.clone(),
+            proposals: self.proposals.clone(),
+        };
+        self.jobs.push(Box::pin(async move {
+            let mut done = Vec::new();
+            let mut result = Ok(());
+            for offset in &chosen {
+                result = redrive.one(*offset).await;
+                if result.is_err() {
+                    break;
+                }
+                done.push(*offset);
+            }
+            Box::new(move |task: &mut Self| {
+                for offset in &chosen {
+                    task.redriving.remove(offset);
+                }
+                for offset in &done {
+                    task.resolved.settle(*offset);
+                }
+                if let Err(RedriveError::Commit(error)) = &result {
+                    task.disable_if_the_log_failed(error);
+                }
+                let _ = reply.send(result.map(|()| done.len() as u64));
+            }) as Continuation
+        }));
+    }
+}
+
+/// What moves one event to the dead letters, in one frame.
+struct DeadLetterMove {
+    target: Source,
+    settle: Settle,
+    note: DeadLetterNote,
+}
+
+impl DeadLetterMove {
+    async fn commit(
+        mut self,
+        proposals: &Proposals,
+        event: StoredEvent,
+    ) -> Result<(), SettlementError> {
+        // What fails again after it was redriven keeps its first place.
+        if !event.note.is_empty()
+            && let Ok(before) = DeadLetterNote::decode(event.note)
+        {
+            self.note.partition = before.partition;
+            self.note.offset = before.offset;
+            self.note.redrives = before.redrives;
+        }
+        let append = AppendRequest {
+            target: self.target,
+            events: vec![NewEvent {
+                event: event.event,
+                note: Bytes::from(self.note.encode_to_vec()),
+            }],
+        };
+        let changes = Changes {
+            appends: vec![append],
+            settles: vec![self.settle],
+            ..Changes::default()
+        };
+        proposals.commit(changes).await?;
+        Ok(())
+    }
+}
+
+/// What moves dead letters back to their group, each in one frame.
+struct Redrive {
+    group: std::sync::Arc<crate::commit::Group>,
+    store: crate::commit::Store,
+    proposals: Proposals,
+}
+
+impl Redrive {
+    async fn one(&self, offset: Offset) -> Result<(), RedriveError> {
+        let feed = super::scan::Feed {
+            topic: self.group.dead_letters.clone(),
+            id: PartitionId(0),
+            filtered: false,
+        };
+        let store = self.store.clone();
+        let read = tokio::task::spawn_blocking(move || feed.fetch(&store, offset)).await;
+        let event = match read {
+            Ok(event) => event?.ok_or(RedriveError::Unknown(offset))?,
+            // The runtime is shutting down.
+            Err(_) => return Err(RedriveError::GroupGone),
+        };
+        let mut note = DeadLetterNote::decode(event.note).unwrap_or_default();
+        note.redrives += 1;
+        note.attempts.clear();
+        note.attempt_count = 0;
+        let one_partition = |topic| Source {
+            topic,
+            partition: PartitionId(0),
+        };
+        let changes = Changes {
+            appends: vec![AppendRequest {
+                target: one_partition(self.group.parking.id),
+                events: vec![NewEvent {
+                    event: event.event,
+                    note: Bytes::from(note.encode_to_vec()),
+                }],
+            }],
+            settles: vec![Settle {
+                group: self.group.id,
+                source: one_partition(self.group.dead_letters.id),
+                runs: vec![(offset, 1)],
+            }],
+            ..Changes::default()
+        };
+        self.proposals.commit(changes).await?;
+        Ok(())
+    }
+}

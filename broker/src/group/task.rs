@@ -1,0 +1,813 @@
+//! The task that owns a group: takes commands, reads ahead, delivers, and lets
+//! time pass. What settling does is in [`super::settle`].
+
+use std::{
+    collections::{BTreeMap, HashSet, VecDeque},
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use sluice_proto::{Offset, PartitionId};
+use tokio::{
+    sync::{Notify, mpsc, watch},
+    task,
+    time::{Instant, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    board::{Arrived, Board, EventId, Holder, LeaseToken, MemberId},
+    command::{
+        Command, Delivery, Description, IdleReason, JoinError, Joined, MemberState, Outgoing,
+        PendingPull, Pulled, SourceDescription,
+    },
+    credit::Grant,
+    members::{Members, Share},
+    note::DeadLetterNote,
+    payloads::Payloads,
+    registry::GroupLimits,
+    scan::{Feed, Scanned, Scanner},
+};
+use crate::{
+    commit::record::{GroupConfig, LeaseNoted, Settle},
+    commit::{AckWindow, Changes, Group, Proposals, ReadError, StoredEvent},
+};
+use prost::Message;
+
+/// Read ahead while fewer events are ready.
+const READY_LOW: usize = 512;
+/// Events that may be read again at once.
+const FETCHES_MAX: usize = 16;
+/// A lease that lasts so long is noted in the log, so that a restart of the
+/// broker waits for its holder.
+const NOTE_AFTER_MS: u64 = 1000;
+/// What a filter skipped goes to the log so much later.
+const SKIPS_AFTER_MS: u64 = 1000;
+/// A source that could not be read is tried again after so long.
+const READ_AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// Commands handled before the group delivers again.
+const COMMANDS_PER_TURN: usize = 64;
+
+/// What is left to do when something that the task waited for is done.
+pub(super) type Continuation = Box<dyn FnOnce(&mut GroupTask) + Send>;
+
+pub(super) struct GroupTask {
+    pub(super) group: Arc<Group>,
+    pub(super) feeds: Vec<Feed>,
+    pub(super) board: Board,
+    pub(super) members: Members,
+    payloads: Payloads,
+    pub(super) scanner: Scanner,
+    pub(super) proposals: Proposals,
+    commands: mpsc::Receiver<Command>,
+    pub(super) jobs: FuturesUnordered<BoxFuture<'static, Continuation>>,
+    pub(super) clock: Clock,
+    limits: GroupLimits,
+    pulls: VecDeque<PendingPull>,
+    scanning: Vec<bool>,
+    scan_turn: usize,
+    fetching: HashSet<EventId>,
+    skips_due_ms: Option<u64>,
+    /// Dead letters that are redriven or purged.
+    pub(super) resolved: AckWindow,
+    pub(super) redriving: HashSet<Offset>,
+    /// Why nothing is delivered any more.
+    pub(super) disabled: Option<String>,
+    filtered: u64,
+    filter_errors: u64,
+    last_filter_error: String,
+    room: Arc<Notify>,
+}
+
+/// The group's clock, which never goes back, beside the wall clock at its start.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Clock {
+    origin: Instant,
+    wall_ahead_ms: u64,
+}
+
+impl Clock {
+    pub(super) fn start() -> Self {
+        Self {
+            origin: Instant::now(),
+            wall_ahead_ms: wall_ms(),
+        }
+    }
+
+    pub(super) fn now_ms(&self) -> u64 {
+        self.origin.elapsed().as_millis() as u64
+    }
+
+    pub(super) fn wall_ahead_ms(&self) -> u64 {
+        self.wall_ahead_ms
+    }
+
+    /// Wall clock of a time of this clock.
+    pub(super) fn wall(&self, at_ms: u64) -> u64 {
+        at_ms.saturating_add(self.wall_ahead_ms)
+    }
+
+    fn instant(&self, at_ms: u64) -> Instant {
+        // A day is as good as never: the task looks again then.
+        const LONGEST: u64 = 24 * 60 * 60 * 1000;
+        self.origin + Duration::from_millis(at_ms.min(self.now_ms() + LONGEST))
+    }
+}
+
+pub(super) fn wall_ms() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_millis() as u64)
+}
+
+/// What a group's task is made of.
+pub(super) struct Parts {
+    pub(super) group: Arc<Group>,
+    pub(super) feeds: Vec<Feed>,
+    pub(super) board: Board,
+    pub(super) resolved: AckWindow,
+    pub(super) scanner: Scanner,
+    pub(super) proposals: Proposals,
+    pub(super) commands: mpsc::Receiver<Command>,
+    pub(super) clock: Clock,
+    pub(super) limits: GroupLimits,
+    pub(super) disabled: Option<String>,
+    pub(super) room: Arc<Notify>,
+}
+
+impl GroupTask {
+    pub(super) fn new(parts: Parts) -> Self {
+        Self {
+            scanning: vec![false; parts.feeds.len()],
+            group: parts.group,
+            feeds: parts.feeds,
+            board: parts.board,
+            members: Members::default(),
+            payloads: Payloads::new(parts.limits.payload_bytes_max),
+            scanner: parts.scanner,
+            proposals: parts.proposals,
+            commands: parts.commands,
+            jobs: FuturesUnordered::new(),
+            clock: parts.clock,
+            limits: parts.limits,
+            pulls: VecDeque::new(),
+            scan_turn: 0,
+            fetching: HashSet::new(),
+            skips_due_ms: None,
+            resolved: parts.resolved,
+            redriving: HashSet::new(),
+            disabled: parts.disabled,
+            filtered: 0,
+            filter_errors: 0,
+            last_filter_error: String::new(),
+            room: parts.room,
+        }
+    }
+
+    pub(super) async fn run(mut self, stop: CancellationToken) {
+        let mut changes: Vec<watch::Receiver<u64>> =
+            vec![self.group.topic.changes(), self.group.parking.changes()];
+        let [topic, parking] = &mut changes[..] else {
+            return;
+        };
+        let room = self.room.clone();
+        loop {
+            self.let_time_pass();
+            let more = self.read_ahead();
+            self.deliver();
+            let wake = self.next_due_ms().map(|due| self.clock.instant(due));
+            let sleep = async {
+                match wake {
+                    Some(at) => sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                command = self.commands.recv() => {
+                    let Some(command) = command else { return };
+                    self.handle(command);
+                    for _ in 0..COMMANDS_PER_TURN {
+                        let Ok(command) = self.commands.try_recv() else { break };
+                        self.handle(command);
+                    }
+                }
+                Some(continuation) = self.jobs.next() => continuation(&mut self),
+                Ok(()) = topic.changed() => {}
+                Ok(()) = parking.changed() => {}
+                () = room.notified() => {}
+                () = sleep => {}
+                () = task::yield_now(), if more => {}
+            }
+        }
+    }
+
+    pub(super) fn config(&self) -> &GroupConfig {
+        &self.group.config
+    }
+
+    // ----------------------------------------------------------- commands
+
+    fn handle(&mut self, command: Command) {
+        match command {
+            Command::Join {
+                name,
+                grant,
+                held,
+                message_bytes_max,
+                outgoing,
+                reply,
+            } => {
+                let _ = reply.send(self.join(name, grant, &held, message_bytes_max, outgoing));
+            }
+            Command::Grant {
+                member,
+                grant,
+                reply,
+            } => {
+                self.heard(member);
+                let _ = reply.send(self.grant(member, grant));
+            }
+            Command::Heartbeat {
+                member,
+                grant,
+                reply,
+            } => {
+                self.heard(member);
+                let granted = grant.map_or(Ok(()), |grant| self.grant(member, grant));
+                let _ = reply.send(granted.map(|()| self.idle()));
+            }
+            Command::Leave { member } => self.leave(member),
+            Command::Disconnected { member } => self.disconnected(member),
+            Command::Settle {
+                member,
+                settlements,
+                reply,
+            } => {
+                if let Some(member) = member {
+                    self.heard(member);
+                }
+                self.settle(settlements, reply);
+            }
+            Command::Freeze { tokens, reply } => self.freeze(tokens, reply),
+            Command::Thaw { events, thaw } => self.thaw(&events, thaw),
+            Command::Pull { pull } => self.pulls.push_back(pull),
+            Command::Describe { reply } => drop(reply.send(self.describe())),
+            Command::ResolvedDeadLetters { reply } => drop(reply.send(self.resolved.clone())),
+            Command::Redrive { offsets, reply } => self.redrive(offsets, reply),
+        }
+    }
+
+    fn join(
+        &mut self,
+        name: String,
+        grant: Option<Grant>,
+        held: &[LeaseToken],
+        message_bytes_max: usize,
+        outgoing: mpsc::Sender<Outgoing>,
+    ) -> Result<Joined, JoinError> {
+        if self.members.len() >= self.limits.members_max {
+            return Err(JoinError::TooManyMembers(self.members.len()));
+        }
+        let now = self.clock.now_ms();
+        let lease_ms = self.config().lease_ms;
+        let member = self
+            .members
+            .add(name, message_bytes_max, outgoing, now + lease_ms);
+        if let (Some(grant), Some(member)) = (grant, self.members.get_mut(member)) {
+            // A first grant cannot shrink.
+            let _ = member.credit.grant(grant);
+        }
+        let lost = held
+            .iter()
+            .filter(|token| !self.board.present(**token, member, now))
+            .copied()
+            .collect();
+        Ok(Joined {
+            member,
+            lost,
+            lease_ms,
+        })
+    }
+
+    fn grant(&mut self, member: MemberId, grant: Grant) -> Result<(), super::credit::Shrinks> {
+        match self.members.get_mut(member) {
+            Some(member) => member.credit.grant(grant),
+            None => Ok(()),
+        }
+    }
+
+    fn heard(&mut self, member: MemberId) {
+        let deadline = self.clock.now_ms() + self.config().lease_ms;
+        self.members.heard(member, deadline);
+    }
+
+    fn leave(&mut self, member: MemberId) {
+        for token in self.board.leases_of(member) {
+            self.board.hand_back(token);
+        }
+        self.members.remove(member);
+    }
+
+    fn disconnected(&mut self, member: MemberId) {
+        if self.board.leases_of(member).is_empty() {
+            self.members.remove(member);
+        } else {
+            self.members.disconnected(member);
+        }
+    }
+
+    // --------------------------------------------------------------- time
+
+    fn next_due_ms(&self) -> Option<u64> {
+        let pull = self.pulls.iter().map(|pull| pull.until).min();
+        let pull_ms = pull.map(|until| {
+            let from_origin = until.saturating_duration_since(self.clock.origin);
+            from_origin.as_millis() as u64 + 1
+        });
+        [
+            self.board.next_due(),
+            self.board.oldest_young().map(|since| since + NOTE_AFTER_MS),
+            self.members.next_due(),
+            self.skips_due_ms,
+            pull_ms,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    fn let_time_pass(&mut self) {
+        let now = self.clock.now_ms();
+        self.board.wake_delayed(now);
+        self.expire_leases(now);
+        self.end_pulls();
+        self.note_leases(now);
+        if self.skips_due_ms.is_some_and(|due| due <= now) {
+            self.save_skips();
+        }
+    }
+
+    fn expire_leases(&mut self, now: u64) {
+        let mut expired = Vec::new();
+        while let Some(token) = self.board.pop_expired(now) {
+            expired.push(token);
+        }
+        while let Some(member) = self.members.pop_silent(now) {
+            let lost = self.board.leases_of(member);
+            match self.members.get(member).and_then(|m| m.outgoing.as_ref()) {
+                Some(outgoing) if !lost.is_empty() => {
+                    // One place is kept for this; if it is taken, an earlier
+                    // loss has not been read, and the settlements will tell.
+                    let _ = outgoing.try_send(Outgoing::LeasesLost(lost.clone()));
+                }
+                Some(_) => {}
+                None => {
+                    self.members.remove(member);
+                }
+            }
+            expired.extend(lost);
+        }
+        if !expired.is_empty() {
+            self.fail_expired(&expired);
+        }
+    }
+
+    fn end_pulls(&mut self) {
+        let now = Instant::now();
+        let idle = self.idle();
+        let lease_ms = self.config().lease_ms;
+        let mut waiting = VecDeque::new();
+        for pull in self.pulls.drain(..) {
+            if pull.until <= now && !self.board.has_ready() {
+                let _ = pull.reply.send(Pulled {
+                    deliveries: Vec::new(),
+                    idle,
+                    lease_ms,
+                });
+            } else if !pull.reply.is_closed() {
+                waiting.push_back(pull);
+            }
+        }
+        self.pulls = waiting;
+    }
+
+    fn note_leases(&mut self, now: u64) {
+        let outlasting = self
+            .board
+            .take_outlasting(now.saturating_sub(NOTE_AFTER_MS - 1));
+        let leases: Vec<LeaseNoted> = outlasting
+            .into_iter()
+            .filter_map(|token| self.lease_note(token))
+            .collect();
+        if !leases.is_empty() {
+            self.commit_quietly(Changes {
+                leases,
+                ..Changes::default()
+            });
+        }
+    }
+
+    fn lease_note(&self, token: LeaseToken) -> Option<LeaseNoted> {
+        let (id, lease) = self.board.leased(token).ok()?;
+        let (size, key) = self.board.size_and_key(id)?;
+        let source = self.board.source(id.source);
+        Some(LeaseNoted {
+            group: self.group.id.0,
+            topic: source.topic.0,
+            partition: source.partition.0,
+            offset: id.offset.0,
+            token_epoch: token.epoch,
+            token_counter: token.counter,
+            attempt: self.board.attempt(id),
+            member: self.holder_name(&lease.holder),
+            key: key.cloned().unwrap_or_default(),
+            size,
+        })
+    }
+
+    pub(super) fn holder_name(&self, holder: &Holder) -> String {
+        match holder {
+            Holder::Unary(name) => name.clone(),
+            Holder::Member(id) => self
+                .members
+                .get(*id)
+                .map(|member| member.name.clone())
+                .unwrap_or_default(),
+        }
+    }
+
+    fn save_skips(&mut self) {
+        self.skips_due_ms = None;
+        let group = self.group.id;
+        let settles: Vec<Settle> = self
+            .board
+            .take_skipped()
+            .into_iter()
+            .map(|(source, runs)| Settle {
+                group,
+                source,
+                runs,
+            })
+            .collect();
+        if !settles.is_empty() {
+            self.commit_quietly(Changes {
+                settles,
+                ..Changes::default()
+            });
+        }
+    }
+
+    /// Commits what nobody waits for.
+    fn commit_quietly(&mut self, changes: Changes) {
+        let proposals = self.proposals.clone();
+        self.jobs.push(Box::pin(async move {
+            let result = proposals.commit(changes).await;
+            Box::new(move |task: &mut Self| {
+                if let Err(error) = result {
+                    task.disable_if_the_log_failed(&error);
+                }
+            }) as Continuation
+        }));
+    }
+
+    // ------------------------------------------------------- reading ahead
+
+    /// Reads pages until enough is ready. True when it can go on at once.
+    fn read_ahead(&mut self) -> bool {
+        const PAGES_PER_TURN: usize = 4;
+        if self.disabled.is_some() {
+            return false;
+        }
+        let mut pages = 0;
+        for _ in 0..self.feeds.len() {
+            let source = self.scan_turn % self.feeds.len();
+            self.scan_turn = source + 1;
+            while self.wants_page(source) {
+                if pages == PAGES_PER_TURN {
+                    return true;
+                }
+                pages += 1;
+                let from = self.board.scan_next(source);
+                match self.scanner.scan_now(&self.feeds[source], from) {
+                    Some(scanned) => self.scanned(source, scanned),
+                    None => self.scan_beside(source, from),
+                }
+            }
+        }
+        false
+    }
+
+    fn wants_page(&self, source: usize) -> bool {
+        !self.scanning[source]
+            && self.board.ready() < READY_LOW
+            && self.board.len() < self.limits.window_events_max
+            && self.board.scan_next(source) < self.feeds[source].visible_end()
+    }
+
+    fn scan_beside(&mut self, source: usize, from: Offset) {
+        self.scanning[source] = true;
+        let scanner = self.scanner.clone();
+        let feed = self.feeds[source].clone();
+        self.jobs.push(Box::pin(async move {
+            let scanned = task::spawn_blocking(move || scanner.scan(&feed, from)).await;
+            if matches!(scanned, Ok(Err(_)) | Err(_)) {
+                tokio::time::sleep(READ_AGAIN_AFTER).await;
+            }
+            Box::new(move |task: &mut Self| {
+                task.scanning[source] = false;
+                match scanned {
+                    Ok(scanned) => task.scanned(source, scanned),
+                    Err(error) => tracing::error!(%error, "a scan ended with a panic"),
+                }
+            }) as Continuation
+        }));
+    }
+
+    fn scanned(&mut self, source: usize, scanned: Result<Scanned, ReadError>) {
+        let scanned = match scanned {
+            Ok(scanned) => scanned,
+            Err(error) => {
+                let source = self.board.source(source);
+                tracing::error!(%error, ?source, group = %self.group.name, "cannot read");
+                return;
+            }
+        };
+        self.filtered += scanned.filtered;
+        self.filter_errors += scanned.errors;
+        if let Some(error) = scanned.last_error {
+            self.last_filter_error = error.to_string();
+        }
+        let now = self.clock.now_ms();
+        if scanned.filtered + scanned.errors > 0 && self.skips_due_ms.is_none() {
+            self.skips_due_ms = Some(now + SKIPS_AFTER_MS);
+        }
+        let mut arrived = Vec::with_capacity(scanned.matched.len());
+        let mut events = Vec::with_capacity(scanned.matched.len());
+        for (event, key) in scanned.matched {
+            arrived.push(Arrived {
+                offset: event.offset,
+                key,
+                size: event.event.len() as u32,
+            });
+            events.push(event);
+        }
+        let new = self.board.scanned(source, scanned.next, arrived, now);
+        let mut new = new.into_iter().peekable();
+        for event in events {
+            if new.peek().is_some_and(|id| id.offset == event.offset)
+                && let Some(id) = new.next()
+            {
+                self.payloads.keep(id, event, false);
+            }
+        }
+    }
+
+    // ------------------------------------------------------------ delivery
+
+    /// Gives out what is ready to whoever has credit.
+    fn deliver(&mut self) {
+        if self.disabled.is_some() {
+            return;
+        }
+        let mut round = Round::default();
+        let mut passed_over = 0;
+        while self.board.in_flight() < self.config().max_in_flight as usize
+            && passed_over < self.board.ready().min(64)
+            && let Some(id) = self.board.next_ready()
+        {
+            if !self.payloads.has(id) {
+                self.fetch(id);
+                self.board.rotate_ready();
+                passed_over += 1;
+                continue;
+            }
+            let size = self.board.size_and_key(id).map_or(0, |(size, _)| size) as usize;
+            match self.receiver(size, &mut round) {
+                Receiver::Pull(name) => {
+                    if let Some(delivery) = self.lease(Holder::Unary(name)) {
+                        round.pulled_bytes += size;
+                        round.pulled.push(delivery);
+                    }
+                }
+                Receiver::Member(member) => {
+                    if let Some(delivery) = self.lease(Holder::Member(member)) {
+                        self.members.charge(member, size, &mut round.shares);
+                        round.shared.entry(member).or_default().push(delivery);
+                    }
+                }
+                Receiver::Nobody if self.members.any_credit() => {
+                    self.board.rotate_ready();
+                    passed_over += 1;
+                }
+                Receiver::Nobody => break,
+            }
+        }
+        if !round.pulled.is_empty() {
+            self.answer_pull(&mut round);
+        }
+        for (member, deliveries) in round.shared {
+            self.send(member, deliveries);
+        }
+    }
+
+    fn receiver(&mut self, size: usize, round: &mut Round) -> Receiver {
+        while let Some(pull) = self.pulls.front() {
+            if pull.reply.is_closed() && round.pulled.is_empty() {
+                self.pulls.pop_front();
+                continue;
+            }
+            let fits = round.pulled.is_empty() || round.pulled_bytes + size <= pull.bytes_max;
+            if fits && round.pulled.len() < pull.events_max {
+                return Receiver::Pull(pull.name.clone());
+            }
+            self.answer_pull(round);
+        }
+        match self.members.choose(size, &round.shares) {
+            Some(member) => Receiver::Member(member),
+            None => Receiver::Nobody,
+        }
+    }
+
+    fn answer_pull(&mut self, round: &mut Round) {
+        let deliveries = std::mem::take(&mut round.pulled);
+        round.pulled_bytes = 0;
+        let Some(pull) = self.pulls.pop_front() else {
+            return;
+        };
+        let answer = Pulled {
+            deliveries,
+            idle: IdleReason::Delivering,
+            lease_ms: self.config().lease_ms,
+        };
+        if let Err(unread) = pull.reply.send(answer) {
+            for delivery in unread.deliveries.iter().rev() {
+                self.board.hand_back(delivery.token);
+            }
+        }
+    }
+
+    fn send(&mut self, member: MemberId, deliveries: Vec<Delivery>) {
+        let outgoing = self.members.get(member).and_then(|m| m.outgoing.as_ref());
+        let Some(outgoing) = outgoing else { return };
+        if let Err(unsent) = outgoing.try_send(Outgoing::Deliveries(deliveries)) {
+            if let Outgoing::Deliveries(deliveries) = unsent.into_inner() {
+                for delivery in deliveries.iter().rev() {
+                    self.board.hand_back(delivery.token);
+                }
+            }
+        }
+    }
+
+    /// Leases the first ready event, whose payload is at hand.
+    fn lease(&mut self, holder: Holder) -> Option<Delivery> {
+        let (id, token) = self.board.lease(holder, self.clock.now_ms())?;
+        let event = self.payloads.take(id)?;
+        let attempt = self.board.attempt(id);
+        let mut delivery = Delivery {
+            token,
+            partition: self.feeds[id.source].id,
+            offset: id.offset,
+            append_time_ms: event.append_time_ms,
+            attempt,
+            redrives: 0,
+            event: event.event,
+        };
+        if !event.note.is_empty()
+            && let Ok(note) = DeadLetterNote::decode(event.note)
+        {
+            delivery.partition = PartitionId(note.partition);
+            delivery.offset = Offset(note.offset);
+            delivery.redrives = note.redrives;
+        }
+        Some(delivery)
+    }
+
+    /// Reads an event again whose turn has come.
+    fn fetch(&mut self, id: EventId) {
+        if self.fetching.len() >= FETCHES_MAX || !self.fetching.insert(id) {
+            return;
+        }
+        let fetched = self.read_event(id);
+        self.jobs.push(Box::pin(async move {
+            let event = fetched.await;
+            if event.is_err() {
+                tokio::time::sleep(READ_AGAIN_AFTER).await;
+            }
+            Box::new(move |task: &mut Self| {
+                task.fetching.remove(&id);
+                match event {
+                    Ok(event) => task.payloads.keep(id, event, true),
+                    Err(error) => tracing::error!(%error, ?id, "cannot read an event again"),
+                }
+            }) as Continuation
+        }));
+    }
+
+    pub(super) fn read_event(
+        &self,
+        id: EventId,
+    ) -> impl Future<Output = Result<StoredEvent, String>> + use<> {
+        let feed = self.feeds[id.source].clone();
+        let store = self.scanner.store.clone();
+        async move {
+            let read = task::spawn_blocking(move || feed.fetch(&store, id.offset)).await;
+            match read {
+                Ok(Ok(Some(event))) => Ok(event),
+                Ok(Ok(None)) => Err("it is not there any more".into()),
+                Ok(Err(error)) => Err(error.to_string()),
+                Err(error) => Err(error.to_string()),
+            }
+        }
+    }
+
+    // -------------------------------------------------------- description
+
+    /// Why nothing is delivered.
+    pub(super) fn idle(&self) -> IdleReason {
+        let behind =
+            (0..self.feeds.len()).any(|s| self.board.scan_next(s) < self.feeds[s].visible_end());
+        if self.disabled.is_some() {
+            IdleReason::Disabled
+        } else if self.board.in_flight() >= self.config().max_in_flight as usize {
+            IdleReason::InFlightCap
+        } else if self.board.has_ready() {
+            if self.members.any_credit() || !self.pulls.is_empty() {
+                IdleReason::Delivering
+            } else {
+                IdleReason::NoCredit
+            }
+        } else if self.board.len() >= self.limits.window_events_max && behind {
+            IdleReason::WindowFull
+        } else if behind {
+            IdleReason::Delivering
+        } else if self.board.has_held() {
+            IdleReason::RestartGrace
+        } else if self.board.queued() > 0 {
+            IdleReason::KeyLocked
+        } else if self.board.delayed() > 0 {
+            IdleReason::Delayed
+        } else {
+            IdleReason::Empty
+        }
+    }
+
+    fn describe(&self) -> Description {
+        let counts = self.board.counts();
+        let partitions = self.group.topic.partitions.len();
+        let describe_source = |source: usize| {
+            let visible_end = self.feeds[source].visible_end();
+            let window = self.board.window(source);
+            SourceDescription {
+                committed_end: window.committed_end(),
+                delivered_end: self.board.delivered_end(source),
+                visible_end,
+                lag: window.unsettled_below(visible_end),
+                in_flight: counts[source].in_flight,
+                delayed: counts[source].delayed,
+                held: counts[source].held,
+            }
+        };
+        let members = self.members.iter().map(|(id, member)| MemberState {
+            name: member.name.clone(),
+            in_flight: self.board.leases_of(id).len() as u64,
+            joined: member.joined,
+            connected: member.outgoing.is_some(),
+            credit_events: member.credit.remaining_events(),
+            credit_bytes: member.credit.remaining_bytes(),
+        });
+        let dead_letters_end = self
+            .group
+            .dead_letters
+            .partition(PartitionId(0))
+            .map_or(Offset(0), crate::commit::Partition::visible_end);
+        Description {
+            partitions: (0..partitions).map(describe_source).collect(),
+            members: members.collect(),
+            idle: self.idle(),
+            idle_detail: self.disabled.clone().unwrap_or_default(),
+            dead_letters: self.resolved.unsettled_below(dead_letters_end),
+            filtered: self.filtered,
+            filter_errors: self.filter_errors,
+            last_filter_error: self.last_filter_error.clone(),
+        }
+    }
+}
+
+/// Who gets the next event.
+enum Receiver {
+    Pull(String),
+    Member(MemberId),
+    Nobody,
+}
+
+/// What one round of deliveries gives to whom.
+#[derive(Default)]
+struct Round {
+    pulled: Vec<Delivery>,
+    pulled_bytes: usize,
+    shares: BTreeMap<MemberId, Share>,
+    shared: BTreeMap<MemberId, Vec<Delivery>>,
+}
