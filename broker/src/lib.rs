@@ -4,7 +4,12 @@
 //! `group -> filter`. See ARCHITECTURE.md.
 
 pub mod commit;
+pub mod config;
 pub mod filter;
 pub mod group;
+mod grpc;
 pub mod log;
+mod server;
 pub mod view;
+
+pub use self::server::{Broker, StartError};

@@ -265,6 +265,15 @@ impl Proposals {
     /// When they were refused, or the log failed (then their outcome is
     /// unknown).
     pub async fn commit(&self, changes: Changes) -> Result<Committed, CommitError> {
+        self.submit(changes).await?.committed().await
+    }
+
+    /// Puts changes in line; what is submitted one after the other is committed
+    /// in that order. Waits while the queue is full.
+    ///
+    /// # Errors
+    /// When they do not fit the log.
+    pub async fn submit(&self, changes: Changes) -> Result<Submitted, CommitError> {
         let bytes = changes.frame_bytes();
         if bytes > FRAME_BYTES_MAX {
             return Err(CommitError::TooLarge(bytes));
@@ -277,12 +286,15 @@ impl Proposals {
             .acquire_many_owned(permits)
             .await
             .map_err(|_| Unavailable::ShuttingDown)?;
-        self.ask(|reply| Proposal::Changes {
+        let (reply, answer) = oneshot::channel();
+        let proposal = Proposal::Changes {
             changes,
             reply,
             budget,
-        })
-        .await
+        };
+        let sent = self.queue.send(proposal).await;
+        sent.map_err(|_| Unavailable::ShuttingDown)?;
+        Ok(Submitted(answer))
     }
 
     /// What became of a producer's sequence: its result if it was applied.
@@ -343,6 +355,21 @@ impl Proposals {
             .map_err(|_| Unavailable::ShuttingDown)?;
         // The sequencer drops a proposal unanswered only when it ends.
         answer.await.map_err(|_| Unavailable::ShuttingDown)?
+    }
+}
+
+/// Changes that are in line.
+#[derive(Debug)]
+pub struct Submitted(oneshot::Receiver<Result<Committed, CommitError>>);
+
+impl Submitted {
+    /// Waits until the changes are durable. Dropping it does not take them back.
+    ///
+    /// # Errors
+    /// As [`Proposals::commit`].
+    pub async fn committed(self) -> Result<Committed, CommitError> {
+        // The sequencer drops a proposal unanswered only when it ends.
+        self.0.await.map_err(|_| Unavailable::ShuttingDown)?
     }
 }
 

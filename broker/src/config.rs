@@ -1,0 +1,246 @@
+//! Every setting and limit of the broker, with its default, checked once at
+//! start.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use serde::Deserialize;
+
+use crate::{
+    commit::{CommitConfig, PageLimits},
+    group::GroupLimits,
+    log::{FRAME_BYTES_MAX, LogConfig, SEGMENT_BYTES_MIN},
+};
+
+/// How a broker runs.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where it listens. Port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Whether it may listen beyond loopback, where anybody who reaches the port
+    /// may do anything.
+    pub insecure_listen: bool,
+    /// Where its data is; made if it is not there.
+    pub data_dir: PathBuf,
+    /// Limits and sizes.
+    pub limits: Limits,
+}
+
+macro_rules! limits {
+    ($($(#[doc = $doc:literal])* $name:ident: $type:ty = $default:expr, $range:expr;)*) => {
+        /// Limits and sizes, as they are named in the configuration file's
+        /// `[limits]`. The range of each is checked by [`Config::validate`].
+        #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+        #[serde(default, deny_unknown_fields)]
+        pub struct Limits {
+            $($(#[doc = $doc])* pub $name: $type,)*
+        }
+
+        impl Default for Limits {
+            fn default() -> Self {
+                Self { $($name: $default,)* }
+            }
+        }
+
+        impl Limits {
+            fn check_ranges(&self) -> Result<(), ConfigError> {
+                $(
+                    let range = $range;
+                    if !range.contains(&self.$name) {
+                        return Err(ConfigError::OutOfRange {
+                            key: stringify!($name),
+                            value: self.$name.to_string(),
+                            range: format!("{} to {}", range.start(), range.end()),
+                        });
+                    }
+                )*
+                Ok(())
+            }
+        }
+    };
+}
+
+const KIB: usize = 1 << 10;
+const MIB: usize = 1 << 20;
+
+limits! {
+    /// Bytes of an encoded event. Default 1 MiB.
+    event_bytes_max: usize = MIB, KIB..=8 * MIB;
+    /// Bytes of a request, or of one message of a stream. Default 8 MiB.
+    request_bytes_max: usize = 8 * MIB, 64 * KIB..=15 * MIB;
+    /// Events in one request or batch. Default 10,000.
+    batch_events_max: usize = 10_000, 1..=100_000;
+    /// Partitions of one topic. Default 1024.
+    partitions_max: u32 = 1024, 1..=65_536;
+    /// Topics, those of the broker's own counted in (two for each group).
+    /// Default 30,000.
+    topics_max: usize = 30_000, 1..=1_000_000;
+    /// Groups. Default 10,000.
+    groups_max: usize = 10_000, 1..=1_000_000;
+    /// Members of one group. Default 1000.
+    members_per_group_max: usize = 1000, 1..=100_000;
+    /// Producers that are remembered. Default 10,000.
+    producers_max: usize = 10_000, 1..=1_000_000;
+    /// A producer that was idle for so long may be forgotten when there are too
+    /// many. Default 1 hour.
+    producer_idle_ms: u64 = 3_600_000, 0..=u64::MAX;
+    /// Leases that a member may present when it joins. Default 10,000.
+    leases_per_member_max: usize = 10_000, 1..=1_000_000;
+    /// Settlements in one request. Default 10,000.
+    settlements_max: usize = 10_000, 1..=100_000;
+    /// Events of one pull. Default 1000.
+    pull_events_max: usize = 1000, 1..=10_000;
+    /// Bytes that one PublishStream may have under way. Default 4 MiB.
+    publish_window_bytes: usize = 4 * MIB, 64 * KIB..=256 * MIB;
+    /// Unsettled events that a group keeps track of. Default 100,000.
+    window_events_max: usize = 100_000, 100..=10_000_000;
+    /// Bytes of events that wait in memory for delivery, per group. Default
+    /// 4 MiB.
+    group_payload_bytes_max: usize = 4 * MIB, 0..=1 << 30;
+    /// Size of a segment file of the log. Default 64 MiB.
+    segment_bytes: u64 = 64 * MIB as u64, SEGMENT_BYTES_MIN.next_multiple_of(4096)..=16 << 30;
+    /// Bytes that one block of the log gathers; a larger frame goes alone.
+    /// Default 1 MiB.
+    block_bytes: usize = MIB, 4 * KIB..=FRAME_BYTES_MAX;
+    /// Bytes of the log's newest blocks that are kept in memory. Default 64 MiB.
+    tail_cache_bytes: usize = 64 * MIB, 0..=1 << 40;
+    /// Bytes of the log between two checkpoints of the view, which is also about
+    /// how much a start after a kill reads again. Default 32 MiB.
+    checkpoint_bytes: u64 = 32 * MIB as u64, 4096..=1 << 40;
+    /// Bytes of changes that may wait for the log. Default 64 MiB.
+    commit_queue_bytes: usize = 64 * MIB, MIB..=1 << 32;
+    /// Streams of one HTTP/2 connection. Default 1000.
+    connection_streams_max: u32 = 1000, 1..=100_000;
+    /// How long open calls may go on when the broker is told to stop. Default
+    /// 5 seconds.
+    drain_ms: u64 = 5000, 0..=600_000;
+}
+
+/// A setting that cannot be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// A number is outside its range.
+    #[error("limits.{key} is {value}; it must be {range}")]
+    OutOfRange {
+        /// Its name.
+        key: &'static str,
+        /// What it is.
+        value: String,
+        /// What it may be.
+        range: String,
+    },
+    /// Two settings contradict each other.
+    #[error("{0}")]
+    Contradiction(String),
+    /// The address is reachable from elsewhere.
+    #[error(
+        "{0} is reachable from other machines, and the broker has neither TLS nor \
+         authentication yet; to listen there all the same, say --insecure-listen"
+    )]
+    NotLoopback(SocketAddr),
+}
+
+impl Config {
+    /// A broker on a free loopback port, with every limit at its default.
+    #[must_use]
+    pub fn local(data_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            insecure_listen: false,
+            data_dir: data_dir.into(),
+            limits: Limits::default(),
+        }
+    }
+
+    /// Checks every setting.
+    ///
+    /// # Errors
+    /// When one cannot be.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        if !self.listen.ip().is_loopback() && !self.insecure_listen {
+            return Err(ConfigError::NotLoopback(self.listen));
+        }
+        let limits = &self.limits;
+        limits.check_ranges()?;
+        if limits.event_bytes_max + 64 * KIB > limits.request_bytes_max {
+            return Err(ConfigError::Contradiction(format!(
+                "limits.request_bytes_max ({}) must exceed limits.event_bytes_max ({}) by 64 KiB",
+                limits.request_bytes_max, limits.event_bytes_max
+            )));
+        }
+        if !limits.segment_bytes.is_multiple_of(4096) {
+            return Err(ConfigError::Contradiction(format!(
+                "limits.segment_bytes ({}) must be a multiple of 4096",
+                limits.segment_bytes
+            )));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn commit(&self) -> CommitConfig {
+        let limits = &self.limits;
+        CommitConfig {
+            log: LogConfig {
+                segment_bytes: limits.segment_bytes,
+                tail_cache_bytes: limits.tail_cache_bytes,
+            },
+            block_bytes: limits.block_bytes,
+            checkpoint_bytes: limits.checkpoint_bytes,
+            queue_len: 8192,
+            queue_bytes: limits.commit_queue_bytes,
+            topics_max: limits.topics_max,
+            groups_max: limits.groups_max,
+            producers_max: limits.producers_max,
+            producer_idle_ms: limits.producer_idle_ms,
+        }
+    }
+
+    pub(crate) fn group(&self) -> GroupLimits {
+        let limits = &self.limits;
+        GroupLimits {
+            members_max: limits.members_per_group_max,
+            window_events_max: limits.window_events_max,
+            payload_bytes_max: limits.group_payload_bytes_max,
+            commands_max: 1024,
+            page: PageLimits {
+                events: 512,
+                bytes: MIB,
+            },
+        }
+    }
+
+    pub(crate) fn drain(&self) -> Duration {
+        Duration::from_millis(self.limits.drain_ms)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_are_valid_and_what_is_not_is_named() {
+        let good = Config::local("data");
+        assert_eq!(good.validate(), Ok(()));
+
+        let mut small = good.clone();
+        small.limits.segment_bytes = 4096;
+        let error = small.validate().expect_err("too small").to_string();
+        assert!(
+            error.starts_with("limits.segment_bytes is 4096;"),
+            "{error}"
+        );
+
+        let mut open = good.clone();
+        open.listen = SocketAddr::from(([0, 0, 0, 0], 7070));
+        assert!(matches!(open.validate(), Err(ConfigError::NotLoopback(_))));
+        open.insecure_listen = true;
+        assert_eq!(open.validate(), Ok(()));
+
+        let mut tight = good;
+        tight.limits.event_bytes_max = 8 << 20;
+        assert!(matches!(
+            tight.validate(),
+            Err(ConfigError::Contradiction(_))
+        ));
+    }
+}

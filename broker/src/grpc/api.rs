@@ -1,0 +1,119 @@
+//! What every call has at hand.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::SystemTime,
+};
+
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    authorize::{Action, Principal, Resource, authorize},
+    convert,
+    refusal::Refusal,
+};
+use crate::{
+    commit::{Group, Proposals, Recovery, Store, Topic},
+    config::Limits,
+    group::{GroupHandle, Groups},
+    log,
+};
+
+/// What the calls work on.
+pub(crate) struct Api {
+    pub(crate) proposals: Proposals,
+    pub(crate) store: Store,
+    pub(crate) log: log::Reader,
+    pub(crate) groups: Groups,
+    pub(crate) limits: Limits,
+    pub(crate) info: BrokerInfo,
+    /// Long streams end when it is cancelled.
+    pub(crate) stopping: CancellationToken,
+    /// Where the next batch without keys goes.
+    pub(super) turn: AtomicU32,
+}
+
+/// What the broker says of itself.
+pub(crate) struct BrokerInfo {
+    pub(crate) recovery: Recovery,
+    pub(crate) started: SystemTime,
+}
+
+impl Api {
+    pub(crate) fn new(
+        proposals: Proposals,
+        store: Store,
+        log: log::Reader,
+        groups: Groups,
+        limits: Limits,
+        info: BrokerInfo,
+    ) -> Self {
+        Self {
+            proposals,
+            store,
+            log,
+            groups,
+            limits,
+            info,
+            stopping: CancellationToken::new(),
+            turn: AtomicU32::new(0),
+        }
+    }
+
+    /// A topic to do something with that changes it.
+    pub(super) fn topic(&self, action: Action, name: &str) -> Result<Arc<Topic>, Refusal> {
+        authorize(Principal::Anonymous, action, Resource::Topic(name))?;
+        let topic_name = match action {
+            Action::Read | Action::Describe => convert::readable_topic_name("topic", name)?,
+            _ => convert::topic_name("topic", name)?,
+        };
+        let catalog = self.proposals.catalog();
+        let topic = catalog.topic(&topic_name).cloned();
+        topic.ok_or_else(|| Refusal::unknown_topic(name))
+    }
+
+    /// A group, and where to find it.
+    pub(super) fn group(
+        &self,
+        action: Action,
+        topic: &str,
+        group: &str,
+    ) -> Result<GroupHandle, Refusal> {
+        let definition = self.group_definition(action, topic, group)?;
+        let handle = self.groups.get(definition.id);
+        // Between its creation and its start, or its deletion and its end.
+        handle.ok_or_else(|| Refusal::unknown_group(topic, group))
+    }
+
+    pub(super) fn group_definition(
+        &self,
+        action: Action,
+        topic: &str,
+        group: &str,
+    ) -> Result<Arc<Group>, Refusal> {
+        authorize(
+            Principal::Anonymous,
+            action,
+            Resource::Group { topic, group },
+        )?;
+        let topic_name = convert::topic_name("topic", topic)?;
+        let group_name = convert::group_name("group", group)?;
+        let catalog = self.proposals.catalog();
+        if catalog.topic(&topic_name).is_none() {
+            return Err(Refusal::unknown_topic(topic));
+        }
+        let found = catalog.group(&topic_name, &group_name).cloned();
+        found.ok_or_else(|| Refusal::unknown_group(topic, group))
+    }
+
+    pub(super) fn allow(&self, action: Action, resource: Resource<'_>) -> Result<(), Refusal> {
+        authorize(Principal::Anonymous, action, resource)
+    }
+
+    pub(super) fn next_turn(&self) -> u32 {
+        self.turn.fetch_add(1, Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,323 @@
+//! Consume: a member on a stream.
+//!
+//! Two halves. [`Incoming`] is a task that reads the client's messages and asks
+//! the group. The response stream is polled by the transport; it takes answers
+//! first and deliveries only when there is no answer, so that acks and
+//! heartbeats never queue behind data, and a delivery is encoded only when the
+//! connection has room for it.
+
+use std::sync::Arc;
+
+use futures_util::{
+    Stream, StreamExt,
+    stream::{self, FuturesUnordered},
+};
+use sluice_proto::wire::{self, consume_request::Message as In, consume_response::Message as Out};
+use tokio::sync::{mpsc, oneshot};
+use tonic::{Status, Streaming};
+
+use super::{
+    api::Api,
+    authorize::Action,
+    convert,
+    pull::{member_name, wire_failures},
+    refusal::Refusal,
+};
+use crate::group::{GroupHandle, Inbox, JoinRequest, MemberId, Outgoing};
+
+type Answer = Result<wire::ConsumeResponse, Status>;
+
+/// Answers that may wait for the connection; then the client's messages wait.
+const ANSWERS_MAX: usize = 64;
+/// Settlement batches that may be on their way to the log.
+const SETTLEMENTS_IN_FLIGHT_MAX: usize = 256;
+/// The default limit of most gRPC libraries.
+const MESSAGE_BYTES_DEFAULT: usize = 4 << 20;
+const MESSAGE_BYTES_MIN: usize = 64 << 10;
+/// Left for what is around the deliveries of a message.
+const MESSAGE_BYTES_RESERVED: usize = 1 << 10;
+
+/// Starts a stream.
+pub(super) fn start(
+    api: Arc<Api>,
+    requests: Streaming<wire::ConsumeRequest>,
+) -> impl Stream<Item = Answer> + Send + use<> {
+    let (answers, waiting) = mpsc::channel(ANSWERS_MAX);
+    let (inbox, joined) = oneshot::channel();
+    tokio::spawn(async move {
+        let mut incoming = Incoming {
+            api,
+            answers,
+            member: None,
+        };
+        incoming.run(requests, inbox).await;
+    });
+    let responses = Responses {
+        answers: waiting,
+        deliveries: Deliveries::NotYet(joined),
+    };
+    stream::unfold(responses, |mut responses| async move {
+        let next = responses.next().await?;
+        Some((next, responses))
+    })
+}
+
+/// The outgoing half.
+struct Responses {
+    answers: mpsc::Receiver<Answer>,
+    deliveries: Deliveries,
+}
+
+enum Deliveries {
+    NotYet(oneshot::Receiver<Inbox>),
+    From(Inbox),
+    /// The member is out; what is left are answers.
+    None,
+}
+
+impl Responses {
+    async fn next(&mut self) -> Option<Answer> {
+        loop {
+            let message = match &mut self.deliveries {
+                Deliveries::None => return self.answers.recv().await,
+                Deliveries::NotYet(joined) => tokio::select! {
+                    biased;
+                    answer = self.answers.recv() => return answer,
+                    inbox = joined => {
+                        self.deliveries = inbox.map_or(Deliveries::None, Deliveries::From);
+                        continue;
+                    }
+                },
+                Deliveries::From(inbox) => tokio::select! {
+                    biased;
+                    answer = self.answers.recv() => return answer,
+                    message = inbox.next() => message,
+                },
+            };
+            let Some(message) = message else {
+                self.deliveries = Deliveries::None;
+                continue;
+            };
+            let message = match message {
+                Outgoing::Deliveries(deliveries) => Out::Deliveries(wire::Deliveries {
+                    deliveries: deliveries.into_iter().map(convert::delivery).collect(),
+                }),
+                Outgoing::LeasesLost(tokens) => Out::LeasesLost(wire::LeasesLost {
+                    leases: tokens.into_iter().map(convert::wire_token).collect(),
+                }),
+            };
+            return Some(Ok(response(message)));
+        }
+    }
+}
+
+fn response(message: Out) -> wire::ConsumeResponse {
+    wire::ConsumeResponse {
+        message: Some(message),
+    }
+}
+
+/// The incoming half.
+struct Incoming {
+    api: Arc<Api>,
+    answers: mpsc::Sender<Answer>,
+    member: Option<Member>,
+}
+
+struct Member {
+    group: GroupHandle,
+    id: MemberId,
+}
+
+/// How a stream ended.
+enum End {
+    /// The client said so.
+    Left,
+    /// The connection, or the client's half of it, is gone.
+    Gone,
+}
+
+impl Incoming {
+    async fn run(
+        &mut self,
+        requests: Streaming<wire::ConsumeRequest>,
+        inbox: oneshot::Sender<Inbox>,
+    ) {
+        let stopping = self.api.stopping.clone();
+        let answers = self.answers.clone();
+        let result = tokio::select! {
+            result = self.read(requests, inbox) => result,
+            () = stopping.cancelled() => Err(Refusal::shutting_down().into()),
+            () = answers.closed() => Ok(End::Gone),
+        };
+        if let Some(member) = self.member.take() {
+            match result {
+                Ok(End::Left) => member.group.leave(member.id).await,
+                _ => member.group.disconnected(member.id).await,
+            }
+        }
+        if let Err(status) = result {
+            let _ = self.answers.send(Err(status)).await;
+        }
+    }
+
+    async fn read(
+        &mut self,
+        mut requests: Streaming<wire::ConsumeRequest>,
+        inbox: oneshot::Sender<Inbox>,
+    ) -> Result<End, Status> {
+        let Some(first) = requests.message().await? else {
+            return Ok(End::Gone);
+        };
+        let Some(In::Join(join)) = first.message else {
+            return Err(Refusal::stream_state("the first message must be `join`").into());
+        };
+        let (group, id) = self.join(join, inbox).await?;
+        let mut settling = FuturesUnordered::new();
+        loop {
+            tokio::select! {
+                biased;
+                Some(settled) = settling.next() => self.answer(settled).await?,
+                request = requests.message(), if settling.len() < SETTLEMENTS_IN_FLIGHT_MAX => {
+                    let Some(request) = request? else {
+                        // The client will say no more, but may want to hear what
+                        // became of its settlements.
+                        while let Some(settled) = settling.next().await {
+                            self.answer(settled).await?;
+                        }
+                        return Ok(End::Gone);
+                    };
+                    match request.message {
+                        Some(In::Settle(batch)) => settling.push(self.settle(&group, id, batch)?),
+                        Some(In::Grant(grant)) => {
+                            let grant = convert::grant("grant", grant)?;
+                            group
+                                .grant(id, grant)
+                                .await
+                                .map_err(|_| Refusal::group_gone())?
+                                .map_err(|error| Refusal::shrinking("grant", error))?;
+                        }
+                        Some(In::Heartbeat(heartbeat)) => {
+                            self.heartbeat(&group, id, heartbeat).await?;
+                        }
+                        Some(In::Leave(_)) => {
+                            while let Some(settled) = settling.next().await {
+                                self.answer(settled).await?;
+                            }
+                            return Ok(End::Left);
+                        }
+                        Some(In::Join(_)) => {
+                            let message = "`join` was sent before; a stream joins once, first";
+                            return Err(Refusal::stream_state(message).into());
+                        }
+                        // A kind of message from a later version.
+                        None => {}
+                    }
+                }
+            }
+        }
+    }
+
+    async fn join(
+        &mut self,
+        join: wire::Join,
+        inbox: oneshot::Sender<Inbox>,
+    ) -> Result<(GroupHandle, MemberId), Status> {
+        let group = self.api.group(Action::Consume, &join.topic, &join.group)?;
+        let (count, limit) = (join.held.len(), self.api.limits.leases_per_member_max);
+        if count > limit {
+            return Err(Refusal::limit("join.held", format!("{count} long"), limit).into());
+        }
+        let message_bytes_max = match join.max_message_bytes {
+            0 => MESSAGE_BYTES_DEFAULT,
+            given => {
+                let given = usize::try_from(given).unwrap_or(0);
+                if given < MESSAGE_BYTES_MIN {
+                    let message = format!("it must be at least {MESSAGE_BYTES_MIN}");
+                    return Err(Refusal::field("join.max_message_bytes", message).into());
+                }
+                given
+            }
+        };
+        let held: Result<Vec<_>, _> = join
+            .held
+            .into_iter()
+            .map(|token| convert::token("join.held", Some(token)))
+            .collect();
+        let name = member_name("join.member", join.member)?;
+        let request = JoinRequest {
+            name: name.clone(),
+            grant: join
+                .grant
+                .map(|grant| convert::grant("join.grant", grant))
+                .transpose()?,
+            held: held?,
+            message_bytes_max: message_bytes_max - MESSAGE_BYTES_RESERVED,
+        };
+        let (joined, messages) = group.join(request).await.map_err(Refusal::from)?;
+        self.member = Some(Member {
+            group: group.clone(),
+            id: joined.member,
+        });
+        self.answer(Out::Joined(wire::Joined {
+            member: name,
+            lease_duration: Some(convert::duration_ms(joined.lease_ms)),
+            heartbeat_interval: Some(convert::duration_ms((joined.lease_ms / 3).max(1))),
+            lost: joined.lost.into_iter().map(convert::wire_token).collect(),
+        }))
+        .await?;
+        // After the answer, so that no delivery comes before it.
+        let _ = inbox.send(messages);
+        Ok((group, joined.member))
+    }
+
+    fn settle(
+        &self,
+        group: &GroupHandle,
+        member: MemberId,
+        batch: wire::SettleBatch,
+    ) -> Result<impl Future<Output = Out> + use<>, Status> {
+        let checked = self.api.settlements(batch.settlements)?;
+        let group = group.clone();
+        Ok(async move {
+            let failures = match group.settle(Some(member), checked.settlements).await {
+                Ok(failures) => wire_failures(&checked.tokens, failures),
+                Err(_) => {
+                    let gone = crate::group::SettlementError::GroupGone;
+                    let all = (0..checked.tokens.len()).map(|index| (index, gone.clone()));
+                    wire_failures(&checked.tokens, all.collect())
+                }
+            };
+            Out::Settled(wire::Settled {
+                request_id: batch.request_id,
+                failures,
+            })
+        })
+    }
+
+    async fn heartbeat(
+        &self,
+        group: &GroupHandle,
+        member: MemberId,
+        heartbeat: wire::Heartbeat,
+    ) -> Result<(), Status> {
+        let grant = heartbeat
+            .grant
+            .map(|grant| convert::grant("heartbeat.grant", grant))
+            .transpose()?;
+        let idle = group
+            .heartbeat(member, grant)
+            .await
+            .map_err(|_| Refusal::group_gone())?
+            .map_err(|error| Refusal::shrinking("heartbeat.grant", error))?;
+        self.answer(Out::Heartbeat(wire::HeartbeatAck {
+            idle: convert::idle(idle).into(),
+        }))
+        .await
+    }
+
+    async fn answer(&self, message: Out) -> Result<(), Status> {
+        let sent = self.answers.send(Ok(response(message))).await;
+        sent.map_err(|_| Status::cancelled("the client is gone"))
+    }
+}

@@ -1,0 +1,242 @@
+//! Between the API's types and the broker's.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use prost::Message;
+use prost_types::Timestamp;
+use sluice_proto::{GroupName, TopicName, wire};
+
+use super::refusal::Refusal;
+use crate::{
+    commit::{Appended, Catalog, Committed, StoredEvent},
+    group::{self, DeadLetterNote, Delivery, Grant, IdleReason, LeaseToken},
+};
+
+pub(super) fn duration(duration: Duration) -> prost_types::Duration {
+    prost_types::Duration {
+        seconds: duration.as_secs() as i64,
+        nanos: duration.subsec_nanos() as i32,
+    }
+}
+
+pub(super) fn duration_ms(ms: u64) -> prost_types::Duration {
+    duration(Duration::from_millis(ms))
+}
+
+/// Milliseconds of a duration that must lie between `min_ms` and `max_ms`.
+pub(super) fn ms_of(
+    field: &str,
+    given: prost_types::Duration,
+    min_ms: u64,
+    max_ms: u64,
+) -> Result<u64, Refusal> {
+    let ms = Duration::try_from(given)
+        .ok()
+        .and_then(|duration| u64::try_from(duration.as_millis()).ok())
+        .ok_or_else(|| Refusal::field(field, "it must not be negative"))?;
+    if (min_ms..=max_ms).contains(&ms) {
+        Ok(ms)
+    } else {
+        let limits = format!("{min_ms} ms to {max_ms} ms");
+        Err(Refusal::limit(field, format!("{ms} ms"), limits))
+    }
+}
+
+pub(super) fn time_ms(ms: u64) -> Timestamp {
+    Timestamp {
+        seconds: (ms / 1000) as i64,
+        nanos: (ms % 1000 * 1_000_000) as i32,
+    }
+}
+
+pub(super) fn time(at: SystemTime) -> Timestamp {
+    let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+    time_ms(since.as_millis() as u64)
+}
+
+/// Milliseconds since 1970; times before are 1970.
+pub(super) fn ms_of_time(field: &str, time: Timestamp) -> Result<u64, Refusal> {
+    if !(0..1_000_000_000).contains(&time.nanos) {
+        return Err(Refusal::field(
+            field,
+            "its nanos are outside 0 to 999,999,999",
+        ));
+    }
+    let seconds = u64::try_from(time.seconds).unwrap_or(0);
+    Ok(seconds
+        .saturating_mul(1000)
+        .saturating_add(time.nanos.unsigned_abs().div_ceil(1_000_000).into()))
+}
+
+pub(super) fn topic_name(field: &str, name: &str) -> Result<TopicName, Refusal> {
+    TopicName::new(name).map_err(|error| Refusal::bad_name(field, &error))
+}
+
+/// A topic that is to be read, which may be one of the broker's own.
+pub(super) fn readable_topic_name(field: &str, name: &str) -> Result<TopicName, Refusal> {
+    if name.starts_with('_') {
+        return Ok(TopicName::from_stored(name));
+    }
+    topic_name(field, name)
+}
+
+pub(super) fn group_name(field: &str, name: &str) -> Result<GroupName, Refusal> {
+    GroupName::new(name).map_err(|error| Refusal::bad_name(field, &error))
+}
+
+/// A count that the API has as a signed number.
+pub(super) fn count(field: &str, given: i64) -> Result<u64, Refusal> {
+    u64::try_from(given)
+        .map_err(|_| Refusal::field(field, format!("it is {given}, and must not be negative")))
+}
+
+/// A count between 0 and `max`, where 0 means `default`.
+pub(super) fn count_or(
+    field: &str,
+    given: i64,
+    default: usize,
+    max: usize,
+) -> Result<usize, Refusal> {
+    match count(field, given)? {
+        0 => Ok(default),
+        more if more > max as u64 => Err(Refusal::limit(field, more, max)),
+        some => Ok(some as usize),
+    }
+}
+
+pub(super) fn grant(path: &str, given: wire::Grant) -> Result<Grant, Refusal> {
+    let max_events = count(&format!("{path}.max_events"), given.max_events)?;
+    let max_bytes = count(&format!("{path}.max_bytes"), given.max_bytes)?;
+    Ok(Grant {
+        max_events,
+        max_bytes: Some(max_bytes).filter(|bytes| *bytes > 0),
+    })
+}
+
+pub(super) fn token(field: &str, given: Option<wire::LeaseToken>) -> Result<LeaseToken, Refusal> {
+    let given = given.ok_or_else(|| Refusal::field(field, "it is required"))?;
+    // A negative number is no lease that was ever given.
+    Ok(LeaseToken {
+        epoch: given.epoch as u64,
+        counter: given.counter as u64,
+    })
+}
+
+pub(super) fn wire_token(token: LeaseToken) -> wire::LeaseToken {
+    wire::LeaseToken {
+        epoch: token.epoch as i64,
+        counter: token.counter as i64,
+    }
+}
+
+pub(super) fn delivery(delivery: Delivery) -> wire::Delivery {
+    wire::Delivery {
+        lease: Some(wire_token(delivery.token)),
+        event: delivery.event,
+        partition: delivery.partition.0 as i32,
+        offset: delivery.offset.0 as i64,
+        append_time: Some(time_ms(delivery.append_time_ms)),
+        attempt: delivery.attempt as i32,
+        redrives: delivery.redrives as i32,
+    }
+}
+
+pub(super) fn idle(reason: IdleReason) -> wire::IdleReason {
+    match reason {
+        IdleReason::Delivering => wire::IdleReason::Unspecified,
+        IdleReason::Empty => wire::IdleReason::Empty,
+        IdleReason::NoCredit => wire::IdleReason::NoCredit,
+        IdleReason::InFlightCap => wire::IdleReason::InFlightCap,
+        IdleReason::KeyLocked => wire::IdleReason::KeyLocked,
+        IdleReason::Delayed => wire::IdleReason::Delayed,
+        IdleReason::RestartGrace => wire::IdleReason::RestartGrace,
+        IdleReason::WindowFull => wire::IdleReason::WindowFull,
+        IdleReason::Disabled => wire::IdleReason::Disabled,
+    }
+}
+
+/// What was appended, with the names of the topics.
+pub(super) fn ranges(committed: &Committed, catalog: &Catalog) -> Vec<wire::AppendedRange> {
+    let name = |appended: &Appended| {
+        let topic = catalog.topic_by_id(appended.topic);
+        topic.map_or_else(String::new, |topic| topic.name.to_string())
+    };
+    committed
+        .appended
+        .iter()
+        .map(|appended| wire::AppendedRange {
+            topic: name(appended),
+            partition: appended.partition.0 as i32,
+            first_offset: appended.first.0 as i64,
+            count: appended.count as i32,
+            append_time: Some(time_ms(appended.time_ms)),
+        })
+        .collect()
+}
+
+/// The history beside an event, if there is one.
+pub(super) fn dead_letter_history(event: &StoredEvent) -> Option<wire::DeadLetterHistory> {
+    if event.note.is_empty() {
+        return None;
+    }
+    let note = DeadLetterNote::decode(event.note.clone()).ok()?;
+    let attempts = note.attempts.into_iter().map(|failed| wire::FailedAttempt {
+        attempt: failed.attempt as i32,
+        ended_at: Some(time_ms(failed.ended_ms)),
+        member: failed.member,
+        end: failed.end as i32,
+        reason: failed.reason,
+    });
+    Some(wire::DeadLetterHistory {
+        topic: note.topic,
+        group: note.group,
+        partition: note.partition as i32,
+        offset: note.offset as i64,
+        reason: note.reason,
+        attempts: attempts.collect(),
+        attempt_count: note.attempt_count as i32,
+        dead_lettered_at: Some(time_ms(note.dead_lettered_ms)),
+        redrives: note.redrives as i32,
+    })
+}
+
+pub(super) fn settlement(
+    path: &str,
+    given: wire::Settlement,
+) -> Result<group::Settlement, Refusal> {
+    use wire::settlement::Action;
+    const DELAY_MS_MAX: u64 = 24 * 60 * 60 * 1000;
+    let reason = |field: &str, reason: String| {
+        if reason.len() > REASON_BYTES_MAX {
+            let given = format!("{} bytes long", reason.len());
+            return Err(Refusal::limit(
+                format!("{path}.{field}.reason"),
+                given,
+                REASON_BYTES_MAX,
+            ));
+        }
+        Ok(reason)
+    };
+    let action = match given.action {
+        Some(Action::Ack(_)) => group::SettlementAction::Ack,
+        Some(Action::Nack(nack)) => group::SettlementAction::Nack {
+            delay_ms: nack
+                .delay
+                .map(|delay| ms_of(&format!("{path}.nack.delay"), delay, 0, DELAY_MS_MAX))
+                .transpose()?,
+            reason: reason("nack", nack.reason)?,
+        },
+        Some(Action::Reject(reject)) => group::SettlementAction::Reject {
+            reason: reason("reject", reject.reason)?,
+        },
+        Some(Action::Extend(_)) => group::SettlementAction::Extend,
+        None => return Err(Refusal::field(format!("{path}.action"), "it is required")),
+    };
+    Ok(group::Settlement {
+        token: token(&format!("{path}.lease"), given.lease)?,
+        action,
+    })
+}
+
+/// Longest reason of a nack or reject.
+pub(super) const REASON_BYTES_MAX: usize = 1024;

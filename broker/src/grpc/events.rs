@@ -1,0 +1,113 @@
+//! Events on their way in: checked, and shared out over partitions.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use sluice_proto::{
+    PartitionId, ProducerId,
+    event::{EventLimits, EventRef},
+    partition_of_key, wire,
+};
+
+use super::{api::Api, authorize::Action, refusal::Refusal};
+use crate::commit::{
+    AppendRequest, Topic,
+    record::{NewEvent, ProducerSequence, Source},
+};
+
+impl Api {
+    /// Checks events and says which partition each goes to. `path` is where the
+    /// request has them.
+    pub(super) fn place_events(
+        &self,
+        path: &str,
+        topic: &str,
+        events: Vec<Bytes>,
+        partition: Option<i32>,
+    ) -> Result<Vec<AppendRequest>, Refusal> {
+        let topic = self.topic(Action::Publish, topic)?;
+        if events.is_empty() {
+            return Err(Refusal::field(format!("{path}events"), "it is empty"));
+        }
+        let (count, limit) = (events.len(), self.limits.batch_events_max);
+        if count > limit {
+            let given = format!("{count} events");
+            return Err(Refusal::limit(format!("{path}events"), given, limit));
+        }
+        let fixed = partition
+            .map(|given| existing_partition(&format!("{path}partition"), &topic, given))
+            .transpose()?;
+        let limits = EventLimits {
+            event_bytes_max: self.limits.event_bytes_max,
+        };
+        let partitions = topic.partitions.len() as u32;
+        let keyless = PartitionId(self.next_turn() % partitions);
+        let mut placed: BTreeMap<PartitionId, Vec<NewEvent>> = BTreeMap::new();
+        for (index, event) in events.into_iter().enumerate() {
+            let to = {
+                let checked = EventRef::check(&event, limits)
+                    .map_err(|error| Refusal::bad_event(path, index, &error))?;
+                fixed.unwrap_or_else(|| {
+                    checked
+                        .key()
+                        .map_or(keyless, |key| partition_of_key(key, partitions))
+                })
+            };
+            placed.entry(to).or_default().push(NewEvent {
+                event,
+                note: Bytes::new(),
+            });
+        }
+        let appends = placed.into_iter().map(|(partition, events)| AppendRequest {
+            target: Source {
+                topic: topic.id,
+                partition,
+            },
+            events,
+        });
+        Ok(appends.collect())
+    }
+}
+
+/// A partition that the topic has.
+pub(super) fn existing_partition(
+    field: &str,
+    topic: &Topic,
+    given: i32,
+) -> Result<PartitionId, Refusal> {
+    let id = u32::try_from(given).ok().map(PartitionId);
+    id.filter(|id| topic.partition(*id).is_some())
+        .ok_or_else(|| Refusal::unknown_partition(field, given, topic.partitions.len()))
+}
+
+/// A request's place in its producer's sequence.
+pub(super) fn sequence(
+    given: Option<wire::ProducerSequence>,
+) -> Result<Option<ProducerSequence>, Refusal> {
+    let Some(given) = given else { return Ok(None) };
+    producer_sequence(given.producer_id, given.producer_epoch, given.sequence).map(Some)
+}
+
+pub(super) fn producer_sequence(
+    producer: i64,
+    epoch: i64,
+    sequence: i64,
+) -> Result<ProducerSequence, Refusal> {
+    let positive = |field: &str, given: i64| {
+        u64::try_from(given)
+            .ok()
+            .filter(|given| *given > 0)
+            .ok_or_else(|| {
+                Refusal::field(
+                    format!("producer.{field}"),
+                    format!("it is {given}, and must be at least 1"),
+                )
+            })
+    };
+    Ok(ProducerSequence {
+        // Any id that was never given out is unknown; zero is one of them.
+        producer: ProducerId(producer as u64),
+        epoch: positive("producer_epoch", epoch)?,
+        sequence: positive("sequence", sequence)?,
+    })
+}

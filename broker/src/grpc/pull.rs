@@ -1,0 +1,125 @@
+//! Pull and Settle: consuming without a stream.
+
+use std::time::Duration;
+
+use sluice_proto::wire;
+
+use super::{api::Api, authorize::Action, convert, refusal::Refusal};
+use crate::group::{PullRequest, SettlementError};
+
+const MEMBER_BYTES_MAX: usize = 256;
+const WAIT_MS_MAX: u64 = 60_000;
+const PULL_BYTES: usize = 1 << 20;
+
+impl Api {
+    pub(super) async fn pull(
+        &self,
+        request: wire::PullRequest,
+    ) -> Result<wire::PullResponse, Refusal> {
+        let group = self.group(Action::Consume, &request.topic, &request.group)?;
+        let wait_ms = request
+            .wait
+            .map_or(Ok(0), |wait| convert::ms_of("wait", wait, 0, WAIT_MS_MAX))?;
+        let pull = PullRequest {
+            name: member_name("member", request.member)?,
+            events_max: convert::count_or(
+                "max_events",
+                request.max_events.into(),
+                1,
+                self.limits.pull_events_max,
+            )?,
+            bytes_max: convert::count_or(
+                "max_bytes",
+                request.max_bytes,
+                PULL_BYTES,
+                isize::MAX as usize,
+            )?
+            // What a response can hold.
+            .min(self.limits.request_bytes_max),
+            wait: Duration::from_millis(wait_ms),
+        };
+        let pulled = tokio::select! {
+            pulled = group.pull(pull) => pulled.map_err(|_| Refusal::group_gone())?,
+            () = self.stopping.cancelled() => return Err(Refusal::shutting_down()),
+        };
+        Ok(wire::PullResponse {
+            idle: convert::idle(pulled.idle).into(),
+            lease_duration: Some(convert::duration_ms(pulled.lease_ms)),
+            deliveries: pulled
+                .deliveries
+                .into_iter()
+                .map(convert::delivery)
+                .collect(),
+        })
+    }
+
+    pub(super) async fn settle(
+        &self,
+        request: wire::SettleRequest,
+    ) -> Result<wire::SettleResponse, Refusal> {
+        let group = self.group(Action::Consume, &request.topic, &request.group)?;
+        let batch = self.settlements(request.settlements)?;
+        let failures = group
+            .settle(None, batch.settlements)
+            .await
+            .map_err(|_| Refusal::group_gone())?;
+        Ok(wire::SettleResponse {
+            failures: wire_failures(&batch.tokens, failures),
+        })
+    }
+
+    /// Checks the settlements of one request.
+    pub(super) fn settlements(
+        &self,
+        given: Vec<wire::Settlement>,
+    ) -> Result<SettlementBatch, Refusal> {
+        let (count, limit) = (given.len(), self.limits.settlements_max);
+        if count > limit {
+            let given = format!("{count} long");
+            return Err(Refusal::limit("settlements", given, limit));
+        }
+        let mut batch = SettlementBatch {
+            settlements: Vec::with_capacity(count),
+            tokens: given.iter().map(|settlement| settlement.lease).collect(),
+        };
+        for (at, settlement) in given.into_iter().enumerate() {
+            let path = format!("settlements[{at}]");
+            batch
+                .settlements
+                .push(convert::settlement(&path, settlement)?);
+        }
+        Ok(batch)
+    }
+}
+
+/// Settlements of one request, and their tokens as they came.
+pub(super) struct SettlementBatch {
+    pub(super) settlements: Vec<crate::group::Settlement>,
+    pub(super) tokens: Vec<Option<wire::LeaseToken>>,
+}
+
+pub(super) fn wire_failures(
+    tokens: &[Option<wire::LeaseToken>],
+    failures: Vec<(usize, SettlementError)>,
+) -> Vec<wire::SettlementFailure> {
+    let failures = failures
+        .into_iter()
+        .map(|(index, error)| wire::SettlementFailure {
+            index: index as i32,
+            lease: tokens.get(index).copied().flatten(),
+            error: Some(Refusal::from(error).into_message()),
+        });
+    failures.collect()
+}
+
+/// A member's name, made up when it is empty.
+pub(super) fn member_name(field: &str, name: String) -> Result<String, Refusal> {
+    if name.len() > MEMBER_BYTES_MAX {
+        let given = format!("{} bytes long", name.len());
+        return Err(Refusal::limit(field, given, MEMBER_BYTES_MAX));
+    }
+    if name.is_empty() {
+        return Ok(format!("member-{:08x}", rand::random::<u32>()));
+    }
+    Ok(name)
+}

@@ -1,0 +1,242 @@
+//! Read: a topic from a position, without a group.
+
+use std::sync::Arc;
+
+use sluice_proto::{Offset, PartitionId, event::EventRef, wire, wire::read_start::At};
+use tokio::sync::mpsc;
+use tonic::Status;
+
+use super::{api::Api, authorize::Action, convert, events, refusal::Refusal};
+use crate::{
+    commit::{Page, PageLimits, Topic},
+    filter::Filter,
+};
+
+const PAGE: PageLimits = PageLimits {
+    events: 1000,
+    bytes: 1 << 20,
+};
+
+/// A read that is under way.
+struct Reading {
+    api: Arc<Api>,
+    topic: Arc<Topic>,
+    filter: Option<Filter>,
+    cursors: Vec<Cursor>,
+    follow: bool,
+    /// Events that may still be sent; `None` for no bound.
+    left: Option<u64>,
+}
+
+struct Cursor {
+    partition: PartitionId,
+    next: Offset,
+    /// Where the partition ended when the call began.
+    end: Offset,
+}
+
+type Responses = mpsc::Sender<Result<wire::ReadResponse, Status>>;
+
+/// Checks a request, and starts to answer it.
+pub(super) async fn start(
+    api: Arc<Api>,
+    request: wire::ReadRequest,
+) -> Result<mpsc::Receiver<Result<wire::ReadResponse, Status>>, Refusal> {
+    let topic = api.topic(Action::Read, &request.topic)?;
+    let filter = compile("filter", &request.filter).await?;
+    let max_events = convert::count("max_events", request.max_events)?;
+    let partitions = chosen_partitions(&topic, &request.partitions)?;
+    let start = request.start.and_then(|start| start.at);
+    let mut cursors = Vec::with_capacity(partitions.len());
+    for partition in partitions {
+        let next = start_offset(&api, &topic, partition, start, "start").await?;
+        let end = visible_end(&topic, partition);
+        cursors.push(Cursor {
+            partition,
+            next,
+            end,
+        });
+    }
+    let (responses, stream) = mpsc::channel(2);
+    let reading = Reading {
+        api,
+        topic,
+        filter,
+        cursors,
+        follow: request.follow,
+        left: Some(max_events).filter(|max| *max > 0),
+    };
+    tokio::spawn(reading.run(responses));
+    Ok(stream)
+}
+
+/// Compiles a filter beside the runtime; none when the source is empty.
+pub(super) async fn compile(field: &str, source: &str) -> Result<Option<Filter>, Refusal> {
+    if source.is_empty() {
+        return Ok(None);
+    }
+    let source = source.to_owned();
+    let compiled = tokio::task::spawn_blocking(move || Filter::compile(&source)).await;
+    compiled
+        .map_err(Refusal::internal)?
+        .map(Some)
+        .map_err(|error| Refusal::bad_filter(field, &error))
+}
+
+fn chosen_partitions(topic: &Topic, given: &[i32]) -> Result<Vec<PartitionId>, Refusal> {
+    if given.is_empty() {
+        let all = topic.partitions.iter();
+        return Ok(all.map(|partition| partition.source.partition).collect());
+    }
+    let mut chosen = Vec::with_capacity(given.len().min(topic.partitions.len()));
+    for (at, given) in given.iter().enumerate() {
+        let field = format!("partitions[{at}]");
+        let id = events::existing_partition(&field, topic, *given)?;
+        if chosen.contains(&id) {
+            return Err(Refusal::field(field, "the partition occurs before"));
+        }
+        chosen.push(id);
+    }
+    Ok(chosen)
+}
+
+pub(super) fn visible_end(topic: &Topic, partition: PartitionId) -> Offset {
+    let of = topic.partition(partition);
+    of.map_or(Offset(0), crate::commit::Partition::visible_end)
+}
+
+/// Where in a partition a start is. `field` is the request's field that has it.
+pub(super) async fn start_offset(
+    api: &Arc<Api>,
+    topic: &Arc<Topic>,
+    partition: PartitionId,
+    start: Option<At>,
+    field: &str,
+) -> Result<Offset, Refusal> {
+    let end = visible_end(topic, partition);
+    match start {
+        None | Some(At::Earliest(_)) => Ok(Offset(0)),
+        Some(At::Latest(_)) => Ok(end),
+        Some(At::Offset(given)) => {
+            let field = format!("{field}.offset");
+            let offset = convert::count(&field, given)?;
+            if offset > end.0 {
+                return Err(Refusal::out_of_range(&field, offset, end.0));
+            }
+            Ok(Offset(offset))
+        }
+        Some(At::Time(time)) => {
+            let time_ms = convert::ms_of_time(&format!("{field}.time"), time)?;
+            let (api, topic) = (api.clone(), topic.clone());
+            let found = tokio::task::spawn_blocking(move || match topic.partition(partition) {
+                Some(partition) => api.store.offset_at_time(partition, time_ms),
+                None => Ok(Offset(0)),
+            });
+            Ok(found.await.map_err(Refusal::internal)??)
+        }
+    }
+}
+
+impl Reading {
+    async fn run(mut self, responses: Responses) {
+        let stopping = self.api.stopping.clone();
+        let result = tokio::select! {
+            result = self.read(&responses) => result,
+            () = stopping.cancelled() => Err(Refusal::shutting_down()),
+            () = responses.closed() => return,
+        };
+        if let Err(refusal) = result {
+            let _ = responses.send(Err(refusal.into())).await;
+        }
+    }
+
+    async fn read(&mut self, responses: &Responses) -> Result<(), Refusal> {
+        let mut changes = self.topic.changes();
+        loop {
+            let mut found_any = false;
+            for at in 0..self.cursors.len() {
+                let cursor = &self.cursors[at];
+                let end = if self.follow {
+                    visible_end(&self.topic, cursor.partition)
+                } else {
+                    cursor.end
+                };
+                if cursor.next >= end {
+                    continue;
+                }
+                found_any = true;
+                let response = self.page(at, end).await?;
+                let sent = response.events.len() as u64;
+                if sent > 0 && responses.send(Ok(response)).await.is_err() {
+                    return Ok(());
+                }
+                if let Some(left) = &mut self.left {
+                    *left -= sent;
+                    if *left == 0 {
+                        return Ok(());
+                    }
+                }
+            }
+            if !found_any {
+                if !self.follow {
+                    return Ok(());
+                }
+                if changes.changed().await.is_err() {
+                    return Err(Refusal::unknown_topic(self.topic.name.as_str()));
+                }
+            }
+        }
+    }
+
+    /// Reads and filters the next page of a cursor.
+    async fn page(&mut self, at: usize, end: Offset) -> Result<wire::ReadResponse, Refusal> {
+        let (api, topic) = (self.api.clone(), self.topic.clone());
+        let Cursor {
+            partition, next, ..
+        } = self.cursors[at];
+        let filter = self.filter.clone();
+        let left = self.left.unwrap_or(u64::MAX);
+        let work = tokio::task::spawn_blocking(move || {
+            let page = match topic.partition(partition) {
+                Some(of) => api.store.read(of, next, PAGE)?,
+                None => Page::default(),
+            };
+            Ok::<_, Refusal>(sift(page, partition, end, filter.as_ref(), left))
+        });
+        let (response, next) = work.await.map_err(Refusal::internal)??;
+        self.cursors[at].next = next;
+        Ok(response)
+    }
+}
+
+fn sift(
+    page: Page,
+    partition: PartitionId,
+    end: Offset,
+    filter: Option<&Filter>,
+    left: u64,
+) -> (wire::ReadResponse, Offset) {
+    let mut events = Vec::new();
+    let mut next = page.next.min(end);
+    for stored in page.events {
+        if stored.offset >= end || events.len() as u64 == left {
+            next = stored.offset;
+            break;
+        }
+        let matches = filter.is_none_or(|filter| {
+            // What cannot be judged does not match.
+            let event = EventRef::read(&stored.event);
+            event.is_ok_and(|event| filter.matches(&event).unwrap_or(false))
+        });
+        if matches {
+            events.push(wire::ReadEvent {
+                partition: partition.0 as i32,
+                offset: stored.offset.0 as i64,
+                append_time: Some(convert::time_ms(stored.append_time_ms)),
+                dead_letter: convert::dead_letter_history(&stored),
+                event: stored.event,
+            });
+        }
+    }
+    (wire::ReadResponse { events }, next)
+}

@@ -1,0 +1,331 @@
+//! How errors become gRPC status: the one place where the broker's errors meet
+//! the API's reasons.
+
+use std::time::Duration;
+
+use sluice_proto::{
+    NameError,
+    event::EventError,
+    wire::{self, ErrorReason},
+};
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+use crate::{
+    commit::{CatalogError, CommitError, OpenProducerError, ReadError, SequenceError, Unavailable},
+    filter::FilterError,
+    group::{JoinError, LeaseError, RedriveError, SettlementError, Shrinks},
+};
+
+/// The domain of every reason.
+const DOMAIN: &str = "sluice";
+const RETRY_SOON: Duration = Duration::from_millis(50);
+const RETRY_AFTER_RESTART: Duration = Duration::from_secs(1);
+
+/// Why a request is refused, as it goes over the wire.
+#[derive(Clone, Debug)]
+pub(super) struct Refusal {
+    code: Code,
+    reason: ErrorReason,
+    message: String,
+    field: String,
+    retry_after: Option<Duration>,
+}
+
+impl Refusal {
+    fn new(code: Code, reason: ErrorReason, message: impl ToString) -> Self {
+        Self {
+            code,
+            reason,
+            message: message.to_string(),
+            field: String::new(),
+            retry_after: None,
+        }
+    }
+
+    /// A field of the request is malformed.
+    pub(super) fn field(field: impl Into<String>, message: impl std::fmt::Display) -> Self {
+        let field = field.into();
+        let message = format!("{field}: {message}");
+        Self::new(Code::InvalidArgument, ErrorReason::InvalidField, message).at(field)
+    }
+
+    /// A field of the request exceeds a limit.
+    pub(super) fn limit(
+        field: impl Into<String>,
+        given: impl std::fmt::Display,
+        limit: impl std::fmt::Display,
+    ) -> Self {
+        let field = field.into();
+        let message = format!("{field} is {given}, the limit is {limit}");
+        Self::new(Code::InvalidArgument, ErrorReason::LimitExceeded, message).at(field)
+    }
+
+    pub(super) fn unknown_topic(name: &str) -> Self {
+        let message = format!("topic {name:?} does not exist");
+        Self::new(Code::NotFound, ErrorReason::UnknownTopic, message).at("topic")
+    }
+
+    pub(super) fn unknown_group(topic: &str, group: &str) -> Self {
+        let message = format!("group {group:?} does not exist on topic {topic:?}");
+        Self::new(Code::NotFound, ErrorReason::UnknownGroup, message).at("group")
+    }
+
+    pub(super) fn unknown_partition(field: &str, given: i32, partitions: usize) -> Self {
+        let message = format!("{field} is {given}, and the topic has {partitions} partitions");
+        Self::new(Code::NotFound, ErrorReason::UnknownPartition, message).at(field)
+    }
+
+    pub(super) fn out_of_range(field: &str, given: u64, end: u64) -> Self {
+        let message = format!("{field} is {given}, and the partition ends at {end}");
+        Self::new(Code::OutOfRange, ErrorReason::OffsetOutOfRange, message).at(field)
+    }
+
+    pub(super) fn stream_state(message: &str) -> Self {
+        Self::new(Code::FailedPrecondition, ErrorReason::StreamState, message)
+    }
+
+    pub(super) fn not_authorized(message: impl ToString) -> Self {
+        Self::new(Code::PermissionDenied, ErrorReason::NotAuthorized, message)
+    }
+
+    pub(super) fn shutting_down() -> Self {
+        Unavailable::ShuttingDown.into()
+    }
+
+    pub(super) fn internal(message: impl ToString) -> Self {
+        Self::new(Code::Internal, ErrorReason::Internal, message)
+    }
+
+    pub(super) fn bad_filter(field: &str, error: &FilterError) -> Self {
+        let limit = matches!(error, FilterError::TooLong(_) | FilterError::Shape(_));
+        let reason = if limit {
+            ErrorReason::LimitExceeded
+        } else {
+            ErrorReason::InvalidFilter
+        };
+        Self::new(Code::InvalidArgument, reason, format!("{field}: {error}")).at(field)
+    }
+
+    /// The event `events[index]`, below `path`, is refused.
+    pub(super) fn bad_event(path: &str, index: usize, error: &EventError) -> Self {
+        let reason = if error.is_limit() {
+            ErrorReason::LimitExceeded
+        } else {
+            ErrorReason::InvalidField
+        };
+        let mut field = format!("{path}events[{index}]");
+        if !error.field().is_empty() {
+            field.push('.');
+            field.push_str(error.field());
+        }
+        let message = format!("{path}events[{index}]: {error}");
+        Self::new(Code::InvalidArgument, reason, message).at(field)
+    }
+
+    pub(super) fn bad_name(field: &str, error: &NameError) -> Self {
+        let reason = match error {
+            NameError::TooLong(_) => ErrorReason::LimitExceeded,
+            _ => ErrorReason::InvalidField,
+        };
+        let message = format!("{field} {error}");
+        Self::new(Code::InvalidArgument, reason, message).at(field)
+    }
+
+    fn at(mut self, field: impl Into<String>) -> Self {
+        self.field = field.into();
+        self
+    }
+
+    fn retry(mut self, after: Duration) -> Self {
+        self.retry_after = Some(after);
+        self
+    }
+
+    /// As an error about one message of a stream.
+    pub(super) fn into_message(self) -> wire::Error {
+        wire::Error {
+            code: self.code as i32,
+            reason: self.reason as i32,
+            message: self.message,
+            field: self.field,
+            retry_after: self.retry_after.map(super::convert::duration),
+        }
+    }
+}
+
+impl From<Refusal> for Status {
+    fn from(refusal: Refusal) -> Self {
+        let mut details = ErrorDetails::new();
+        let name = refusal.reason.as_str_name();
+        let name = name.strip_prefix("ERROR_REASON_").unwrap_or(name);
+        details.set_error_info(name, DOMAIN, std::collections::HashMap::new());
+        if !refusal.field.is_empty() {
+            details.add_bad_request_violation(refusal.field, refusal.message.clone());
+        }
+        if let Some(after) = refusal.retry_after {
+            details.set_retry_info(Some(after));
+        }
+        Self::with_error_details(refusal.code, refusal.message, details)
+    }
+}
+
+impl From<Unavailable> for Refusal {
+    fn from(error: Unavailable) -> Self {
+        match &error {
+            Unavailable::LogFailed(_) => {
+                Self::new(Code::Unavailable, ErrorReason::LogFailed, error)
+            }
+            Unavailable::ShuttingDown => {
+                Self::new(Code::Unavailable, ErrorReason::ShuttingDown, error)
+                    .retry(RETRY_AFTER_RESTART)
+            }
+        }
+    }
+}
+
+impl From<SequenceError> for Refusal {
+    fn from(error: SequenceError) -> Self {
+        let (reason, field) = match error {
+            SequenceError::UnknownProducer(_) => (ErrorReason::UnknownProducer, "producer_id"),
+            SequenceError::WrongEpoch { .. } => (ErrorReason::ProducerFenced, "producer_epoch"),
+            SequenceError::TooOld { .. } => (ErrorReason::SequenceTooOld, "sequence"),
+            SequenceError::TooNew { .. } => (ErrorReason::SequenceTooNew, "sequence"),
+        };
+        Self::new(Code::FailedPrecondition, reason, error).at(format!("producer.{field}"))
+    }
+}
+
+impl From<CommitError> for Refusal {
+    fn from(error: CommitError) -> Self {
+        match error {
+            CommitError::TopicGone(_) => {
+                Self::new(Code::NotFound, ErrorReason::UnknownTopic, error).at("topic")
+            }
+            CommitError::GroupGone(_) => {
+                Self::new(Code::NotFound, ErrorReason::UnknownGroup, error).at("group")
+            }
+            CommitError::Sequence(error) => error.into(),
+            CommitError::TooLarge(_) => {
+                Self::new(Code::InvalidArgument, ErrorReason::LimitExceeded, error).at("events")
+            }
+            CommitError::Unavailable(error) => error.into(),
+        }
+    }
+}
+
+impl From<CatalogError> for Refusal {
+    fn from(error: CatalogError) -> Self {
+        let (code, reason, field) = match &error {
+            CatalogError::UnknownTopic(_) => (Code::NotFound, ErrorReason::UnknownTopic, "topic"),
+            CatalogError::UnknownGroup { .. } => {
+                (Code::NotFound, ErrorReason::UnknownGroup, "group")
+            }
+            CatalogError::TopicDiffers { .. } => {
+                (Code::AlreadyExists, ErrorReason::TopicExists, "config")
+            }
+            CatalogError::GroupDiffers(_) => {
+                (Code::AlreadyExists, ErrorReason::GroupExists, "config")
+            }
+            CatalogError::TopicHasGroups { .. } => (
+                Code::FailedPrecondition,
+                ErrorReason::TopicHasGroups,
+                "topic",
+            ),
+            CatalogError::TooMany { .. } => (Code::ResourceExhausted, ErrorReason::TooMany, ""),
+            CatalogError::Unavailable(error) => return error.clone().into(),
+        };
+        Self::new(code, reason, error).at(field)
+    }
+}
+
+impl From<OpenProducerError> for Refusal {
+    fn from(error: OpenProducerError) -> Self {
+        match error {
+            OpenProducerError::TooMany { .. } => {
+                Self::new(Code::ResourceExhausted, ErrorReason::TooMany, error)
+            }
+            OpenProducerError::Unavailable(error) => error.into(),
+        }
+    }
+}
+
+impl From<ReadError> for Refusal {
+    fn from(error: ReadError) -> Self {
+        tracing::error!(%error, "a read failed");
+        match error {
+            ReadError::Frame(..)
+            | ReadError::Missing(..)
+            | ReadError::Log(crate::log::ReadError::Damaged(_)) => {
+                Self::new(Code::DataLoss, ErrorReason::Corrupt, error)
+            }
+            ReadError::Log(_) | ReadError::View(_) => Self::internal(error),
+        }
+    }
+}
+
+impl From<LeaseError> for Refusal {
+    fn from(error: LeaseError) -> Self {
+        match error {
+            LeaseError::Lost => {
+                Self::new(Code::FailedPrecondition, ErrorReason::LeaseLost, error).at("lease")
+            }
+            LeaseError::Settling => {
+                Self::new(Code::Unavailable, ErrorReason::SettlementPending, error)
+                    .at("lease")
+                    .retry(RETRY_SOON)
+            }
+        }
+    }
+}
+
+impl From<SettlementError> for Refusal {
+    fn from(error: SettlementError) -> Self {
+        match error {
+            SettlementError::Lease(error) => error.into(),
+            SettlementError::Commit(error) => error.into(),
+            SettlementError::Read(_) => Self::internal(error),
+            SettlementError::GroupGone => Self::group_gone(),
+        }
+    }
+}
+
+impl Refusal {
+    /// The group's task has ended: it was deleted, or the broker is going.
+    pub(super) fn group_gone() -> Self {
+        let message = "the group was deleted, or the broker is shutting down";
+        Self::new(Code::Unavailable, ErrorReason::ShuttingDown, message).retry(RETRY_AFTER_RESTART)
+    }
+}
+
+impl From<JoinError> for Refusal {
+    fn from(error: JoinError) -> Self {
+        match error {
+            JoinError::TooManyMembers(_) => {
+                Self::new(Code::ResourceExhausted, ErrorReason::TooMany, error)
+            }
+            JoinError::GroupGone => Self::group_gone(),
+        }
+    }
+}
+
+impl From<RedriveError> for Refusal {
+    fn from(error: RedriveError) -> Self {
+        match error {
+            RedriveError::Unknown(_) => {
+                Self::new(Code::NotFound, ErrorReason::UnknownDeadLetter, error)
+                    .at("dead_letter_offsets")
+            }
+            RedriveError::Read(error) => error.into(),
+            RedriveError::Commit(error) => error.into(),
+            RedriveError::GroupGone => Self::group_gone(),
+        }
+    }
+}
+
+impl Refusal {
+    /// A grant, at `path`, takes back credit.
+    pub(super) fn shrinking(path: &str, error: Shrinks) -> Self {
+        Self::field(format!("{path}.{}", error.field), error)
+    }
+}

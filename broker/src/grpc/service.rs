@@ -1,0 +1,189 @@
+//! The two services as tonic wants them; each call is in a file of its own.
+
+use std::{pin::Pin, sync::Arc};
+
+use futures_util::Stream;
+use sluice_proto::wire::{
+    self, admin_service_server::AdminService, broker_service_server::BrokerService,
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming, async_trait};
+
+use super::{api::Api, consume, publish_stream, read};
+
+/// Responses of a PublishStream that may wait for the connection.
+const PUBLISH_RESPONSES_MAX: usize = 64;
+
+/// The services.
+#[derive(Clone)]
+pub(super) struct Services(pub(super) Arc<Api>);
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[async_trait]
+impl BrokerService for Services {
+    type PublishStreamStream = ReceiverStream<Result<wire::PublishStreamResponse, Status>>;
+    type ConsumeStream = Answers<wire::ConsumeResponse>;
+    type ReadStream = ReceiverStream<Result<wire::ReadResponse, Status>>;
+
+    async fn open_producer(
+        &self,
+        request: Request<wire::OpenProducerRequest>,
+    ) -> Result<Response<wire::OpenProducerResponse>, Status> {
+        Ok(Response::new(
+            self.0.open_producer(request.into_inner()).await?,
+        ))
+    }
+
+    async fn publish(
+        &self,
+        request: Request<wire::PublishRequest>,
+    ) -> Result<Response<wire::PublishResponse>, Status> {
+        Ok(Response::new(self.0.publish(request.into_inner()).await?))
+    }
+
+    async fn publish_stream(
+        &self,
+        request: Request<Streaming<wire::PublishStreamRequest>>,
+    ) -> Result<Response<Self::PublishStreamStream>, Status> {
+        let (responses, stream) = mpsc::channel(PUBLISH_RESPONSES_MAX);
+        tokio::spawn(publish_stream::run(
+            self.0.clone(),
+            request.into_inner(),
+            responses,
+        ));
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
+    async fn consume(
+        &self,
+        request: Request<Streaming<wire::ConsumeRequest>>,
+    ) -> Result<Response<Self::ConsumeStream>, Status> {
+        let stream = consume::start(self.0.clone(), request.into_inner());
+        Ok(Response::new(Box::pin(stream)))
+    }
+
+    async fn pull(
+        &self,
+        request: Request<wire::PullRequest>,
+    ) -> Result<Response<wire::PullResponse>, Status> {
+        Ok(Response::new(self.0.pull(request.into_inner()).await?))
+    }
+
+    async fn settle(
+        &self,
+        request: Request<wire::SettleRequest>,
+    ) -> Result<Response<wire::SettleResponse>, Status> {
+        Ok(Response::new(self.0.settle(request.into_inner()).await?))
+    }
+
+    async fn commit(
+        &self,
+        request: Request<wire::CommitRequest>,
+    ) -> Result<Response<wire::CommitResponse>, Status> {
+        Ok(Response::new(self.0.commit(request.into_inner()).await?))
+    }
+
+    async fn read(
+        &self,
+        request: Request<wire::ReadRequest>,
+    ) -> Result<Response<Self::ReadStream>, Status> {
+        let stream = read::start(self.0.clone(), request.into_inner()).await?;
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+}
+
+#[async_trait]
+impl AdminService for Services {
+    async fn describe_broker(
+        &self,
+        _: Request<wire::DescribeBrokerRequest>,
+    ) -> Result<Response<wire::DescribeBrokerResponse>, Status> {
+        Ok(Response::new(self.0.describe_broker()?))
+    }
+
+    async fn create_topic(
+        &self,
+        request: Request<wire::CreateTopicRequest>,
+    ) -> Result<Response<wire::CreateTopicResponse>, Status> {
+        Ok(Response::new(
+            self.0.create_topic(request.into_inner()).await?,
+        ))
+    }
+
+    async fn delete_topic(
+        &self,
+        request: Request<wire::DeleteTopicRequest>,
+    ) -> Result<Response<wire::DeleteTopicResponse>, Status> {
+        Ok(Response::new(
+            self.0.delete_topic(request.into_inner()).await?,
+        ))
+    }
+
+    async fn list_topics(
+        &self,
+        request: Request<wire::ListTopicsRequest>,
+    ) -> Result<Response<wire::ListTopicsResponse>, Status> {
+        Ok(Response::new(self.0.list_topics(request.get_ref())?))
+    }
+
+    async fn describe_topic(
+        &self,
+        request: Request<wire::DescribeTopicRequest>,
+    ) -> Result<Response<wire::DescribeTopicResponse>, Status> {
+        Ok(Response::new(self.0.describe_topic(request.get_ref())?))
+    }
+
+    async fn create_group(
+        &self,
+        request: Request<wire::CreateGroupRequest>,
+    ) -> Result<Response<wire::CreateGroupResponse>, Status> {
+        Ok(Response::new(
+            self.0.create_group(request.into_inner()).await?,
+        ))
+    }
+
+    async fn delete_group(
+        &self,
+        request: Request<wire::DeleteGroupRequest>,
+    ) -> Result<Response<wire::DeleteGroupResponse>, Status> {
+        Ok(Response::new(
+            self.0.delete_group(request.into_inner()).await?,
+        ))
+    }
+
+    async fn list_groups(
+        &self,
+        request: Request<wire::ListGroupsRequest>,
+    ) -> Result<Response<wire::ListGroupsResponse>, Status> {
+        Ok(Response::new(self.0.list_groups(request.get_ref())?))
+    }
+
+    async fn describe_group(
+        &self,
+        request: Request<wire::DescribeGroupRequest>,
+    ) -> Result<Response<wire::DescribeGroupResponse>, Status> {
+        Ok(Response::new(
+            self.0.describe_group(request.into_inner()).await?,
+        ))
+    }
+
+    async fn list_dead_letters(
+        &self,
+        request: Request<wire::ListDeadLettersRequest>,
+    ) -> Result<Response<wire::ListDeadLettersResponse>, Status> {
+        Ok(Response::new(
+            self.0.list_dead_letters(request.into_inner()).await?,
+        ))
+    }
+
+    async fn redrive_dead_letters(
+        &self,
+        request: Request<wire::RedriveDeadLettersRequest>,
+    ) -> Result<Response<wire::RedriveDeadLettersResponse>, Status> {
+        Ok(Response::new(
+            self.0.redrive_dead_letters(request.into_inner()).await?,
+        ))
+    }
+}

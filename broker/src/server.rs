@@ -1,0 +1,157 @@
+//! Puts the parts together in order, and takes them apart in the other.
+
+use std::{
+    fs::{self, File, TryLockError},
+    io,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::SystemTime,
+};
+
+use tokio::{net::TcpListener, task::JoinHandle, time::timeout};
+
+use crate::{
+    commit::{self, Running},
+    config::{Config, ConfigError},
+    group::Groups,
+    grpc::{self, Api, BrokerInfo},
+};
+
+/// A broker that serves.
+pub struct Broker {
+    addr: SocketAddr,
+    api: Arc<Api>,
+    serving: JoinHandle<Result<(), tonic::transport::Error>>,
+    sequencer: Running,
+    drain: std::time::Duration,
+    /// Held as long as the broker lives, so that no other opens the folder.
+    _lock: File,
+}
+
+/// Why a broker did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A setting cannot be.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The data folder cannot be made or locked.
+    #[error("the data folder {0} cannot be used: {1}")]
+    Folder(PathBuf, io::Error),
+    /// Another broker has it.
+    #[error("the data folder {0} is in use by another broker")]
+    Locked(PathBuf),
+    /// What is in it cannot be opened.
+    #[error("the data cannot be opened: {0}")]
+    Open(#[from] commit::OpenError),
+    /// The address cannot be had.
+    #[error("cannot listen on {0}: {1}")]
+    Listen(SocketAddr, io::Error),
+    /// A thread ended with a panic.
+    #[error("the data could not be opened: {0}")]
+    Panicked(#[from] tokio::task::JoinError),
+}
+
+impl Broker {
+    /// Starts a broker; it serves when this returns. Must run in a tokio
+    /// runtime.
+    ///
+    /// # Errors
+    /// When a setting is wrong, the data folder is in use or damaged, or the
+    /// address cannot be had.
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        config.validate()?;
+        let lock = lock(&config)?;
+        // First the address: whoever asks in vain is not kept waiting by a long
+        // recovery, and a wrong one is told at once.
+        let listener = TcpListener::bind(config.listen)
+            .await
+            .map_err(|error| StartError::Listen(config.listen, error))?;
+        let addr = listener
+            .local_addr()
+            .map_err(|error| StartError::Listen(config.listen, error))?;
+        let (data_dir, commit_config) = (config.data_dir.clone(), config.commit());
+        let opened =
+            tokio::task::spawn_blocking(move || commit::open(&data_dir, commit_config)).await??;
+        let recovery = opened.recovery;
+        tracing::info!(
+            data = %config.data_dir.display(), epoch = recovery.log.epoch,
+            clean = recovery.log.clean, replayed_bytes = recovery.log.replayed_bytes,
+            cut_bytes = recovery.log.cut_bytes, view_rebuilt = recovery.view_rebuilt,
+            took_ms = recovery.took.as_millis() as u64, "data folder opened",
+        );
+        let groups = Groups::new(
+            opened.proposals.clone(),
+            opened.store.clone(),
+            config.group(),
+            recovery.log.epoch,
+        );
+        for (id, state) in opened.groups {
+            groups.start(id, state);
+        }
+        let drain = config.drain();
+        let info = BrokerInfo {
+            recovery,
+            started: SystemTime::now(),
+        };
+        let api = Arc::new(Api::new(
+            opened.proposals,
+            opened.store,
+            opened.reader,
+            groups,
+            config.limits,
+            info,
+        ));
+        let serving = tokio::spawn(grpc::serve(api.clone(), listener));
+        tracing::info!(%addr, "listening");
+        Ok(Self {
+            addr,
+            api,
+            serving,
+            sequencer: opened.running,
+            drain,
+            _lock: lock,
+        })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Stops in order: long streams end and tell their clients to come back,
+    /// other calls have `limits.drain_ms` to end, groups stop, and the log is
+    /// closed. Everything that was acked is kept in any case.
+    pub async fn shut_down(self) {
+        tracing::info!("stopping");
+        self.api.stopping.cancel();
+        let mut serving = self.serving;
+        match timeout(self.drain, &mut serving).await {
+            Ok(Ok(Ok(()))) => {}
+            Ok(Ok(Err(error))) => tracing::error!(%error, "the server had failed"),
+            Ok(Err(error)) => tracing::error!(%error, "the server ended with a panic"),
+            Err(_) => {
+                tracing::warn!("some calls did not end in time and are cut");
+                serving.abort();
+            }
+        }
+        self.api.groups.shut_down().await;
+        self.api.proposals.close().await;
+        let sequencer = self.sequencer;
+        let _ = tokio::task::spawn_blocking(move || sequencer.join()).await;
+        tracing::info!("stopped");
+    }
+}
+
+fn lock(config: &Config) -> Result<File, StartError> {
+    let dir = &config.data_dir;
+    let folder = |error| StartError::Folder(dir.clone(), error);
+    fs::create_dir_all(dir).map_err(folder)?;
+    let file = File::create(dir.join("LOCK")).map_err(folder)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(StartError::Locked(dir.clone())),
+        Err(TryLockError::Error(error)) => Err(folder(error)),
+    }
+}
