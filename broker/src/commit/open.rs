@@ -122,15 +122,13 @@ pub fn open(data_dir: &Path, config: CommitConfig) -> Result<Opened, OpenError> 
     let boot_id = boot_id();
     let paths = Paths::of(data_dir);
     let mut replayed = match trusted_view(&paths.view, boot_id) {
-        Ok(Some((view, point, state))) => {
-            match Replayed::from_view(&paths.log, config, boot_id, view, point, state) {
-                Err(OpenError::Log(log::OpenError::NotFromHere(at))) => {
-                    tracing::warn!(%at, "the view does not fit the log; building it again");
-                    None
-                }
-                other => Some(other?),
+        Ok(Some(trusted)) => match Replayed::from_view(&paths.log, config, boot_id, trusted) {
+            Err(OpenError::Log(log::OpenError::NotFromHere(at))) => {
+                tracing::warn!(%at, "the view does not fit the log; building it again");
+                None
             }
-        }
+            other => Some(other?),
+        },
         Ok(None) => None,
         Err(error) => {
             tracing::warn!(%error, "the view cannot be used; building it again");
@@ -164,12 +162,18 @@ impl Paths {
     }
 }
 
+/// A view whose state the log goes on from.
+struct TrustedView {
+    view: View,
+    point: LogPoint,
+    state: State,
+    /// It and the log were closed in order.
+    closed: bool,
+}
+
 /// The view, if it may be trusted: it was closed in order, or the machine has
 /// not been restarted since it was written.
-fn trusted_view(
-    dir: &Path,
-    boot_id: [u8; 16],
-) -> Result<Option<(View, LogPoint, State)>, OpenError> {
+fn trusted_view(dir: &Path, boot_id: [u8; 16]) -> Result<Option<TrustedView>, OpenError> {
     if !dir.exists() {
         return Ok(None);
     }
@@ -177,6 +181,7 @@ fn trusted_view(
     let Some(checkpoint) = view.checkpoint()? else {
         return Ok(None);
     };
+    let closed = checkpoint.closed;
     if !checkpoint.closed && checkpoint.boot_id != boot_id {
         return Ok(None);
     }
@@ -194,7 +199,12 @@ fn trusted_view(
             ..checkpoint
         },
     })?;
-    Ok(Some((view, point, state)))
+    Ok(Some(TrustedView {
+        view,
+        point,
+        state,
+        closed,
+    }))
 }
 
 /// What replaying frames makes.
@@ -264,10 +274,14 @@ impl Replayed {
         log_dir: &Path,
         config: CommitConfig,
         boot_id: [u8; 16],
-        view: View,
-        point: LogPoint,
-        state: State,
+        trusted: TrustedView,
     ) -> Result<Self, OpenError> {
+        let TrustedView {
+            view,
+            point,
+            state,
+            closed,
+        } = trusted;
         let mut replay = Replay {
             catalog: Catalog::of(&state),
             state,
@@ -276,7 +290,10 @@ impl Replayed {
         let opened = log::open(log_dir, config.log, Some(point), &mut |frame| {
             replay.apply(&frame)
         })?;
-        let log_id = opened.report.log_id;
+        let mut report = opened.report;
+        // The mark that the log was closed lies before the view's checkpoint.
+        report.clean |= closed && report.replayed_bytes == 0 && report.cut_bytes == 0;
+        let log_id = report.log_id;
         if view.checkpoint()?.is_none_or(|c| c.log_id != log_id) {
             return Err(log::OpenError::NotFromHere(point.position).into());
         }
@@ -287,7 +304,7 @@ impl Replayed {
             identity: Identity { log_id, boot_id },
             writer: opened.writer,
             reader: opened.reader,
-            report: opened.report,
+            report,
         })
     }
 

@@ -228,7 +228,7 @@ impl Sequencer {
         pending: &mut Pending,
     ) -> Result<ProducerSession, OpenProducerError> {
         let limit = self.config.producers_max;
-        let fresh = ProducerId(self.state.next_id);
+        let fresh = ProducerId(self.state.next_id());
         let (producer, epoch) = self.state.producers.next_session(&name, fresh);
         let mut forgotten = Vec::new();
         if producer == fresh {
@@ -299,7 +299,7 @@ impl Sequencer {
                 limit: self.config.topics_max,
             });
         }
-        let id = self.state.next_id;
+        let id = self.state.next_id();
         let created = self.topic_record(id, name, partitions);
         let frame = self.frame(None, vec![Record::TopicCreated(created)]);
         self.add(&frame, pending);
@@ -359,7 +359,7 @@ impl Sequencer {
                 limit: self.config.groups_max,
             });
         }
-        let id = self.state.next_id;
+        let id = self.state.next_id();
         let (dead_letters, parking) = (id + 1, id + 2);
         let created = GroupCreated {
             group: id,

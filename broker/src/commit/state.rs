@@ -32,8 +32,8 @@ pub struct State {
     pub epoch: Epoch,
     /// Time of the last frame, milliseconds since 1970.
     pub time_ms: u64,
-    /// The next id to give to a topic, group or producer.
-    pub next_id: u64,
+    /// The highest id given to a topic, group or producer; ids begin at 1.
+    last_id: u64,
     topics: BTreeMap<TopicId, TopicState>,
     topic_names: HashMap<TopicName, TopicId>,
     groups: BTreeMap<GroupId, GroupState>,
@@ -328,7 +328,13 @@ impl State {
     }
 
     fn uses_id(&mut self, id: u64) {
-        self.next_id = self.next_id.max(id + 1);
+        self.last_id = self.last_id.max(id);
+    }
+
+    /// The next id to give to a topic, group or producer.
+    #[must_use]
+    pub fn next_id(&self) -> u64 {
+        self.last_id + 1
     }
 
     /// A topic by id.
@@ -412,7 +418,7 @@ impl State {
                 SavedCounters {
                     epoch: self.epoch.0,
                     time_ms: self.time_ms,
-                    next_id: self.next_id,
+                    last_id: self.last_id,
                 }
                 .encode_to_vec(),
             ),
@@ -465,7 +471,7 @@ impl State {
                 let saved = SavedCounters::decode(bytes).map_err(text)?;
                 self.epoch = Epoch(saved.epoch);
                 self.time_ms = saved.time_ms;
-                self.next_id = self.next_id.max(saved.next_id);
+                self.last_id = self.last_id.max(saved.last_id);
             }
             EntityKey::Topic(_) => {
                 let created = TopicCreated::decode(bytes).map_err(text)?;
@@ -548,7 +554,7 @@ struct SavedCounters {
     #[prost(uint64, tag = "2")]
     time_ms: u64,
     #[prost(uint64, tag = "3")]
-    next_id: u64,
+    last_id: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Message)]
