@@ -1,0 +1,321 @@
+//! Topics, groups, dead letters, and the broker itself.
+
+use std::time::Duration;
+
+use sluice_proto::pb::{self, read_start::At};
+
+use crate::{client::Client, error::Error};
+
+/// Looks after a broker.
+///
+/// ```no_run
+/// # async fn example(client: sluice_client::Client) -> Result<(), sluice_client::Error> {
+/// use sluice_client::GroupOptions;
+/// let admin = client.admin();
+/// admin.create_topic("image.ready", 4).await?;
+/// let blurred = GroupOptions::default().filter("event.data.confidence < 0.8");
+/// admin.create_group("image.ready", "ocr", blurred).await?;
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Admin {
+    client: Client,
+}
+
+/// How a group is to be; what is not said is as the broker's default.
+///
+/// ```
+/// use sluice_client::GroupOptions;
+/// use std::time::Duration;
+/// let options = GroupOptions::default()
+///     .filter("event.type == 'image.ready'")
+///     .lease(Duration::from_secs(10))
+///     .max_attempts(3);
+/// ```
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct GroupOptions(pb::GroupConfig);
+
+impl GroupOptions {
+    /// Only events for which this CEL expression is true.
+    #[must_use]
+    pub fn filter(mut self, filter: impl Into<String>) -> Self {
+        self.0.filter = filter.into();
+        self
+    }
+
+    /// All events in parallel, also those of one key.
+    #[must_use]
+    pub fn unordered(mut self) -> Self {
+        self.0.ordering = pb::Ordering::None.into();
+        self
+    }
+
+    /// How long a silent member keeps its events.
+    #[must_use]
+    pub fn lease(mut self, lease: Duration) -> Self {
+        self.0.lease_duration = lease.try_into().ok();
+        self
+    }
+
+    /// Attempts before an event becomes a dead letter.
+    #[must_use]
+    pub fn max_attempts(mut self, attempts: i32) -> Self {
+        self.retry().max_attempts = attempts;
+        self
+    }
+
+    /// The delay before the second attempt, and the longest one; each is twice
+    /// the one before.
+    #[must_use]
+    pub fn retry_delay(mut self, first: Duration, longest: Duration) -> Self {
+        let retry = self.retry();
+        retry.initial_delay = first.try_into().ok();
+        retry.max_delay = longest.try_into().ok();
+        self
+    }
+
+    fn retry(&mut self) -> &mut pb::RetryPolicy {
+        self.0.retry.get_or_insert_default()
+    }
+
+    /// Begins after the last event that is there when the group is created.
+    #[must_use]
+    pub fn from_latest(mut self) -> Self {
+        let at = Some(At::Latest(pb::Latest {}));
+        self.0.start = Some(pb::ReadStart { at });
+        self
+    }
+
+    /// Events under lease in the whole group.
+    #[must_use]
+    pub fn max_in_flight(mut self, events: i32) -> Self {
+        self.0.max_in_flight = events;
+        self
+    }
+}
+
+impl From<pb::GroupConfig> for GroupOptions {
+    fn from(config: pb::GroupConfig) -> Self {
+        Self(config)
+    }
+}
+
+/// Items of one page of a list.
+const PAGE_SIZE: i32 = 1000;
+
+macro_rules! call {
+    ($self:ident.$method:ident($request:expr)) => {{
+        let api = $self.client.admin_api();
+        let request = $request;
+        $self
+            .client
+            .retrying(|| {
+                let mut api = api.clone();
+                let request = request.clone();
+                async move { Ok(api.$method(request).await?.into_inner()) }
+            })
+            .await
+    }};
+}
+
+impl Admin {
+    pub(crate) fn new(client: Client) -> Self {
+        Self { client }
+    }
+
+    /// What the broker is, and its limits.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn describe_broker(&self) -> Result<pb::DescribeBrokerResponse, Error> {
+        call!(self.describe_broker(pb::DescribeBrokerRequest {}))
+    }
+
+    /// Makes a topic. False when it was there, with as many partitions.
+    ///
+    /// # Errors
+    /// When it is there with another number of partitions, or the name is none.
+    pub async fn create_topic(&self, topic: &str, partitions: i32) -> Result<bool, Error> {
+        let request = pb::CreateTopicRequest {
+            topic: topic.to_owned(),
+            config: Some(pb::TopicConfig { partitions }),
+        };
+        Ok(call!(self.create_topic(request))?.created)
+    }
+
+    /// Deletes a topic and its events.
+    ///
+    /// # Errors
+    /// When it does not exist, or has groups.
+    pub async fn delete_topic(&self, topic: &str) -> Result<(), Error> {
+        let topic = topic.to_owned();
+        call!(self.delete_topic(pb::DeleteTopicRequest { topic }))?;
+        Ok(())
+    }
+
+    /// All topics, in order of name; with `internal` also the broker's own.
+    ///
+    /// # Errors
+    /// When the broker does not answer.
+    pub async fn list_topics(&self, internal: bool) -> Result<Vec<pb::TopicSummary>, Error> {
+        let mut request = pb::ListTopicsRequest {
+            page_size: PAGE_SIZE,
+            page_token: String::new(),
+            include_internal: internal,
+        };
+        let mut topics = Vec::new();
+        loop {
+            let page = call!(self.list_topics(request.clone()))?;
+            topics.extend(page.topics);
+            if page.next_page_token.is_empty() {
+                return Ok(topics);
+            }
+            request.page_token = page.next_page_token;
+        }
+    }
+
+    /// A topic and its partitions.
+    ///
+    /// # Errors
+    /// When it does not exist.
+    pub async fn describe_topic(&self, topic: &str) -> Result<pb::DescribeTopicResponse, Error> {
+        let topic = topic.to_owned();
+        call!(self.describe_topic(pb::DescribeTopicRequest { topic }))
+    }
+
+    /// Makes a group. False when it was there, with the same configuration.
+    ///
+    /// # Errors
+    /// When the topic does not exist, the group is there with another
+    /// configuration, or the configuration is none.
+    pub async fn create_group(
+        &self,
+        topic: &str,
+        group: &str,
+        options: impl Into<GroupOptions>,
+    ) -> Result<bool, Error> {
+        let request = pb::CreateGroupRequest {
+            topic: topic.to_owned(),
+            group: group.to_owned(),
+            config: Some(options.into().0),
+        };
+        Ok(call!(self.create_group(request))?.created)
+    }
+
+    /// Deletes a group, its position and its dead letters.
+    ///
+    /// # Errors
+    /// When it does not exist.
+    pub async fn delete_group(&self, topic: &str, group: &str) -> Result<(), Error> {
+        let request = pb::DeleteGroupRequest {
+            topic: topic.to_owned(),
+            group: group.to_owned(),
+        };
+        call!(self.delete_group(request))?;
+        Ok(())
+    }
+
+    /// All groups, or those of one topic.
+    ///
+    /// # Errors
+    /// When the topic does not exist.
+    pub async fn list_groups(&self, topic: Option<&str>) -> Result<Vec<pb::GroupSummary>, Error> {
+        let mut request = pb::ListGroupsRequest {
+            topic: topic.unwrap_or_default().to_owned(),
+            page_size: PAGE_SIZE,
+            page_token: String::new(),
+        };
+        let mut groups = Vec::new();
+        loop {
+            let page = call!(self.list_groups(request.clone()))?;
+            groups.extend(page.groups);
+            if page.next_page_token.is_empty() {
+                return Ok(groups);
+            }
+            request.page_token = page.next_page_token;
+        }
+    }
+
+    /// How a group stands, and why it delivers nothing if it does not.
+    ///
+    /// # Errors
+    /// When it does not exist.
+    pub async fn describe_group(
+        &self,
+        topic: &str,
+        group: &str,
+    ) -> Result<pb::DescribeGroupResponse, Error> {
+        let request = pb::DescribeGroupRequest {
+            topic: topic.to_owned(),
+            group: group.to_owned(),
+        };
+        call!(self.describe_group(request))
+    }
+
+    /// The dead letters of a group that are not redriven, oldest first.
+    ///
+    /// # Errors
+    /// When the group does not exist.
+    pub async fn list_dead_letters(
+        &self,
+        topic: &str,
+        group: &str,
+    ) -> Result<Vec<pb::DeadLetter>, Error> {
+        let mut request = pb::ListDeadLettersRequest {
+            topic: topic.to_owned(),
+            group: group.to_owned(),
+            // Each has an event in it.
+            page_size: 10,
+            page_token: String::new(),
+            dead_letter_offset: None,
+        };
+        let mut letters = Vec::new();
+        loop {
+            let page = call!(self.list_dead_letters(request.clone()))?;
+            letters.extend(page.dead_letters);
+            if page.next_page_token.is_empty() {
+                return Ok(letters);
+            }
+            request.page_token = page.next_page_token;
+        }
+    }
+
+    /// The dead letter at an offset, if it is there and not redriven.
+    ///
+    /// # Errors
+    /// When the group does not exist.
+    pub async fn dead_letter(
+        &self,
+        topic: &str,
+        group: &str,
+        offset: i64,
+    ) -> Result<Option<pb::DeadLetter>, Error> {
+        let request = pb::ListDeadLettersRequest {
+            topic: topic.to_owned(),
+            group: group.to_owned(),
+            dead_letter_offset: Some(offset),
+            ..pb::ListDeadLettersRequest::default()
+        };
+        let page = call!(self.list_dead_letters(request))?;
+        Ok(page.dead_letters.into_iter().next())
+    }
+
+    /// Gives dead letters back to their group; `None` for all. Returns how many.
+    ///
+    /// # Errors
+    /// When one of them is not there.
+    pub async fn redrive_dead_letters(
+        &self,
+        topic: &str,
+        group: &str,
+        offsets: Option<Vec<i64>>,
+    ) -> Result<i64, Error> {
+        let request = pb::RedriveDeadLettersRequest {
+            topic: topic.to_owned(),
+            group: group.to_owned(),
+            all: offsets.is_none(),
+            dead_letter_offsets: offsets.unwrap_or_default(),
+        };
+        Ok(call!(self.redrive_dead_letters(request))?.redriven_count)
+    }
+}

@@ -1,0 +1,517 @@
+//! A member of a group, on a stream that comes back by itself.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures_util::Stream;
+use sluice_proto::pb::{
+    self, consume_request::Message as Out, consume_response::Message as In, settlement::Action,
+};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+    time::{Instant, MissedTickBehavior, interval_at},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Streaming};
+
+use crate::{client::Client, delivery::Delivery, error::Error, grants::Grants};
+
+/// Bytes that a consumer allows the broker to have under way to it.
+const MESSAGE_BYTES_MAX: i32 = 8 << 20;
+/// Settlements in one message.
+const BATCH_MAX: usize = 1000;
+
+/// A lease as a key of maps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct LeaseKey {
+    epoch: i64,
+    counter: i64,
+}
+
+impl LeaseKey {
+    pub(crate) fn token(self) -> pb::LeaseToken {
+        pb::LeaseToken {
+            epoch: self.epoch,
+            counter: self.counter,
+        }
+    }
+}
+
+impl From<pb::LeaseToken> for LeaseKey {
+    fn from(token: pb::LeaseToken) -> Self {
+        Self {
+            epoch: token.epoch,
+            counter: token.counter,
+        }
+    }
+}
+
+/// What deliveries ask of their consumer's task.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Settle {
+        key: LeaseKey,
+        action: Action,
+        done: Option<oneshot::Sender<Result<(), Error>>>,
+    },
+    /// The lease was settled by a commit.
+    Forget { key: LeaseKey },
+}
+
+/// Sets up a [`Consumer`].
+#[derive(Clone, Debug)]
+pub struct ConsumerBuilder {
+    client: Client,
+    topic: String,
+    group: String,
+    member: String,
+    concurrency: u32,
+    prefetch: u32,
+}
+
+impl ConsumerBuilder {
+    pub(crate) fn new(client: Client, topic: &str, group: &str) -> Self {
+        Self {
+            client,
+            topic: topic.to_owned(),
+            group: group.to_owned(),
+            member: String::new(),
+            concurrency: 1,
+            prefetch: 0,
+        }
+    }
+
+    /// The member's name, for people and histories. Default: made up by the
+    /// broker.
+    #[must_use]
+    pub fn member(mut self, name: impl Into<String>) -> Self {
+        self.member = name.into();
+        self
+    }
+
+    /// How many events are worked on at once. Default 1.
+    #[must_use]
+    pub fn concurrency(mut self, handlers: u32) -> Self {
+        self.concurrency = handlers.max(1);
+        self
+    }
+
+    /// How many events may wait here for a free handler, beyond those being
+    /// worked on. Default 0: an event is never kept from another member that
+    /// could begin at once.
+    #[must_use]
+    pub fn prefetch(mut self, events: u32) -> Self {
+        self.prefetch = events;
+        self
+    }
+
+    /// Joins the group.
+    ///
+    /// # Errors
+    /// When the broker does not take the member, for example because there is no
+    /// such group.
+    pub async fn join(self) -> Result<Consumer, Error> {
+        let room = u64::from(self.concurrency) + u64::from(self.prefetch);
+        let (commands, commanded) = mpsc::unbounded_channel();
+        // Credit bounds what is in it.
+        let (deliveries, delivered) = mpsc::unbounded_channel();
+        let leave = CancellationToken::new();
+        let (joined, first_join) = oneshot::channel();
+        let worker = Worker {
+            config: self,
+            grants: Grants::new(room),
+            leases: HashMap::new(),
+            waiting: Vec::new(),
+            unanswered: BTreeMap::new(),
+            last_request: 0,
+            commands,
+            commanded,
+            deliveries,
+            leave: leave.clone(),
+            joined: Some(joined),
+        };
+        let task = tokio::spawn(worker.run());
+        first_join
+            .await
+            .map_err(|_| Error::closed("the consumer"))??;
+        Ok(Consumer {
+            delivered,
+            leave,
+            task: Some(task),
+        })
+    }
+}
+
+/// A member of a group: a stream of [`Delivery`]s.
+///
+/// Heartbeats, credit and reconnecting happen by themselves; after a lost
+/// connection it presents the leases of what is being worked on, and goes on
+/// with it.
+///
+/// ```no_run
+/// # async fn example(client: sluice_client::Client) -> Result<(), sluice_client::Error> {
+/// let mut consumer = client.consumer("uploads", "thumbnails").concurrency(4).join().await?;
+/// while let Some(delivery) = consumer.next().await {
+///     let delivery = delivery?;
+///     println!("{}", delivery.event().id());
+///     delivery.ack().await?;
+/// }
+/// consumer.leave().await;
+/// # Ok(()) }
+/// ```
+#[derive(Debug)]
+pub struct Consumer {
+    delivered: mpsc::UnboundedReceiver<Result<Delivery, Error>>,
+    leave: CancellationToken,
+    task: Option<JoinHandle<()>>,
+}
+
+impl Consumer {
+    /// The next event. `None` after an error, which is final, or after leaving.
+    pub async fn next(&mut self) -> Option<Result<Delivery, Error>> {
+        self.delivered.recv().await
+    }
+
+    /// Leaves the group: what was not settled goes back to it at once.
+    pub async fn leave(mut self) {
+        self.leave.cancel();
+        if let Some(task) = self.task.take() {
+            let _ = task.await;
+        }
+    }
+}
+
+impl Stream for Consumer {
+    type Item = Result<Delivery, Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.delivered.poll_recv(context)
+    }
+}
+
+impl Drop for Consumer {
+    fn drop(&mut self) {
+        self.leave.cancel();
+    }
+}
+
+/// A settlement on its way.
+struct Settling {
+    key: LeaseKey,
+    action: Action,
+    done: Option<oneshot::Sender<Result<(), Error>>>,
+}
+
+/// The task behind a consumer.
+struct Worker {
+    config: ConsumerBuilder,
+    grants: Grants,
+    /// Leases that are held, each with what tells that it is lost.
+    leases: HashMap<LeaseKey, CancellationToken>,
+    /// Settlements that were not sent on this stream.
+    waiting: Vec<Settling>,
+    /// Settlements that were sent, by request.
+    unanswered: BTreeMap<i64, Vec<Settling>>,
+    last_request: i64,
+    commands: mpsc::UnboundedSender<Command>,
+    commanded: mpsc::UnboundedReceiver<Command>,
+    deliveries: mpsc::UnboundedSender<Result<Delivery, Error>>,
+    leave: CancellationToken,
+    joined: Option<oneshot::Sender<Result<(), Error>>>,
+}
+
+/// How a stream ended.
+enum End {
+    Left,
+    Lost(Error),
+    Fatal(Error),
+}
+
+type Requests = mpsc::Sender<pb::ConsumeRequest>;
+
+impl Worker {
+    async fn run(mut self) {
+        let mut attempt = 0;
+        loop {
+            match self.stream(&mut attempt).await {
+                End::Left => return,
+                End::Lost(error) if self.leave.is_cancelled() => {
+                    tracing::debug!(%error, "the connection was lost while leaving");
+                    return;
+                }
+                // The first join tells its caller at once.
+                End::Lost(error) if self.joined.is_none() => {
+                    tracing::info!(
+                        %error, topic = self.config.topic, group = self.config.group,
+                        "consuming is interrupted; reconnecting"
+                    );
+                    let backoff = self.config.client.options().backoff;
+                    tokio::select! {
+                        () = backoff.wait(attempt) => {}
+                        () = self.leave.cancelled() => return,
+                    }
+                    attempt = attempt.saturating_add(1);
+                }
+                End::Lost(error) | End::Fatal(error) => {
+                    match self.joined.take() {
+                        Some(joined) => drop(joined.send(Err(error))),
+                        None => drop(self.deliveries.send(Err(error))),
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    async fn stream(&mut self, attempt: &mut u32) -> End {
+        let (requests, mut responses, joined) = match self.join().await {
+            Ok(joined) => joined,
+            Err(error) if error.is_retryable() => return End::Lost(error),
+            Err(error) => return End::Fatal(error),
+        };
+        *attempt = 0;
+        for token in joined.lost {
+            self.lose(token.into());
+        }
+        // What was sent and not answered may or may not have been taken; asking
+        // again settles it either way.
+        let unanswered = std::mem::take(&mut self.unanswered);
+        self.waiting.extend(unanswered.into_values().flatten());
+        if let Some(first) = self.joined.take() {
+            let _ = first.send(Ok(()));
+        }
+        let every = joined
+            .heartbeat_interval
+            .and_then(|interval| Duration::try_from(interval).ok())
+            .unwrap_or(Duration::from_secs(10))
+            .max(Duration::from_millis(1));
+        let mut heartbeat = interval_at(Instant::now() + every, every);
+        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let leave = self.leave.clone();
+        loop {
+            if let Err(error) = self.send_what_is_due(&requests).await {
+                return End::Lost(error);
+            }
+            tokio::select! {
+                biased;
+                response = responses.message() => match response {
+                    Ok(Some(response)) => self.take_response(response),
+                    Ok(None) => return End::Lost(Error::closed("the stream")),
+                    Err(status) => {
+                        let error = Error::from(status);
+                        return if error.is_retryable() { End::Lost(error) } else { End::Fatal(error) };
+                    }
+                },
+                Some(command) = self.commanded.recv() => {
+                    self.take_command(command);
+                    while let Ok(command) = self.commanded.try_recv() {
+                        self.take_command(command);
+                    }
+                }
+                _ = heartbeat.tick() => {
+                    let grant = Some(self.grant());
+                    let message = Out::Heartbeat(pb::Heartbeat { grant });
+                    if let Err(error) = send(&requests, message).await {
+                        return End::Lost(error);
+                    }
+                }
+                () = leave.cancelled() => return self.say_goodbye(&requests, responses).await,
+            }
+        }
+    }
+
+    async fn join(
+        &mut self,
+    ) -> Result<(Requests, Streaming<pb::ConsumeResponse>, pb::Joined), Error> {
+        let (requests, outgoing) = mpsc::channel(64);
+        self.grants.new_stream();
+        let join = Out::Join(pb::Join {
+            topic: self.config.topic.clone(),
+            group: self.config.group.clone(),
+            member: self.config.member.clone(),
+            grant: Some(self.grant()),
+            held: self.leases.keys().map(|key| key.token()).collect(),
+            max_message_bytes: MESSAGE_BYTES_MAX,
+        });
+        send(&requests, join).await?;
+        let mut api = self.config.client.consume_api();
+        let mut responses = api
+            .consume(ReceiverStream::new(outgoing))
+            .await?
+            .into_inner();
+        loop {
+            let response = responses.message().await?;
+            let response = response.ok_or_else(|| Error::closed("the stream"))?;
+            match response.message {
+                Some(In::Joined(joined)) => return Ok((requests, responses, joined)),
+                // A kind of message from a later version.
+                None => {}
+                Some(_) => {
+                    let message = "the broker did not answer the join first";
+                    return Err(Error::new(Code::Internal, message));
+                }
+            }
+        }
+    }
+
+    fn grant(&mut self) -> pb::Grant {
+        pb::Grant {
+            max_events: self.grants.limit() as i64,
+            // Bounded by the number of handlers.
+            max_bytes: 0,
+        }
+    }
+
+    async fn send_what_is_due(&mut self, requests: &Requests) -> Result<(), Error> {
+        while !self.waiting.is_empty() {
+            let rest = self.waiting.split_off(self.waiting.len().min(BATCH_MAX));
+            let batch = std::mem::replace(&mut self.waiting, rest);
+            self.last_request += 1;
+            let request_id = self.last_request;
+            let settlements = batch.iter().map(|settling| pb::Settlement {
+                lease: Some(settling.key.token()),
+                action: Some(settling.action.clone()),
+            });
+            let settlements = settlements.collect();
+            self.unanswered.insert(request_id, batch);
+            let message = Out::Settle(pb::SettleBatch {
+                request_id,
+                settlements,
+            });
+            send(requests, message).await?;
+        }
+        if self.grants.is_due() {
+            let grant = self.grant();
+            send(requests, Out::Grant(grant)).await?;
+        }
+        Ok(())
+    }
+
+    fn take_response(&mut self, response: pb::ConsumeResponse) {
+        match response.message {
+            Some(In::Deliveries(deliveries)) => {
+                for delivery in deliveries.deliveries {
+                    self.deliver(delivery);
+                }
+            }
+            Some(In::Settled(settled)) => self.take_settled(settled),
+            Some(In::LeasesLost(lost)) => {
+                for token in lost.leases {
+                    self.lose(token.into());
+                }
+            }
+            // Joined comes once; others are of later versions.
+            Some(In::Joined(_) | In::Heartbeat(_)) | None => {}
+        }
+    }
+
+    fn deliver(&mut self, delivery: pb::Delivery) {
+        let key = LeaseKey::from(delivery.lease.unwrap_or_default());
+        let lost = CancellationToken::new();
+        self.leases.insert(key, lost.clone());
+        self.grants.received();
+        let delivery = Delivery::new(delivery, key, lost, self.commands.clone());
+        // When nobody reads any more, dropping it gives it back.
+        let _ = self.deliveries.send(Ok(delivery));
+    }
+
+    fn take_settled(&mut self, settled: pb::Settled) {
+        let Some(batch) = self.unanswered.remove(&settled.request_id) else {
+            return;
+        };
+        let mut failures: HashMap<i32, Error> = settled
+            .failures
+            .into_iter()
+            .map(|failure| (failure.index, Error::from_message(failure.error)))
+            .collect();
+        for (index, settling) in (0..).zip(batch) {
+            match failures.remove(&index) {
+                None => {
+                    self.forget(settling.key);
+                    answer(settling.done, Ok(()));
+                }
+                // For example while another settlement of it is on its way.
+                Some(error) if error.is_retryable() => self.waiting.push(settling),
+                Some(error) => {
+                    self.lose(settling.key);
+                    answer(settling.done, Err(error));
+                }
+            }
+        }
+    }
+
+    fn take_command(&mut self, command: Command) {
+        match command {
+            Command::Settle { key, action, done } => {
+                self.waiting.push(Settling { key, action, done })
+            }
+            Command::Forget { key } => self.forget(key),
+        }
+    }
+
+    /// The lease is somebody else's.
+    fn lose(&mut self, key: LeaseKey) {
+        if let Some(lost) = self.leases.remove(&key) {
+            lost.cancel();
+            self.grants.settled();
+        }
+    }
+
+    /// The lease has served.
+    fn forget(&mut self, key: LeaseKey) {
+        if self.leases.remove(&key).is_some() {
+            self.grants.settled();
+        }
+    }
+
+    /// Sends what was settled, and leaves; the broker ends the stream.
+    async fn say_goodbye(
+        &mut self,
+        requests: &Requests,
+        mut responses: Streaming<pb::ConsumeResponse>,
+    ) -> End {
+        while let Ok(command) = self.commanded.try_recv() {
+            self.take_command(command);
+        }
+        let goodbye = async {
+            self.send_what_is_due(requests).await?;
+            send(requests, Out::Leave(pb::Leave {})).await
+        };
+        if let Err(error) = goodbye.await {
+            return End::Lost(error);
+        }
+        loop {
+            match responses.message().await {
+                Ok(Some(response)) => {
+                    if let Some(In::Settled(settled)) = response.message {
+                        self.take_settled(settled);
+                    }
+                }
+                Ok(None) => return End::Left,
+                Err(status) => return End::Lost(status.into()),
+            }
+        }
+    }
+}
+
+async fn send(requests: &Requests, message: Out) -> Result<(), Error> {
+    let request = pb::ConsumeRequest {
+        message: Some(message),
+    };
+    let sent = requests.send(request).await;
+    sent.map_err(|_| Error::closed("the stream"))
+}
+
+fn answer(done: Option<oneshot::Sender<Result<(), Error>>>, result: Result<(), Error>) {
+    match (done, result) {
+        (Some(done), result) => drop(done.send(result)),
+        (None, Err(error)) => tracing::debug!(%error, "a dropped delivery was not given back"),
+        (None, Ok(())) => {}
+    }
+}

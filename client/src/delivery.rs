@@ -1,0 +1,223 @@
+//! An event that a consumer got, and what is to become of it.
+
+use std::time::{Duration, SystemTime};
+
+use sluice_proto::pb::{self, settlement::Action};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    consumer::{Command, LeaseKey},
+    error::Error,
+    event::Event,
+};
+
+/// An event to work on, under a lease that the consumer keeps alive by itself,
+/// however long the work takes.
+///
+/// Dropped without having been settled, it is given back to be tried again at
+/// once, which counts an attempt.
+///
+/// ```no_run
+/// # async fn example(delivery: sluice_client::Delivery) -> Result<(), sluice_client::Error> {
+/// println!("{} (attempt {})", delivery.event().id(), delivery.attempt());
+/// delivery.ack().await?;
+/// # Ok(()) }
+/// ```
+#[derive(Debug)]
+pub struct Delivery {
+    event: Event,
+    partition: i32,
+    offset: i64,
+    attempt: i32,
+    redrives: i32,
+    append_time: Option<SystemTime>,
+    acker: Acker,
+}
+
+impl Delivery {
+    pub(crate) fn new(
+        delivery: pb::Delivery,
+        key: LeaseKey,
+        lost: CancellationToken,
+        commands: mpsc::UnboundedSender<Command>,
+    ) -> Self {
+        Self {
+            event: delivery.event.unwrap_or_default().into(),
+            partition: delivery.partition,
+            offset: delivery.offset,
+            attempt: delivery.attempt,
+            redrives: delivery.redrives,
+            append_time: delivery.append_time.and_then(|time| time.try_into().ok()),
+            acker: Acker {
+                key,
+                lost,
+                commands: Some(commands),
+            },
+        }
+    }
+
+    /// The event.
+    #[must_use]
+    pub fn event(&self) -> &Event {
+        &self.event
+    }
+
+    /// Its partition.
+    #[must_use]
+    pub fn partition(&self) -> i32 {
+        self.partition
+    }
+
+    /// Its offset in it.
+    #[must_use]
+    pub fn offset(&self) -> i64 {
+        self.offset
+    }
+
+    /// Which attempt this is, from 1.
+    #[must_use]
+    pub fn attempt(&self) -> i32 {
+        self.attempt
+    }
+
+    /// How often it was redriven from the dead letters.
+    #[must_use]
+    pub fn redrives(&self) -> i32 {
+        self.redrives
+    }
+
+    /// When the broker stored it.
+    #[must_use]
+    pub fn append_time(&self) -> Option<SystemTime> {
+        self.append_time
+    }
+
+    /// The lease.
+    #[must_use]
+    pub fn lease(&self) -> pb::LeaseToken {
+        self.acker.key.token()
+    }
+
+    /// Becomes cancelled when the lease is lost: somebody else works on the
+    /// event, and what this worker does is not counted any more.
+    #[must_use]
+    pub fn lost(&self) -> CancellationToken {
+        self.acker.lost.clone()
+    }
+
+    /// The event, and what settles it.
+    #[must_use]
+    pub fn split(self) -> (Event, Acker) {
+        (self.event, self.acker)
+    }
+
+    /// Done. Returns when that is durable.
+    ///
+    /// # Errors
+    /// [`Error::is_lease_lost`] when the lease had been lost; the event comes,
+    /// or came, to somebody else. After a reconnect it can also mean that this
+    /// very ack had been taken before the connection broke.
+    pub async fn ack(self) -> Result<(), Error> {
+        self.acker.ack().await
+    }
+
+    /// Not done; to be tried again after `delay`, or by the group's policy.
+    ///
+    /// # Errors
+    /// As [`Delivery::ack`].
+    pub async fn nack(self, delay: Option<Duration>, reason: &str) -> Result<(), Error> {
+        self.acker.nack(delay, reason).await
+    }
+
+    /// Never to be tried again: to the dead letters.
+    ///
+    /// # Errors
+    /// As [`Delivery::ack`].
+    pub async fn reject(self, reason: &str) -> Result<(), Error> {
+        self.acker.reject(reason).await
+    }
+}
+
+/// Settles one event.
+#[derive(Debug)]
+pub struct Acker {
+    key: LeaseKey,
+    lost: CancellationToken,
+    /// `None` when it is settled.
+    commands: Option<mpsc::UnboundedSender<Command>>,
+}
+
+/// The longest reason that a broker takes.
+const REASON_BYTES_MAX: usize = 1024;
+
+impl Acker {
+    /// As [`Delivery::ack`].
+    ///
+    /// # Errors
+    /// As [`Delivery::ack`].
+    pub async fn ack(self) -> Result<(), Error> {
+        self.settle(Action::Ack(pb::Ack {})).await
+    }
+
+    /// As [`Delivery::nack`].
+    ///
+    /// # Errors
+    /// As [`Delivery::ack`].
+    pub async fn nack(self, delay: Option<Duration>, reason: &str) -> Result<(), Error> {
+        self.settle(nack(delay, reason)).await
+    }
+
+    /// As [`Delivery::reject`].
+    ///
+    /// # Errors
+    /// As [`Delivery::ack`].
+    pub async fn reject(self, reason: &str) -> Result<(), Error> {
+        let reason = shortened(reason);
+        self.settle(Action::Reject(pb::Reject { reason })).await
+    }
+
+    /// The lease was settled by other means, a commit.
+    pub(crate) fn settled_elsewhere(mut self) {
+        if let Some(commands) = self.commands.take() {
+            let _ = commands.send(Command::Forget { key: self.key });
+        }
+    }
+
+    async fn settle(mut self, action: Action) -> Result<(), Error> {
+        let (done, answer) = oneshot::channel();
+        let closed = || Error::closed("the consumer");
+        let commands = self.commands.take().ok_or_else(closed)?;
+        let command = Command::Settle {
+            key: self.key,
+            action,
+            done: Some(done),
+        };
+        commands.send(command).map_err(|_| closed())?;
+        answer.await.map_err(|_| closed())?
+    }
+}
+
+impl Drop for Acker {
+    fn drop(&mut self) {
+        if let Some(commands) = self.commands.take() {
+            let _ = commands.send(Command::Settle {
+                key: self.key,
+                action: nack(Some(Duration::ZERO), "dropped by its handler"),
+                done: None,
+            });
+        }
+    }
+}
+
+fn nack(delay: Option<Duration>, reason: &str) -> Action {
+    Action::Nack(pb::Nack {
+        delay: delay.and_then(|delay| delay.try_into().ok()),
+        reason: shortened(reason),
+    })
+}
+
+/// Cut to what the broker takes, at the end of a character.
+fn shortened(reason: &str) -> String {
+    reason[..reason.floor_char_boundary(REASON_BYTES_MAX)].to_owned()
+}
