@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 use sluice_proto::event::{AttributeRef, EventRef, Timestamp};
 
 /// Largest payload that is read as JSON.
-pub(super) const JSON_BYTES_MAX: usize = 256 << 10;
+pub(super) const JSON_BYTES_MAX: usize = 1 << 20;
 
 /// The event as a map; the payload is only read if the filter looks at it.
 pub(super) fn event(event: &EventRef<'_>, with_data: bool) -> Result<Value, String> {

@@ -46,6 +46,8 @@ const NOTE_AFTER_MS: u64 = 1000;
 const SKIPS_AFTER_MS: u64 = 1000;
 /// A source that could not be read is tried again after so long.
 const READ_AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// How much longer a pull waits while events are being read.
+const READING_EXTENSION: Duration = Duration::from_secs(5);
 /// Commands handled before the group delivers again.
 const COMMANDS_PER_TURN: usize = 64;
 
@@ -176,6 +178,7 @@ impl GroupTask {
             self.let_time_pass();
             let more = self.read_ahead();
             self.deliver();
+            self.end_pulls();
             let wake = self.next_due_ms().map(|due| self.clock.instant(due));
             let sleep = async {
                 match wake {
@@ -322,8 +325,17 @@ impl GroupTask {
     // --------------------------------------------------------------- time
 
     fn next_due_ms(&self) -> Option<u64> {
-        let pull = self.pulls.iter().map(|pull| pull.until).min();
-        let pull_ms = pull.map(|until| {
+        // One whose time is up is waiting for a read, whose end wakes the task.
+        let now = Instant::now();
+        let next_end = |pull: &PendingPull| {
+            let until = pull.until;
+            if until > now {
+                until
+            } else {
+                until + READING_EXTENSION
+            }
+        };
+        let pull_ms = self.pulls.iter().map(next_end).min().map(|until| {
             let from_origin = until.saturating_duration_since(self.clock.origin);
             from_origin.as_millis() as u64 + 1
         });
@@ -343,7 +355,6 @@ impl GroupTask {
         let now = self.clock.now_ms();
         self.board.wake_delayed(now);
         self.expire_leases(now);
-        self.end_pulls();
         self.note_leases(now);
         if self.skips_due_ms.is_some_and(|due| due <= now) {
             self.save_skips();
@@ -375,13 +386,22 @@ impl GroupTask {
         }
     }
 
+    /// Answers the pulls whose time is up. While events are being read for them
+    /// they wait a little longer: a pull that does not want to wait wants what is
+    /// there all the same.
     fn end_pulls(&mut self) {
         let now = Instant::now();
         let idle = self.idle();
         let lease_ms = self.config().lease_ms;
+        let reading = idle == IdleReason::Delivering;
         let mut waiting = VecDeque::new();
         for pull in self.pulls.drain(..) {
-            if pull.until <= now && !self.board.has_ready() {
+            let until = if reading {
+                pull.until + READING_EXTENSION
+            } else {
+                pull.until
+            };
+            if until <= now {
                 let _ = pull.reply.send(Pulled {
                     deliveries: Vec::new(),
                     idle,

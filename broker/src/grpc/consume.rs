@@ -21,7 +21,7 @@ use super::{
     authorize::Action,
     convert,
     pull::{member_name, wire_failures},
-    refusal::Refusal,
+    refusal::{Refusal, unread_message},
 };
 use crate::group::{GroupHandle, Inbox, JoinRequest, MemberId, Outgoing};
 
@@ -166,7 +166,7 @@ impl Incoming {
         mut requests: Streaming<wire::ConsumeRequest>,
         inbox: oneshot::Sender<Inbox>,
     ) -> Result<End, Status> {
-        let Some(first) = requests.message().await? else {
+        let Some(first) = requests.message().await.map_err(unread_message)? else {
             return Ok(End::Gone);
         };
         let Some(In::Join(join)) = first.message else {
@@ -179,7 +179,7 @@ impl Incoming {
                 biased;
                 Some(settled) = settling.next() => self.answer(settled).await?,
                 request = requests.message(), if settling.len() < SETTLEMENTS_IN_FLIGHT_MAX => {
-                    let Some(request) = request? else {
+                    let Some(request) = request.map_err(unread_message)? else {
                         // The client will say no more, but may want to hear what
                         // became of its settlements.
                         while let Some(settled) = settling.next().await {

@@ -105,8 +105,7 @@ pub(super) fn producer_sequence(
             })
     };
     Ok(ProducerSequence {
-        // Any id that was never given out is unknown; zero is one of them.
-        producer: ProducerId(producer as u64),
+        producer: ProducerId(positive("producer_id", producer)?),
         epoch: positive("producer_epoch", epoch)?,
         sequence: positive("sequence", sequence)?,
     })

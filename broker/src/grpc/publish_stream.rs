@@ -9,7 +9,11 @@ use sluice_proto::wire::{
 use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
 
-use super::{api::Api, convert, events, refusal::Refusal};
+use super::{
+    api::Api,
+    convert, events,
+    refusal::{Refusal, unread_message},
+};
 use crate::commit::{Changes, CommitError, Committed};
 
 type Responses = mpsc::Sender<Result<wire::PublishStreamResponse, Status>>;
@@ -57,7 +61,7 @@ impl<'a> PublishStream<'a> {
         mut requests: Streaming<wire::PublishStreamRequest>,
         responses: &'a Responses,
     ) -> Result<(), Status> {
-        let Some(first) = requests.message().await? else {
+        let Some(first) = requests.message().await.map_err(unread_message)? else {
             return Ok(());
         };
         let Some(In::Open(open)) = first.message else {
@@ -83,7 +87,7 @@ impl<'a> PublishStream<'a> {
             tokio::select! {
                 biased;
                 Some(done) = in_flight.next() => stream.finish(done).await?,
-                request = requests.message(), if may_read => match request? {
+                request = requests.message(), if may_read => match request.map_err(unread_message)? {
                     None => open = false,
                     Some(request) => match request.message {
                         Some(In::Batch(batch)) => {

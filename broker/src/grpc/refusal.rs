@@ -98,12 +98,7 @@ impl Refusal {
     }
 
     pub(super) fn bad_filter(field: &str, error: &FilterError) -> Self {
-        let limit = matches!(error, FilterError::TooLong(_) | FilterError::Shape(_));
-        let reason = if limit {
-            ErrorReason::LimitExceeded
-        } else {
-            ErrorReason::InvalidFilter
-        };
+        let reason = ErrorReason::InvalidFilter;
         Self::new(Code::InvalidArgument, reason, format!("{field}: {error}")).at(field)
     }
 
@@ -151,6 +146,30 @@ impl Refusal {
             field: self.field,
             retry_after: self.retry_after.map(super::convert::duration),
         }
+    }
+}
+
+/// tonic's own refusal of a message, before the broker has seen it, in the
+/// API's terms. Anything else stays as it is.
+pub(super) fn unread_message(status: Status) -> Status {
+    let text = status.message();
+    if !status.details().is_empty() {
+        return status;
+    }
+    match status.code() {
+        Code::OutOfRange if text.contains("length too large") => Refusal::new(
+            Code::InvalidArgument,
+            ErrorReason::LimitExceeded,
+            format!("the request is larger than limits.request_bytes_max: {text}"),
+        )
+        .into(),
+        Code::Internal if text.contains("decode") => Refusal::new(
+            Code::InvalidArgument,
+            ErrorReason::InvalidField,
+            format!("the request is no message of this call: {text}"),
+        )
+        .into(),
+        _ => status,
     }
 }
 

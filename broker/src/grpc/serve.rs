@@ -7,9 +7,14 @@ use sluice_proto::{
     wire::{admin_service_server::AdminServiceServer, broker_service_server::BrokerServiceServer},
 };
 use tokio::net::TcpListener;
-use tonic::transport::{Server, server::TcpIncoming};
+use tonic::{
+    Status,
+    codegen::http::Response,
+    transport::{Server, server::TcpIncoming},
+};
+use tower::util::MapResponseLayer;
 
-use super::{api::Api, service::Services};
+use super::{api::Api, refusal::unread_message, service::Services};
 
 /// A connection that is silent for so long is asked, and cut when it does not
 /// answer in the same time again.
@@ -46,6 +51,7 @@ pub(crate) async fn serve(
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     let router = Server::builder()
+        .layer(MapResponseLayer::new(in_the_apis_terms))
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
         .max_concurrent_streams(Some(streams_max))
@@ -85,4 +91,16 @@ pub(crate) async fn serve(
     };
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     router.serve_with_incoming_shutdown(incoming, stopped).await
+}
+
+/// Turns the status of a request that tonic refused, because it is too large or
+/// no message, into one of the API's.
+fn in_the_apis_terms<B>(mut response: Response<B>) -> Response<B> {
+    if let Some(status) = Status::from_header_map(response.headers())
+        && status.code() != tonic::Code::Ok
+    {
+        // A status that cannot be written as headers stays as it was.
+        let _ = unread_message(status).add_header(response.headers_mut());
+    }
+    response
 }
