@@ -195,7 +195,7 @@ fn publish(topic: &str, events: Vec<Event>) -> PublishRequest {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bad_publish_is_refused_and_appends_nothing() {
     let mut bench = Bench::start().await;
-    let limits = bench.limits.clone();
+    let limits = bench.limits;
     let topic = |name: &str| publish(name, vec![event("e")]);
     // The second of two, so that the first must not get in.
     let second = |change: fn(&mut Event)| {
@@ -450,7 +450,7 @@ async fn publish_raw(bench: &Bench, request: Bytes) -> Result<PublishResponse, S
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bad_topic_group_or_filter_is_refused() {
     let mut bench = Bench::start().await;
-    let limits = bench.limits.clone();
+    let limits = bench.limits;
     let mut admin = bench.api.admin.clone();
 
     let topic = |topic: &str, partitions| CreateTopicRequest {
