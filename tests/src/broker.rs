@@ -120,9 +120,22 @@ impl TestBroker {
     /// # Panics
     /// When it does not run, or does not end.
     pub fn stop(&mut self) -> ExitStatus {
+        self.stop_by(Signal::TERM)
+    }
+
+    /// Ends it as whoever started it at a terminal does (SIGINT), and waits for
+    /// it.
+    ///
+    /// # Panics
+    /// As [`TestBroker::stop`].
+    pub fn interrupt(&mut self) -> ExitStatus {
+        self.stop_by(Signal::INT)
+    }
+
+    fn stop_by(&mut self, signal: Signal) -> ExitStatus {
         let mut running = self.running.take().expect("the broker runs");
         let pid = Pid::from_child(&running.child);
-        kill_process(pid, Signal::TERM).expect("our own child takes a signal");
+        kill_process(pid, signal).expect("our own child takes a signal");
         let since = Instant::now();
         loop {
             if let Some(status) = running.child.try_wait().expect("it is our own child") {
@@ -131,10 +144,27 @@ impl TestBroker {
             if since.elapsed() > HANGS {
                 let _ = running.child.kill();
                 let _ = running.child.wait();
-                panic!("the broker does not end {HANGS:?} after SIGTERM");
+                panic!("the broker does not end {HANGS:?} after {signal:?}");
             }
             thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    /// Starts a second broker over the same data, which must not come up. Returns
+    /// what it says.
+    ///
+    /// # Panics
+    /// When it comes up.
+    #[must_use]
+    pub fn second_over_the_same_data(&self) -> String {
+        let mut child = self.spawn_with(Stdio::piped());
+        let stdout = child.stdout.take().expect("standard output is piped");
+        let address = wait_until_ready(stdout);
+        let _ = child.kill();
+        let output = child.wait_with_output().expect("it is our own child");
+        assert_eq!(address, None, "a second broker serves the same data");
+        assert!(!output.status.success());
+        String::from_utf8_lossy(&output.stderr).into_owned()
     }
 
     /// What it has written to its log, over all its runs.
@@ -153,6 +183,10 @@ impl TestBroker {
             .append(true)
             .open(self.log_path())
             .expect("a file in our own folder can be written");
+        self.spawn_with(log.into())
+    }
+
+    fn spawn_with(&self, stderr: Stdio) -> Child {
         let mut command = Command::new(binary());
         command
             .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
@@ -160,7 +194,7 @@ impl TestBroker {
             .args(&self.args)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(log);
+            .stderr(stderr);
         // What is set for a broker of the developer's own is not for this one.
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("SLUICE_") {
