@@ -281,7 +281,8 @@ async fn a_pull_ends_with_its_reason_when_the_group_is_at_its_in_flight_cap() {
     api.create_topic("in", 1).await;
     let config = GroupConfig {
         max_in_flight: 1,
-        ..lease_of(60 * 1000)
+        // It does not run out while the second pull waits.
+        ..lease_of(60 * 60 * 1000)
     };
     api.create_group("in", "workers", config).await;
     api.publish("in", vec![event("a"), event("b")])
