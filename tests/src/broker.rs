@@ -1,0 +1,265 @@
+//! A broker of a test's own: the real program, on a free port, over a folder
+//! that goes away with it.
+
+use std::{
+    fs::{self, File},
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, ChildStdout, Command, ExitStatus, Stdio},
+    sync::{OnceLock, mpsc},
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+/// What the broker prints on standard output when it serves, before its address.
+const READY: &str = "sluice listening on ";
+/// Far longer than a start or an end takes: only a broker that hangs gets here.
+const HANGS: Duration = Duration::from_secs(120);
+/// Lines of the broker's log that a failing test shows.
+const LOG_LINES_SHOWN: usize = 200;
+
+/// A broker process and its data.
+///
+/// Dropping it kills the process, and shows its log when the test is failing.
+#[derive(Debug)]
+pub struct TestBroker {
+    folder: TempDir,
+    args: Vec<String>,
+    running: Option<Running>,
+}
+
+#[derive(Debug)]
+struct Running {
+    child: Child,
+    url: String,
+}
+
+impl TestBroker {
+    /// Starts a broker with an empty data folder, and waits until it serves.
+    #[must_use]
+    pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// Starts a broker with more arguments for `sluice serve`.
+    #[must_use]
+    pub fn start_with(args: &[&str]) -> Self {
+        let mut broker = Self {
+            folder: tempfile::tempdir().expect("a temporary folder can be made"),
+            args: args.iter().map(|arg| (*arg).to_owned()).collect(),
+            running: None,
+        };
+        broker.restart();
+        broker
+    }
+
+    /// Where it serves, such as `http://127.0.0.1:40123`. Another one after each
+    /// restart.
+    ///
+    /// # Panics
+    /// When it does not run.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.running.as_ref().expect("the broker runs").url
+    }
+
+    /// The same as a socket address.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        self.url().trim_start_matches("http://")
+    }
+
+    /// Where its data is.
+    #[must_use]
+    pub fn data_dir(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    /// Ends it at once, as a crash does (SIGKILL). Does nothing when it does not
+    /// run.
+    pub fn kill(&mut self) {
+        if let Some(mut running) = self.running.take() {
+            running.child.kill().expect("our own child can be killed");
+            running.child.wait().expect("our own child can be awaited");
+        }
+    }
+
+    /// Starts it again over the same data; kills it first if it runs.
+    pub fn restart(&mut self) {
+        self.kill();
+        let mut child = self.spawn();
+        let stdout = child.stdout.take().expect("standard output is piped");
+        match wait_until_ready(stdout) {
+            Some(address) => {
+                let url = format!("http://{address}");
+                self.running = Some(Running { child, url });
+            }
+            None => {
+                let _ = child.kill();
+                let status = child.wait().expect("our own child can be awaited");
+                panic!("the broker does not come up: {status}");
+            }
+        }
+    }
+
+    /// Starts it over the same data and kills it so much later, whether it
+    /// serves by then or not.
+    pub fn start_and_kill_after(&mut self, after: Duration) {
+        self.kill();
+        let mut child = self.spawn();
+        thread::sleep(after);
+        child.kill().expect("our own child can be killed");
+        child.wait().expect("our own child can be awaited");
+    }
+
+    /// Ends it as a supervisor does (SIGTERM), and waits for it.
+    ///
+    /// # Panics
+    /// When it does not run, or does not end.
+    pub fn stop(&mut self) -> ExitStatus {
+        self.stop_by(Signal::TERM)
+    }
+
+    /// Ends it as whoever started it at a terminal does (SIGINT), and waits for
+    /// it.
+    ///
+    /// # Panics
+    /// As [`TestBroker::stop`].
+    pub fn interrupt(&mut self) -> ExitStatus {
+        self.stop_by(Signal::INT)
+    }
+
+    fn stop_by(&mut self, signal: Signal) -> ExitStatus {
+        let mut running = self.running.take().expect("the broker runs");
+        let pid = Pid::from_child(&running.child);
+        kill_process(pid, signal).expect("our own child takes a signal");
+        let since = Instant::now();
+        loop {
+            if let Some(status) = running.child.try_wait().expect("it is our own child") {
+                return status;
+            }
+            if since.elapsed() > HANGS {
+                let _ = running.child.kill();
+                let _ = running.child.wait();
+                panic!("the broker does not end {HANGS:?} after {signal:?}");
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Starts a second broker over the same data, which must not come up. Returns
+    /// what it says.
+    ///
+    /// # Panics
+    /// When it comes up.
+    #[must_use]
+    pub fn second_over_the_same_data(&self) -> String {
+        let mut child = self.spawn_with(Stdio::piped());
+        let stdout = child.stdout.take().expect("standard output is piped");
+        let address = wait_until_ready(stdout);
+        let _ = child.kill();
+        let output = child.wait_with_output().expect("it is our own child");
+        assert_eq!(address, None, "a second broker serves the same data");
+        assert!(!output.status.success());
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    }
+
+    /// What it has written to its log, over all its runs.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.folder.path().join("stderr")
+    }
+
+    fn spawn(&self) -> Child {
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.log_path())
+            .expect("a file in our own folder can be written");
+        self.spawn_with(log.into())
+    }
+
+    fn spawn_with(&self, stderr: Stdio) -> Child {
+        let mut command = Command::new(binary());
+        command
+            .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
+            .arg(self.data_dir())
+            .args(&self.args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(stderr);
+        // What is set for a broker of the developer's own is not for this one.
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("SLUICE_") {
+                command.env_remove(name);
+            }
+        }
+        command.spawn().expect("the broker's program can be run")
+    }
+}
+
+impl Drop for TestBroker {
+    fn drop(&mut self) {
+        if let Some(mut running) = self.running.take() {
+            let _ = running.child.kill();
+            let _ = running.child.wait();
+        }
+        if thread::panicking() {
+            let log = self.log();
+            let lines: Vec<_> = log.lines().collect();
+            let shown = &lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..];
+            eprintln!("--- the broker's log\n{}\n---", shown.join("\n"));
+        }
+    }
+}
+
+/// The address that the broker prints when it serves; `None` when it ends or
+/// hangs before.
+fn wait_until_ready(stdout: ChildStdout) -> Option<String> {
+    let (sender, ready) = mpsc::channel();
+    // Reads on to the end, so that the broker never waits for its output.
+    thread::spawn(move || {
+        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+            if let Some(address) = line.strip_prefix(READY) {
+                let _ = sender.send(address.trim().to_owned());
+            }
+        }
+    });
+    ready.recv_timeout(HANGS).ok()
+}
+
+/// The broker's program, built once per test process in the profile of the
+/// tests.
+fn binary() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(build)
+}
+
+fn build() -> PathBuf {
+    let mut cargo = Command::new(env!("CARGO"));
+    // The whole workspace, so that features, and with them what is compiled
+    // already, are those of `cargo test --workspace`.
+    cargo
+        .args(["build", "--workspace", "--bin", "sluice"])
+        .arg("--message-format=json-render-diagnostics")
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .stderr(Stdio::inherit());
+    if !cfg!(debug_assertions) {
+        cargo.arg("--release");
+    }
+    let output = cargo.output().expect("cargo can be run");
+    assert!(output.status.success(), "the broker cannot be built");
+    String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .filter(|message| message["target"]["name"] == "sluice")
+        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
+        .expect("cargo names the program that it has built")
+}

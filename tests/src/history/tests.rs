@@ -1,0 +1,259 @@
+use super::*;
+
+fn at(offset: i64) -> Place {
+    Place {
+        topic: "t".to_owned(),
+        partition: 0,
+        offset,
+    }
+}
+
+fn delivery(offset: i64, lease: Lease) -> Delivered {
+    Delivered {
+        group: "g".to_owned(),
+        id: format!("e{offset}"),
+        key: None,
+        place: at(offset),
+        lease,
+    }
+}
+
+/// Five acked events, one without an answer that is there (e5), one that is
+/// not (e6), one refused (e7); all that is there was delivered, and the
+/// first two were settled.
+fn good() -> History {
+    let mut history = History::new();
+    for number in 0..8 {
+        history.publish_invoked(&format!("e{number}"));
+    }
+    for offset in 0..5 {
+        history.publish_acked(&format!("e{offset}"), at(offset));
+    }
+    history.publish_refused("e7");
+    for offset in 0..6 {
+        history.delivered(delivery(offset, (1, offset)));
+        if offset < 2 {
+            history.settled("g", &format!("e{offset}"), (1, offset));
+        }
+    }
+    history.delivered(delivery(4, (2, 1)));
+    for offset in 0..6 {
+        history.read(&format!("e{offset}"), at(offset));
+    }
+    history
+}
+
+fn id(number: u32) -> String {
+    format!("e{number}")
+}
+
+/// The good history with something done to it, and what is found then.
+fn spoilt(spoil: impl FnOnce(&mut History)) -> Vec<Anomaly> {
+    let mut history = good();
+    spoil(&mut history);
+    history.anomalies()
+}
+
+#[test]
+fn nothing_is_found_in_a_good_history() {
+    assert_eq!(good().anomalies(), []);
+    assert_eq!(good().undelivered("g", "t"), []);
+    assert_eq!(good().counts(), (5, 2, 7));
+}
+
+#[test]
+fn an_acked_event_that_is_gone_is_lost() {
+    let found = spoilt(|history| {
+        history.publish_invoked("e8");
+        history.publish_acked("e8", at(6));
+    });
+    assert_eq!(
+        found,
+        [Anomaly::Lost {
+            id: id(8),
+            place: at(6)
+        }]
+    );
+}
+
+#[test]
+fn an_event_that_takes_the_place_of_an_acked_one_is_found() {
+    let found = spoilt(|history| history.read[4].0 = "e6".to_owned());
+    assert!(found.contains(&Anomaly::Lost {
+        id: id(4),
+        place: at(4)
+    }));
+    assert!(found.contains(&Anomaly::Phantom {
+        id: id(4),
+        place: at(4)
+    }));
+    assert!(found.contains(&Anomaly::Inconsistent {
+        place: at(4),
+        ids: vec![id(4), id(6)]
+    }));
+}
+
+#[test]
+fn an_acked_event_at_another_place_has_moved() {
+    let found = spoilt(|history| history.publish_acked("e5", at(6)));
+    assert_eq!(
+        found,
+        [Anomaly::Moved {
+            id: id(5),
+            acked: at(6),
+            found: at(5)
+        }]
+    );
+}
+
+#[test]
+fn an_event_that_is_there_twice_is_found_acked_or_not() {
+    for number in [4, 5] {
+        let found = spoilt(|history| history.read(&id(number), at(6)));
+        assert_eq!(
+            found,
+            [Anomaly::Duplicated {
+                id: id(number),
+                places: vec![at(i64::from(number)), at(6)]
+            }]
+        );
+    }
+}
+
+#[test]
+fn a_refused_event_that_is_there_is_found() {
+    let found = spoilt(|history| history.read("e7", at(6)));
+    assert_eq!(
+        found,
+        [Anomaly::RefusedButThere {
+            id: id(7),
+            place: at(6)
+        }]
+    );
+}
+
+#[test]
+fn an_event_that_nobody_published_is_found() {
+    let found = spoilt(|history| history.read("x", at(6)));
+    assert_eq!(
+        found,
+        [Anomaly::Invented {
+            id: "x".to_owned(),
+            place: at(6)
+        }]
+    );
+}
+
+#[test]
+fn a_delivered_event_that_is_gone_is_a_phantom() {
+    let found = spoilt(|history| history.delivered(delivery(6, (2, 2))));
+    assert_eq!(
+        found,
+        [Anomaly::Phantom {
+            id: id(6),
+            place: at(6)
+        }]
+    );
+}
+
+#[test]
+fn a_place_with_two_events_is_found() {
+    let found = spoilt(|history| {
+        let elsewhere = Delivered {
+            place: at(3),
+            ..delivery(4, (2, 2))
+        };
+        history.delivered(elsewhere);
+    });
+    assert_eq!(
+        found,
+        [Anomaly::Inconsistent {
+            place: at(3),
+            ids: vec![id(3), id(4)]
+        }]
+    );
+}
+
+#[test]
+fn offsets_that_leave_something_out_are_found() {
+    let found = spoilt(|history| {
+        history.publish_invoked("e8");
+        history.read("e8", at(7));
+    });
+    assert_eq!(
+        found,
+        [Anomaly::Gap {
+            expected: 6,
+            found: at(7)
+        }]
+    );
+    let found = spoilt(|history| history.read.swap(1, 2));
+    assert!(
+        found
+            .iter()
+            .all(|found| matches!(found, Anomaly::Gap { .. }))
+    );
+    assert!(!found.is_empty());
+}
+
+#[test]
+fn a_delivery_after_a_durable_ack_is_found() {
+    let found = spoilt(|history| history.delivered(delivery(1, (2, 2))));
+    assert_eq!(
+        found,
+        [Anomaly::Redelivered {
+            group: "g".to_owned(),
+            id: id(1)
+        }]
+    );
+}
+
+#[test]
+fn a_delivery_from_before_the_ack_may_be_noted_late_or_go_to_another_group() {
+    assert_eq!(spoilt(|history| history.delivered(delivery(1, (1, 0)))), []);
+    let other = Delivered {
+        group: "h".to_owned(),
+        ..delivery(1, (2, 2))
+    };
+    assert_eq!(spoilt(|history| history.delivered(other)), []);
+}
+
+#[test]
+fn an_event_that_comes_after_a_later_one_of_its_key_is_found() {
+    let keyed = |offset, lease| Delivered {
+        key: Some("k".to_owned()),
+        ..delivery(offset, lease)
+    };
+    let mut history = good();
+    // Noted in another order than the leases', which does not count.
+    history.delivered(keyed(3, (3, 4)));
+    history.delivered(keyed(2, (3, 1)));
+    history.delivered(keyed(2, (3, 2)));
+    assert_eq!(history.anomalies(), []);
+    history.delivered(keyed(2, (3, 5)));
+    assert_eq!(
+        history.anomalies(),
+        [Anomaly::OutOfOrder {
+            group: "g".to_owned(),
+            key: "k".to_owned(),
+            id: id(2),
+            place: at(2)
+        }]
+    );
+}
+
+#[test]
+fn an_event_that_was_never_delivered_is_found() {
+    let mut history = good();
+    history.publish_acked("e6", at(6));
+    history.read("e6", at(6));
+    assert_eq!(history.anomalies(), []);
+    assert_eq!(
+        history.undelivered("g", "t"),
+        [Anomaly::Undelivered {
+            group: "g".to_owned(),
+            id: id(6),
+            place: at(6)
+        }]
+    );
+}
