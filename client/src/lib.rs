@@ -36,6 +36,7 @@
 
 mod admin;
 mod client;
+pub mod cloudevents;
 mod commit;
 mod consumer;
 mod delivery;

@@ -71,7 +71,9 @@ impl ReadBuilder {
         self.start(At::Time(time.into()))
     }
 
-    fn start(mut self, at: At) -> Self {
+    /// Begins here.
+    #[must_use]
+    pub fn start(mut self, at: At) -> Self {
         self.request.start = Some(pb::ReadStart { at: Some(at) });
         self
     }

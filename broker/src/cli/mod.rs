@@ -1,11 +1,19 @@
 //! The command line. It talks to a broker as any other client does; only
 //! `serve` is one.
 
+mod broker;
+mod dead_letters;
+mod group;
+mod output;
+mod publish;
 mod serve;
+mod tail;
+mod topic;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
+use sluice_client::Client;
 
 /// An event broker for AI pipelines.
 #[derive(Debug, Parser)]
@@ -19,19 +27,91 @@ struct Cli {
 enum Command {
     /// Runs a broker.
     Serve(serve::Serve),
+    /// Tells how a broker is.
+    Status(broker::Status),
+    /// Makes, lists, describes and deletes topics.
+    #[command(subcommand)]
+    Topic(topic::Topic),
+    /// Makes, lists, describes and deletes consumer groups.
+    #[command(subcommand)]
+    Group(group::Group),
+    /// Publishes one event from flags, or many from standard input.
+    Publish(publish::Publish),
+    /// Prints the events of a topic, and goes on with new ones.
+    Tail(tail::Tail),
+    /// Looks after the events that a group could not handle.
+    #[command(subcommand)]
+    Dlq(dead_letters::Dlq),
+}
+
+/// Where the broker is, and how to print.
+#[derive(Clone, Debug, Args)]
+struct Common {
+    /// The broker.
+    #[arg(
+        long,
+        global = true,
+        value_name = "URL",
+        env = "SLUICE_BROKER",
+        default_value = "http://127.0.0.1:7070"
+    )]
+    broker: String,
+    /// Prints JSON, for scripts.
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+impl Common {
+    async fn connect(&self) -> anyhow::Result<Client> {
+        let connected = Client::connect(&self.broker).await;
+        connected.map_err(|error| {
+            anyhow::anyhow!("{error}; start one with `sluice serve`, or name another by --broker")
+        })
+    }
 }
 
 /// Runs what the command line says.
 pub(crate) fn run() -> ExitCode {
-    let result = match Cli::parse().command {
-        Command::Serve(serve) => serve::run(serve),
+    let command = match Cli::parse().command {
+        Command::Serve(serve) => return exit(serve::run(serve)),
+        command => command,
     };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    exit(match runtime {
+        Ok(runtime) => runtime.block_on(run_client(command)),
+        Err(error) => Err(error.into()),
+    })
+}
+
+async fn run_client(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Serve(_) => unreachable!("run has taken it"),
+        Command::Status(status) => status.run().await,
+        Command::Topic(topic) => topic.run().await,
+        Command::Group(group) => group.run().await,
+        Command::Publish(publish) => publish.run().await,
+        Command::Tail(tail) => tail.run().await,
+        Command::Dlq(dlq) => dlq.run().await,
+    }
+}
+
+fn exit(result: anyhow::Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
+        // `sluice tail | head` has done what it was asked.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             // One line, with everything that led to it.
-            eprintln!("sluice: {error:#}");
+            eprintln!("sluice: {}", format!("{error:#}").replace('\n', " "));
             ExitCode::FAILURE
         }
     }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .downcast_ref::<std::io::Error>()
+        .is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
 }

@@ -1,0 +1,73 @@
+//! `sluice status`.
+
+use clap::Args;
+use serde_json::json;
+
+use super::{Common, output};
+
+/// `sluice status`.
+#[derive(Debug, Args)]
+pub(super) struct Status {
+    #[command(flatten)]
+    common: Common,
+}
+
+impl Status {
+    pub(super) async fn run(self) -> anyhow::Result<()> {
+        let of = self
+            .common
+            .connect()
+            .await?
+            .admin()
+            .describe_broker()
+            .await?;
+        let recovery = of.recovery.unwrap_or_default();
+        if self.common.json {
+            output::json(&json!({
+                "version": of.version,
+                "log_id": of.log_id,
+                "log_epoch": of.log_epoch,
+                "started_at": output::timestamp(of.started_at),
+                "log_failure": of.log_failure,
+                "log_bytes": of.log_bytes,
+                "topics": of.topic_count,
+                "groups": of.group_count,
+                "recovery": {
+                    "clean": recovery.clean,
+                    "replayed_bytes": recovery.replayed_bytes,
+                    "cut_bytes": recovery.cut_bytes,
+                    "view_rebuilt": recovery.view_rebuilt,
+                    "duration": output::duration(recovery.duration),
+                },
+            }))?;
+            return Ok(());
+        }
+        let writes = match of.log_failure.as_str() {
+            "" => "taken".to_owned(),
+            reason => format!("REFUSED until a restart: {reason}"),
+        };
+        let mut found = if recovery.clean {
+            "closed in order".to_owned()
+        } else {
+            "not closed in order".to_owned()
+        };
+        found.push_str(&format!(
+            "; {} bytes read again, {} bytes of a torn write cut",
+            recovery.replayed_bytes, recovery.cut_bytes
+        ));
+        if recovery.view_rebuilt {
+            found.push_str("; the view was built again");
+        }
+        output::fields(&[
+            ("version", of.version),
+            ("started", output::timestamp(of.started_at)),
+            ("log", format!("{}, epoch {}", of.log_id, of.log_epoch)),
+            ("log bytes", of.log_bytes.to_string()),
+            ("writes", writes),
+            ("topics", of.topic_count.to_string()),
+            ("groups", of.group_count.to_string()),
+            ("found at start", found),
+        ])?;
+        Ok(())
+    }
+}

@@ -1,0 +1,185 @@
+//! `sluice dlq`.
+
+use anyhow::bail;
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+use sluice_client::{cloudevents, pb};
+
+use super::{Common, output};
+
+/// `sluice dlq`.
+#[derive(Debug, Subcommand)]
+pub(super) enum Dlq {
+    /// Lists a group's dead letters that are not redriven.
+    List(Of),
+    /// Shows one dead letter whole: its event, and what was tried.
+    Show(Show),
+    /// Gives dead letters back to their group, with attempts counted from zero.
+    Redrive(Redrive),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Of {
+    /// The topic that the group reads.
+    topic: String,
+    /// The group.
+    group: String,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Show {
+    #[command(flatten)]
+    of: Of,
+    /// Which, by its offset in the list.
+    offset: i64,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Redrive {
+    #[command(flatten)]
+    of: Of,
+    /// Which, by their offsets in the list.
+    offsets: Vec<i64>,
+    /// All that there are now.
+    #[arg(long, conflicts_with = "offsets")]
+    all: bool,
+}
+
+impl Dlq {
+    pub(super) async fn run(self) -> anyhow::Result<()> {
+        match self {
+            Self::List(of) => of.list().await,
+            Self::Show(show) => show.run().await,
+            Self::Redrive(redrive) => redrive.run().await,
+        }
+    }
+}
+
+impl Of {
+    async fn list(self) -> anyhow::Result<()> {
+        let admin = self.common.connect().await?.admin();
+        let letters = admin.list_dead_letters(&self.topic, &self.group).await?;
+        if self.common.json {
+            for letter in &letters {
+                output::json(&letter_json(letter))?;
+            }
+            return Ok(());
+        }
+        let rows = letters.into_iter().map(|letter| {
+            let event = letter.event.unwrap_or_default();
+            let history = letter.history.unwrap_or_default();
+            [
+                letter.dead_letter_offset.to_string(),
+                event.id,
+                event.r#type,
+                format!("{}/{}", history.partition, history.offset),
+                history.attempt_count.to_string(),
+                output::timestamp(history.dead_lettered_at),
+                history.reason,
+            ]
+        });
+        output::table(
+            [
+                "offset", "event", "type", "from", "attempts", "since", "reason",
+            ],
+            rows,
+        )?;
+        Ok(())
+    }
+}
+
+impl Show {
+    async fn run(self) -> anyhow::Result<()> {
+        let Self { of, offset } = self;
+        let admin = of.common.connect().await?.admin();
+        let Some(letter) = admin.dead_letter(&of.topic, &of.group, offset).await? else {
+            bail!(
+                "group {} on {} has no dead letter at offset {offset}, or it was redriven; \
+                 `sluice dlq list` tells which there are",
+                of.group,
+                of.topic
+            );
+        };
+        if of.common.json {
+            output::json(&letter_json(&letter))?;
+            return Ok(());
+        }
+        let history = letter.history.clone().unwrap_or_default();
+        output::fields(&[
+            ("offset", letter.dead_letter_offset.to_string()),
+            (
+                "from",
+                format!("{}/{}/{}", history.topic, history.partition, history.offset),
+            ),
+            ("since", output::timestamp(history.dead_lettered_at)),
+            ("reason", history.reason),
+            ("redriven before", history.redrives.to_string()),
+        ])?;
+        let rows = history.attempts.iter().map(|of| {
+            [
+                of.attempt.to_string(),
+                output::timestamp(of.ended_at),
+                of.member.clone(),
+                output::word(of.end().as_str_name(), "ATTEMPT_END_"),
+                of.reason.clone(),
+            ]
+        });
+        output::table(["attempt", "ended", "member", "how", "reason"], rows)?;
+        let event = cloudevents::to_json(&letter.event.unwrap_or_default());
+        output::line(&serde_json::to_string_pretty(&event)?)?;
+        Ok(())
+    }
+}
+
+impl Redrive {
+    async fn run(self) -> anyhow::Result<()> {
+        let of = self.of;
+        let offsets = match (self.all, self.offsets.is_empty()) {
+            (true, _) => None,
+            (false, true) => bail!("which? give their offsets, or --all"),
+            (false, false) => Some(self.offsets),
+        };
+        let admin = of.common.connect().await?.admin();
+        let redriven = admin
+            .redrive_dead_letters(&of.topic, &of.group, offsets)
+            .await?;
+        if of.common.json {
+            output::json(&json!({"redriven": redriven}))?;
+        } else {
+            output::line(&format!("{redriven} redriven to group {}", of.group))?;
+        }
+        Ok(())
+    }
+}
+
+fn letter_json(letter: &pb::DeadLetter) -> Value {
+    let history = letter.history.clone().unwrap_or_default();
+    let attempts: Vec<_> = history
+        .attempts
+        .iter()
+        .map(|of| {
+            json!({
+                "attempt": of.attempt,
+                "ended_at": output::timestamp(of.ended_at),
+                "member": of.member,
+                "end": output::word(of.end().as_str_name(), "ATTEMPT_END_"),
+                "reason": of.reason,
+            })
+        })
+        .collect();
+    json!({
+        "dead_letter_offset": letter.dead_letter_offset,
+        "topic": history.topic,
+        "group": history.group,
+        "partition": history.partition,
+        "offset": history.offset,
+        "reason": history.reason,
+        "attempt_count": history.attempt_count,
+        "attempts": attempts,
+        "dead_lettered_at": output::timestamp(history.dead_lettered_at),
+        "redrives": history.redrives,
+        "event": letter.event.as_ref().map(cloudevents::to_json),
+    })
+}

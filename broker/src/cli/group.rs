@@ -1,0 +1,358 @@
+//! `sluice group`.
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand, ValueEnum};
+use serde_json::{Value, json};
+use sluice_client::{
+    GroupOptions,
+    pb::{self, read_start::At},
+};
+
+use super::{Common, output};
+
+/// `sluice group`.
+#[derive(Debug, Subcommand)]
+pub(super) enum Group {
+    /// Makes a group; one that is there already with the same settings is fine.
+    Create(Create),
+    /// Lists groups.
+    List(List),
+    /// Tells how a group stands, and why it delivers nothing if it does not.
+    Describe(Named),
+    /// Tells how far a group is behind, by partition.
+    Lag(Named),
+    /// Deletes a group, its position and its dead letters.
+    Delete(Named),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Create {
+    /// The topic that it reads.
+    topic: String,
+    /// Its name.
+    group: String,
+    /// Only events for which this CEL expression is true, for example
+    /// 'event.type == "image.ready" && event.data.confidence < 0.8'.
+    #[arg(long, default_value = "", hide_default_value = true)]
+    filter: String,
+    /// Whether events of one key go one at a time, in order.
+    #[arg(long, value_enum, default_value = "key")]
+    ordering: Ordering,
+    /// How long a silent member keeps its events [default: 30s].
+    #[arg(long, value_name = "DURATION", value_parser = output::parse_duration)]
+    lease: Option<Duration>,
+    /// Attempts before an event becomes a dead letter [default: 5].
+    #[arg(long, default_value_t = 0, hide_default_value = true)]
+    max_attempts: i32,
+    /// The delay before the second attempt; each further one is twice as long
+    /// [default: 1s].
+    #[arg(long, value_name = "DURATION", value_parser = output::parse_duration)]
+    retry_delay: Option<Duration>,
+    /// The longest delay between attempts [default: 1m].
+    #[arg(long, value_name = "DURATION", value_parser = output::parse_duration)]
+    retry_delay_max: Option<Duration>,
+    /// Events under lease at once [default: 10000].
+    #[arg(long, default_value_t = 0, hide_default_value = true)]
+    max_in_flight: i32,
+    /// Where it begins: earliest, latest, an offset, or a time as in
+    /// 2026-11-24T10:00:00Z.
+    #[arg(long, default_value = "earliest", value_parser = super::tail::parse_start)]
+    from: At,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Ordering {
+    Key,
+    None,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct List {
+    /// Only groups of this topic.
+    #[arg(long)]
+    topic: Option<String>,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Named {
+    /// The topic that it reads.
+    topic: String,
+    /// Its name.
+    group: String,
+    #[command(flatten)]
+    common: Common,
+}
+
+impl Group {
+    pub(super) async fn run(self) -> anyhow::Result<()> {
+        match self {
+            Self::Create(create) => create.run().await,
+            Self::List(list) => list.run().await,
+            Self::Describe(named) => named.describe().await,
+            Self::Lag(named) => named.lag().await,
+            Self::Delete(named) => named.delete().await,
+        }
+    }
+}
+
+impl Create {
+    async fn run(self) -> anyhow::Result<()> {
+        let admin = self.common.connect().await?.admin();
+        let duration = |of: Option<Duration>| of.and_then(|of| of.try_into().ok());
+        let config = pb::GroupConfig {
+            filter: self.filter,
+            ordering: match self.ordering {
+                Ordering::Key => pb::Ordering::Key,
+                Ordering::None => pb::Ordering::None,
+            }
+            .into(),
+            lease_duration: duration(self.lease),
+            retry: Some(pb::RetryPolicy {
+                max_attempts: self.max_attempts,
+                initial_delay: duration(self.retry_delay),
+                multiplier: 0.0,
+                max_delay: duration(self.retry_delay_max),
+            }),
+            start: Some(pb::ReadStart {
+                at: Some(self.from),
+            }),
+            max_in_flight: self.max_in_flight,
+        };
+        let (topic, group) = (self.topic, self.group);
+        let created = admin
+            .create_group(&topic, &group, GroupOptions::from(config))
+            .await?;
+        if self.common.json {
+            output::json(&json!({"topic": topic, "group": group, "created": created}))?;
+        } else {
+            let what = if created { "created" } else { "was there" };
+            output::line(&format!("group {group} on {topic} {what}"))?;
+        }
+        Ok(())
+    }
+}
+
+impl List {
+    async fn run(self) -> anyhow::Result<()> {
+        let admin = self.common.connect().await?.admin();
+        let groups = admin.list_groups(self.topic.as_deref()).await?;
+        if self.common.json {
+            for of in groups {
+                output::json(&json!({
+                    "topic": of.topic,
+                    "group": of.group,
+                    "config": config_json(&of.config.unwrap_or_default()),
+                }))?;
+            }
+            return Ok(());
+        }
+        let rows = groups.into_iter().map(|of| {
+            let config = of.config.unwrap_or_default();
+            [
+                of.topic,
+                of.group,
+                ordering(&config),
+                output::duration(config.lease_duration),
+                config.filter,
+            ]
+        });
+        output::table(["topic", "group", "ordering", "lease", "filter"], rows)?;
+        Ok(())
+    }
+}
+
+impl Named {
+    async fn described(&self) -> anyhow::Result<pb::DescribeGroupResponse> {
+        let admin = self.common.connect().await?.admin();
+        Ok(admin.describe_group(&self.topic, &self.group).await?)
+    }
+
+    async fn describe(self) -> anyhow::Result<()> {
+        let of = self.described().await?;
+        let idle = idle_word(&of);
+        if self.common.json {
+            output::json(&describe_json(&of, &idle))?;
+            return Ok(());
+        }
+        let config = of.config.clone().unwrap_or_default();
+        let retry = config.retry.unwrap_or_default();
+        output::fields(&[
+            ("topic", of.topic.clone()),
+            ("group", of.group.clone()),
+            ("id", of.group_id.to_string()),
+            ("created", output::timestamp(of.created_at)),
+            ("filter", config.filter.clone()),
+            ("ordering", ordering(&config)),
+            ("lease", output::duration(config.lease_duration)),
+            (
+                "retry",
+                format!(
+                    "{} attempts, first after {}, at most {}",
+                    retry.max_attempts,
+                    output::duration(retry.initial_delay),
+                    output::duration(retry.max_delay),
+                ),
+            ),
+            ("max in flight", config.max_in_flight.to_string()),
+            ("filtered", of.filtered_count.to_string()),
+            (
+                "filter errors",
+                format!("{} {}", of.filter_error_count, of.last_filter_error),
+            ),
+            (
+                "dead letters",
+                format!("{} in {}", of.dead_letter_count, of.dead_letter_topic),
+            ),
+            ("idle", format!("{idle} {}", of.idle_detail)),
+        ])?;
+        output::line("")?;
+        partitions_table(&of)?;
+        if !of.members.is_empty() {
+            output::line("")?;
+            let rows = of.members.iter().map(|m| {
+                [
+                    m.member.clone(),
+                    m.in_flight.to_string(),
+                    m.credit_events.to_string(),
+                    if m.connected { "yes" } else { "no" }.to_owned(),
+                    output::timestamp(m.joined_at),
+                ]
+            });
+            output::table(
+                ["member", "in flight", "credit", "connected", "joined"],
+                rows,
+            )?;
+        }
+        Ok(())
+    }
+
+    async fn lag(self) -> anyhow::Result<()> {
+        let of = self.described().await?;
+        if self.common.json {
+            output::json(&json!({
+                "topic": of.topic,
+                "group": of.group,
+                "lag": of.partitions.iter().map(|p| p.lag).sum::<i64>(),
+                "partitions": of.partitions.iter().map(partition_json).collect::<Vec<_>>(),
+            }))?;
+            return Ok(());
+        }
+        partitions_table(&of)
+    }
+
+    async fn delete(self) -> anyhow::Result<()> {
+        let admin = self.common.connect().await?.admin();
+        admin.delete_group(&self.topic, &self.group).await?;
+        if self.common.json {
+            output::json(&json!({"topic": self.topic, "group": self.group, "deleted": true}))?;
+        } else {
+            output::line(&format!("group {} on {} deleted", self.group, self.topic))?;
+        }
+        Ok(())
+    }
+}
+
+fn partitions_table(of: &pb::DescribeGroupResponse) -> anyhow::Result<()> {
+    let rows = of.partitions.iter().map(|p| {
+        [
+            p.partition.to_string(),
+            p.committed_end.to_string(),
+            p.delivered_end.to_string(),
+            p.visible_end.to_string(),
+            p.lag.to_string(),
+            p.in_flight.to_string(),
+            p.delayed.to_string(),
+            p.held.to_string(),
+        ]
+    });
+    output::table(
+        [
+            "partition",
+            "committed",
+            "delivered",
+            "end",
+            "lag",
+            "in flight",
+            "delayed",
+            "held",
+        ],
+        rows,
+    )?;
+    Ok(())
+}
+
+fn ordering(config: &pb::GroupConfig) -> String {
+    output::word(config.ordering().as_str_name(), "ORDERING_")
+}
+
+fn idle_word(of: &pb::DescribeGroupResponse) -> String {
+    match of.idle() {
+        pb::IdleReason::Unspecified => "no".into(),
+        reason => output::word(reason.as_str_name(), "IDLE_REASON_"),
+    }
+}
+
+fn config_json(config: &pb::GroupConfig) -> Value {
+    let retry = config.retry.unwrap_or_default();
+    json!({
+        "filter": config.filter,
+        "ordering": ordering(config),
+        "lease": output::duration(config.lease_duration),
+        "max_attempts": retry.max_attempts,
+        "retry_delay": output::duration(retry.initial_delay),
+        "retry_multiplier": retry.multiplier,
+        "retry_delay_max": output::duration(retry.max_delay),
+        "max_in_flight": config.max_in_flight,
+    })
+}
+
+fn partition_json(p: &pb::GroupPartition) -> Value {
+    json!({
+        "partition": p.partition,
+        "committed_end": p.committed_end,
+        "delivered_end": p.delivered_end,
+        "visible_end": p.visible_end,
+        "lag": p.lag,
+        "in_flight": p.in_flight,
+        "delayed": p.delayed,
+        "held": p.held,
+    })
+}
+
+fn describe_json(of: &pb::DescribeGroupResponse, idle: &str) -> Value {
+    let members: Vec<_> = of
+        .members
+        .iter()
+        .map(|m| {
+            json!({
+                "member": m.member,
+                "in_flight": m.in_flight,
+                "credit_events": m.credit_events,
+                "credit_bytes": m.credit_bytes,
+                "connected": m.connected,
+                "joined_at": output::timestamp(m.joined_at),
+            })
+        })
+        .collect();
+    json!({
+        "topic": of.topic,
+        "group": of.group,
+        "group_id": of.group_id,
+        "created_at": output::timestamp(of.created_at),
+        "config": config_json(&of.config.clone().unwrap_or_default()),
+        "partitions": of.partitions.iter().map(partition_json).collect::<Vec<_>>(),
+        "members": members,
+        "idle": idle,
+        "idle_detail": of.idle_detail,
+        "filtered": of.filtered_count,
+        "filter_errors": of.filter_error_count,
+        "last_filter_error": of.last_filter_error,
+        "dead_letters": of.dead_letter_count,
+        "dead_letter_topic": of.dead_letter_topic,
+    })
+}
