@@ -132,7 +132,7 @@ mod tests {
                 } else {
                     prop_assert_eq!(locks.release(&bytes, event), Err(NotHeld));
                 }
-                let waiting = model.values().map(|line| line.len().saturating_sub(1)).sum();
+                let waiting: usize = model.values().map(|line| line.len().saturating_sub(1)).sum();
                 prop_assert_eq!(locks.waiting(), waiting);
                 prop_assert_eq!(locks.keys.len(), model.values().filter(|l| !l.is_empty()).count());
             }

@@ -109,11 +109,16 @@ pub fn table(documents: &[Progress]) -> String {
             _ => 0,
         })
         .sum();
+    let counted = |count: usize, what: &str| {
+        let ending = if count == 1 { "" } else { "s" };
+        format!("{count} {what}{ending}")
+    };
     format!(
-        "{table}\n{} documents: {} stored, {} dead letters, {waiting} pages waiting for OCR",
-        documents.len(),
+        "{table}\n{}: {} stored, {}, {} waiting for OCR",
+        counted(documents.len(), "document"),
         stored.count(),
-        failed.count(),
+        counted(failed.count(), "dead letter"),
+        counted(waiting as usize, "page"),
     )
 }
 
@@ -245,7 +250,7 @@ mod tests {
         assert!(table.contains("dead letter: no PDF"), "{table}");
         assert!(table.contains("under way"), "{table}");
         assert!(
-            table.ends_with("4 documents: 1 stored, 1 dead letters, 2 pages waiting for OCR"),
+            table.ends_with("4 documents: 1 stored, 1 dead letter, 2 pages waiting for OCR"),
             "{table}"
         );
         let settled = documents.map(|of| (of.is_settled(true), of.is_settled(false)));
