@@ -101,7 +101,12 @@ impl Filter {
                 || one_line(&errors.to_string()),
                 |error| {
                     let (line, column) = error.pos;
-                    format!("line {line}, column {column}: {}", one_line(&error.msg))
+                    let message = if error.msg.contains("Recursion limit") {
+                        "it nests brackets more than 96 deep, the limit".to_owned()
+                    } else {
+                        one_line(&error.msg)
+                    };
+                    format!("line {line}, column {column}: {message}")
                 },
             ))
         })?;
