@@ -46,12 +46,14 @@ pub(super) struct Sequencer {
     pub(super) config: CommitConfig,
 }
 
+type DurableReply = Box<dyn FnOnce(Result<(), Unavailable>) + Send>;
+
 /// What has been sequenced into one block and waits for it to be durable.
 struct Pending {
     block: BlockBuilder,
     frames: Vec<PendingFrame>,
     /// Run once the block is durable, or with the reason why it is not.
-    replies: Vec<Box<dyn FnOnce(Result<(), Unavailable>) + Send>>,
+    replies: Vec<DurableReply>,
 }
 
 struct PendingFrame {

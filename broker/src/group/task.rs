@@ -672,11 +672,11 @@ impl GroupTask {
     fn send(&mut self, member: MemberId, deliveries: Vec<Delivery>) {
         let outgoing = self.members.get(member).and_then(|m| m.outgoing.as_ref());
         let Some(outgoing) = outgoing else { return };
-        if let Err(unsent) = outgoing.try_send(Outgoing::Deliveries(deliveries)) {
-            if let Outgoing::Deliveries(deliveries) = unsent.into_inner() {
-                for delivery in deliveries.iter().rev() {
-                    self.board.hand_back(delivery.token);
-                }
+        if let Err(unsent) = outgoing.try_send(Outgoing::Deliveries(deliveries))
+            && let Outgoing::Deliveries(deliveries) = unsent.into_inner()
+        {
+            for delivery in deliveries.iter().rev() {
+                self.board.hand_back(delivery.token);
             }
         }
     }
