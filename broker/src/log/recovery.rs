@@ -101,6 +101,9 @@ pub(super) fn open(
     visit: &mut dyn FnMut(ReplayedFrame<'_>) -> Result<(), String>,
 ) -> Result<Opened, OpenError> {
     let segments = find_segments(&*disk)?;
+    // A segment whose making was interrupted may be there in name only.
+    disk.sync_dir()
+        .map_err(|error| OpenError::io("the log's folder", error))?;
     let mut scan = Scan::begin(&segments, from)?;
     if let Some(mut at) = scan.segment {
         at = scan.follow(&segments, at, visit)?;

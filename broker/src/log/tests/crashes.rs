@@ -1,0 +1,151 @@
+//! The process is killed or the power fails at any operation, again and again, also while the log is
+//! being opened: what was acked is there, in order, at its position; a block
+//! that was under way is there whole or not at all.
+
+use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
+
+use super::{super::LogPoint, Stored, open, sim_disk::SimDisk, write};
+
+const SEEDS: u64 = 300;
+const LIVES: usize = 12;
+
+/// What the log has promised.
+#[derive(Default)]
+struct Model {
+    acked: Vec<Stored>,
+    /// Frames of the block that was under way.
+    under_way: Vec<Vec<u8>>,
+    /// The highest epoch in which a block was acked.
+    epoch: u64,
+    /// A place to begin from, and how many frames are below.
+    point: Option<(LogPoint, usize)>,
+    clean: bool,
+}
+
+impl Model {
+    /// One life of the log, up to the next crash. Tells what was wrong.
+    fn live(&mut self, disk: &SimDisk, rng: &mut impl Rng) -> Result<(), String> {
+        disk.power_off_after(rng.random_range(0..40));
+        let from = self.point.filter(|_| rng.random_bool(0.5));
+        let (mut opened, frames) = match open(disk, from.map(|(point, _)| point)) {
+            Ok(opened) => opened,
+            Err(super::OpenError::Io(..)) => return Ok(()),
+            Err(error) => return Err(format!("it does not open: {error}")),
+        };
+        let below = from.map_or(0, |(_, below)| below);
+        self.check(below, &frames)?;
+        if opened.report.epoch <= self.epoch {
+            return Err(format!("epoch {} again", opened.report.epoch));
+        }
+        let clean = std::mem::take(&mut self.clean);
+        if clean && (!opened.report.clean && from.is_none() || opened.report.cut_bytes > 0) {
+            return Err("a close that was acked is not seen".into());
+        }
+        for stored in &self.acked {
+            let read = opened.reader.frame(stored.position, stored.length);
+            match read {
+                Ok(payload) if payload[..] == stored.payload[..] => {}
+                other => return Err(format!("{} reads as {other:?}", stored.position)),
+            }
+        }
+        loop {
+            let frames = rng.random_range(1..4);
+            let payloads: Vec<_> = (0..frames).map(|_| payload(rng)).collect();
+            // Before the first block there is nothing to begin from.
+            if !self.acked.is_empty() && rng.random_bool(0.1) {
+                self.point = Some((opened.writer.end(), self.acked.len()));
+            }
+            if rng.random_bool(0.03) {
+                self.clean = opened.writer.close().is_ok();
+                return Ok(());
+            }
+            self.under_way = payloads;
+            match write(&mut opened.writer, &self.under_way) {
+                Ok(stored) => {
+                    self.acked.extend(stored);
+                    self.under_way.clear();
+                    self.epoch = opened.report.epoch;
+                }
+                Err(_) => return Ok(()),
+            }
+        }
+    }
+
+    /// Compares what was given back from the frame numbered `below` on.
+    fn check(&mut self, below: usize, frames: &[Stored]) -> Result<(), String> {
+        let expected = &self.acked[below..];
+        if frames.len() < expected.len() || frames[..expected.len()] != *expected {
+            return Err(format!(
+                "{} frames were acked, {} came back",
+                expected.len(),
+                frames.len()
+            ));
+        }
+        let rest = &frames[expected.len()..];
+        let whole = rest.iter().map(|s| &s.payload).eq(&self.under_way);
+        if !rest.is_empty() && !whole {
+            return Err("a block that was under way came back in part".into());
+        }
+        // What is served once must stay.
+        self.acked.extend_from_slice(rest);
+        self.under_way.clear();
+        Ok(())
+    }
+}
+
+fn payload(rng: &mut impl Rng) -> Vec<u8> {
+    let length = match rng.random_range(0..4) {
+        0 => rng.random_range(0..20),
+        1 => rng.random_range(0..5000),
+        2 => 4096 - 64 - 8,
+        _ => rng.random_range(0..12_000),
+    };
+    let mut payload = vec![0; length];
+    rng.fill(&mut payload[..]);
+    payload
+}
+
+/// Several lives with a kill or a crash after each.
+fn lives(disk: &SimDisk, seed: u64) -> Result<usize, String> {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let mut model = Model::default();
+    for _ in 0..LIVES {
+        model.live(disk, &mut rng)?;
+        if rng.random_bool(0.5) {
+            disk.crash(&mut rng);
+        } else {
+            disk.kill();
+        }
+    }
+    disk.crash(&mut rng);
+    // The last word has a log that opens in peace.
+    let (_, frames) = open(disk, None).map_err(|error| error.to_string())?;
+    model.check(0, &frames)?;
+    Ok(model.acked.len())
+}
+
+#[test]
+fn what_was_acked_survives_every_crash() {
+    let mut acked = 0;
+    for seed in 0..SEEDS {
+        match lives(&SimDisk::default(), seed) {
+            Ok(frames) => acked += frames,
+            Err(wrong) => panic!("seed {seed}: {wrong}"),
+        }
+    }
+    assert!(
+        acked > SEEDS as usize * 20,
+        "only {acked} frames were acked"
+    );
+}
+
+/// The test above would notice a log that does not sync.
+#[test]
+fn a_disk_that_only_pretends_to_sync_is_found_out() {
+    let found = (0..SEEDS).filter(|seed| {
+        let disk = SimDisk::default();
+        disk.let_syncs_lie();
+        lives(&disk, *seed).is_err()
+    });
+    assert!(found.count() > SEEDS as usize / 2);
+}
