@@ -10,6 +10,7 @@
 pub mod board;
 mod command;
 pub mod credit;
+mod dead_letters;
 mod handle;
 pub mod key_lock;
 mod members;

@@ -23,11 +23,18 @@
 //!
 //! Pure: it knows neither tokio nor the log, and is given the time.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+mod lease;
+mod progress;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use bytes::Bytes;
 use sluice_proto::Offset;
 
+pub use self::lease::{Holder, Lease, LeaseError, LeaseToken, MemberId};
+use self::{lease::Place, progress::Progress};
 use super::{
     key_lock::{Arrival, KeyLocks},
     schedule::Schedule,
@@ -44,66 +51,6 @@ pub struct EventId {
     pub source: usize,
     /// Where in it.
     pub offset: Offset,
-}
-
-/// Names one lease, for good.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct LeaseToken {
-    /// The log's epoch when it was given.
-    pub epoch: u64,
-    /// Counts the leases of the epoch.
-    pub counter: u64,
-}
-
-/// A stream's membership, for the broker's run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct MemberId(pub u64);
-
-/// Who has a lease.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Holder {
-    /// A member on a stream, whose heartbeats keep it.
-    Member(MemberId),
-    /// Somebody who pulled, and extends it, or not.
-    Unary(String),
-}
-
-/// A lease.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Lease {
-    /// Its token.
-    pub token: LeaseToken,
-    /// Who has it.
-    pub holder: Holder,
-    /// Since when.
-    pub since_ms: u64,
-}
-
-#[derive(Clone, Debug)]
-enum Place {
-    Queued,
-    Ready,
-    Delayed,
-    Leased(Lease),
-    Settling(Lease),
-    /// Was leased before a restart, by a member of this name.
-    Held(LeaseToken, String),
-    /// Its attempt has failed without a lease being there any more.
-    Failing,
-}
-
-impl Place {
-    fn token(&self) -> Option<LeaseToken> {
-        match self {
-            Self::Leased(lease) | Self::Settling(lease) => Some(lease.token),
-            Self::Held(token, _) => Some(*token),
-            Self::Queued | Self::Ready | Self::Delayed | Self::Failing => None,
-        }
-    }
-
-    fn is_in_flight(&self) -> bool {
-        matches!(self, Self::Leased(_) | Self::Settling(_))
-    }
 }
 
 #[derive(Debug)]
@@ -135,23 +82,6 @@ struct Held {
     member: String,
 }
 
-/// One source of the group.
-#[derive(Debug)]
-struct Progress {
-    source: Source,
-    window: AckWindow,
-    /// The next offset to look at.
-    scan_next: Offset,
-    /// The highest offset that was ever leased, and one.
-    delivered_end: Offset,
-    /// Failed attempts from before the broker's start, until they are met.
-    attempts: BTreeMap<Offset, Vec<AttemptFailed>>,
-    /// Events that are on the board already when the scan meets them.
-    ahead: BTreeSet<Offset>,
-    /// Runs that the filter skipped and that are not in the log.
-    skipped: Vec<(Offset, u64)>,
-}
-
 /// A count per state, of one source.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs)] // As in `sluice.v1.GroupPartition`.
@@ -159,17 +89,6 @@ pub struct Counts {
     pub in_flight: u64,
     pub delayed: u64,
     pub held: u64,
-}
-
-/// The lease is not there (any more).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum LeaseError {
-    /// Not given, passed on, run out, or settled.
-    #[error("the lease is not held any more: it ran out, passed to another member, or was settled")]
-    Lost,
-    /// A settlement of it is on its way.
-    #[error("a settlement of the lease is on its way to the log")]
-    Settling,
 }
 
 /// The group's unsettled events.
@@ -189,6 +108,7 @@ pub struct Board {
     next_counter: u64,
     lease_ms: u64,
     in_flight: usize,
+    held: usize,
 }
 
 impl Board {
@@ -217,6 +137,7 @@ impl Board {
             next_counter: 1,
             lease_ms,
             in_flight: 0,
+            held: 0,
         };
         for (at, (source, mut state)) in sources.into_iter().enumerate() {
             for failed in state.attempts.values_mut().flatten() {
@@ -268,6 +189,7 @@ impl Board {
         let history = progress.attempts.remove(&id.offset).unwrap_or_default();
         self.leases.insert(token, id);
         self.deadlines.set(token, now_ms + self.lease_ms);
+        self.held += 1;
         self.events.insert(
             id,
             Entry {
@@ -307,7 +229,7 @@ impl Board {
         let mut new = Vec::new();
         let mut from = self.sources[source].scan_next;
         for arrived in matched {
-            self.skip(source, from, arrived.offset);
+            self.sources[source].skip(from, arrived.offset);
             from = arrived.offset.next();
             let progress = &mut self.sources[source];
             let offset = arrived.offset;
@@ -318,7 +240,7 @@ impl Board {
             self.arrive(id, arrived, now_ms);
             new.push(id);
         }
-        self.skip(source, from, next);
+        self.sources[source].skip(from, next);
         self.sources[source].scan_next = next;
         new
     }
@@ -344,26 +266,6 @@ impl Board {
         );
         if arrival == Arrival::Free {
             self.activate(id, now_ms);
-        }
-    }
-
-    /// Settles `from..to`, but for what is on the board already. It goes to the
-    /// log later.
-    fn skip(&mut self, source: usize, from: Offset, to: Offset) {
-        let progress = &mut self.sources[source];
-        let mut from = from;
-        while from < to {
-            let end = progress.ahead.range(from..to).next().copied().unwrap_or(to);
-            if from < end {
-                progress.window.settle_range(from, end);
-                let count = end.0 - from.0;
-                match progress.skipped.last_mut() {
-                    Some((first, length)) if first.0 + *length == from.0 => *length += count,
-                    _ => progress.skipped.push((from, count)),
-                }
-            }
-            progress.ahead.remove(&end);
-            from = if end < to { end.next() } else { to };
         }
     }
 
@@ -550,16 +452,32 @@ impl Board {
         Ok(id)
     }
 
-    /// The settlement did not happen: the lease goes on.
-    pub fn thaw(&mut self, id: EventId, now_ms: u64) {
+    /// The settlement did not happen: the lease goes on. One whose holder is
+    /// gone, or has no stream, has another lease duration.
+    pub fn thaw(&mut self, id: EventId, now_ms: u64, is_member: impl Fn(MemberId) -> bool) {
         let Some(Place::Settling(lease)) = self.events.get(&id).map(|entry| &entry.place) else {
             return;
         };
         let lease = lease.clone();
-        if let Holder::Unary(_) = lease.holder {
+        let kept_by_heartbeats = match lease.holder {
+            Holder::Unary(_) => false,
+            Holder::Member(member) => is_member(member),
+        };
+        if !kept_by_heartbeats {
             self.deadlines.set(lease.token, now_ms + self.lease_ms);
         }
         self.set_place(id, Place::Leased(lease));
+    }
+
+    /// A failed attempt could not be recorded, and its lease is over: the event
+    /// waits until `due_ms`, and is delivered as the same attempt again.
+    pub fn unrecorded(&mut self, id: EventId, due_ms: u64) {
+        if let Some(entry) = self.events.get(&id)
+            && let Place::Failing = entry.place
+        {
+            self.delayed.set(id, due_ms);
+            self.set_place(id, Place::Delayed);
+        }
     }
 
     /// Ends a lease that ran out, or that nobody presented. Returns the event,
@@ -665,6 +583,7 @@ impl Board {
         self.in_flight += usize::from(place.is_in_flight());
         let before = std::mem::replace(&mut entry.place, place);
         self.in_flight -= usize::from(before.is_in_flight());
+        self.held -= usize::from(matches!(before, Place::Held(..)));
         if before.token() == token {
             return;
         }
@@ -724,9 +643,7 @@ impl Board {
     /// Whether events are held for members from before a restart.
     #[must_use]
     pub fn has_held(&self) -> bool {
-        self.events
-            .values()
-            .any(|entry| matches!(entry.place, Place::Held(..)))
+        self.held > 0
     }
 
     /// What is settled of a source.

@@ -1,14 +1,19 @@
-//! The task that owns a group: takes commands, reads ahead, delivers, and lets
-//! time pass. What settling does is in [`super::settle`].
+//! The task that owns a group: takes commands and lets time pass. [`read_ahead`]
+//! and [`deliver`] are the other two things that it does in each turn; what
+//! settling does is in [`super::settle`].
+
+mod deliver;
+mod describe;
+mod read_ahead;
 
 use std::{
-    collections::{BTreeMap, HashSet, VecDeque},
+    collections::{HashSet, VecDeque},
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use sluice_proto::{Offset, PartitionId};
+use sluice_proto::Offset;
 use tokio::{
     sync::{Notify, mpsc, watch},
     task,
@@ -17,23 +22,18 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    board::{Arrived, Board, EventId, Holder, LeaseToken, MemberId},
-    command::{
-        Command, Delivery, Description, IdleReason, JoinError, Joined, MemberState, Outgoing,
-        PendingPull, Pulled, SourceDescription,
-    },
+    board::{Board, EventId, Holder, LeaseToken, MemberId},
+    command::{Command, JoinError, Joined, Outgoing, PendingPull},
     credit::Grant,
-    members::{Members, Share},
-    note::DeadLetterNote,
+    members::Members,
     payloads::Payloads,
     registry::GroupLimits,
-    scan::{Feed, Scanned, Scanner},
+    scan::{Feed, Scanner},
 };
 use crate::{
     commit::record::{GroupConfig, LeaseNoted, Settle},
-    commit::{AckWindow, Changes, Group, Proposals, ReadError, StoredEvent},
+    commit::{AckWindow, Changes, Group, Proposals},
 };
-use prost::Message;
 
 /// Read ahead while fewer events are ready.
 const READY_LOW: usize = 512;
@@ -386,34 +386,6 @@ impl GroupTask {
         }
     }
 
-    /// Answers the pulls whose time is up. While events are being read for them
-    /// they wait a little longer: a pull that does not want to wait wants what is
-    /// there all the same.
-    fn end_pulls(&mut self) {
-        let now = Instant::now();
-        let idle = self.idle();
-        let lease_ms = self.config().lease_ms;
-        let reading = idle == IdleReason::Delivering;
-        let mut waiting = VecDeque::new();
-        for pull in self.pulls.drain(..) {
-            let until = if reading {
-                pull.until + READING_EXTENSION
-            } else {
-                pull.until
-            };
-            if until <= now {
-                let _ = pull.reply.send(Pulled {
-                    deliveries: Vec::new(),
-                    idle,
-                    lease_ms,
-                });
-            } else if !pull.reply.is_closed() {
-                waiting.push_back(pull);
-            }
-        }
-        self.pulls = waiting;
-    }
-
     fn note_leases(&mut self, now: u64) {
         let outlasting = self
             .board
@@ -492,342 +464,4 @@ impl GroupTask {
             }) as Continuation
         }));
     }
-
-    // ------------------------------------------------------- reading ahead
-
-    /// Reads pages until enough is ready. True when it can go on at once.
-    fn read_ahead(&mut self) -> bool {
-        const PAGES_PER_TURN: usize = 4;
-        if self.disabled.is_some() {
-            return false;
-        }
-        let mut pages = 0;
-        for _ in 0..self.feeds.len() {
-            let source = self.scan_turn % self.feeds.len();
-            self.scan_turn = source + 1;
-            while self.wants_page(source) {
-                if pages == PAGES_PER_TURN {
-                    return true;
-                }
-                pages += 1;
-                let from = self.board.scan_next(source);
-                match self.scanner.scan_now(&self.feeds[source], from) {
-                    Some(scanned) => self.scanned(source, scanned),
-                    None => self.scan_beside(source, from),
-                }
-            }
-        }
-        false
-    }
-
-    fn wants_page(&self, source: usize) -> bool {
-        !self.scanning[source]
-            && self.board.ready() < READY_LOW
-            && self.board.len() < self.limits.window_events_max
-            && self.board.scan_next(source) < self.feeds[source].visible_end()
-    }
-
-    fn scan_beside(&mut self, source: usize, from: Offset) {
-        self.scanning[source] = true;
-        let scanner = self.scanner.clone();
-        let feed = self.feeds[source].clone();
-        self.jobs.push(Box::pin(async move {
-            let scanned = task::spawn_blocking(move || scanner.scan(&feed, from)).await;
-            if matches!(scanned, Ok(Err(_)) | Err(_)) {
-                tokio::time::sleep(READ_AGAIN_AFTER).await;
-            }
-            Box::new(move |task: &mut Self| {
-                task.scanning[source] = false;
-                match scanned {
-                    Ok(scanned) => task.scanned(source, scanned),
-                    Err(error) => tracing::error!(%error, "a scan ended with a panic"),
-                }
-            }) as Continuation
-        }));
-    }
-
-    fn scanned(&mut self, source: usize, scanned: Result<Scanned, ReadError>) {
-        let scanned = match scanned {
-            Ok(scanned) => scanned,
-            Err(error) => {
-                let source = self.board.source(source);
-                tracing::error!(%error, ?source, group = %self.group.name, "cannot read");
-                return;
-            }
-        };
-        self.filtered += scanned.filtered;
-        self.filter_errors += scanned.errors;
-        if let Some(error) = scanned.last_error {
-            self.last_filter_error = error.to_string();
-        }
-        let now = self.clock.now_ms();
-        if scanned.filtered + scanned.errors > 0 && self.skips_due_ms.is_none() {
-            self.skips_due_ms = Some(now + SKIPS_AFTER_MS);
-        }
-        let mut arrived = Vec::with_capacity(scanned.matched.len());
-        let mut events = Vec::with_capacity(scanned.matched.len());
-        for (event, key) in scanned.matched {
-            arrived.push(Arrived {
-                offset: event.offset,
-                key,
-                size: event.event.len() as u32,
-            });
-            events.push(event);
-        }
-        let new = self.board.scanned(source, scanned.next, arrived, now);
-        let mut new = new.into_iter().peekable();
-        for event in events {
-            if new.peek().is_some_and(|id| id.offset == event.offset)
-                && let Some(id) = new.next()
-            {
-                self.payloads.keep(id, event, false);
-            }
-        }
-    }
-
-    // ------------------------------------------------------------ delivery
-
-    /// Gives out what is ready to whoever has credit.
-    fn deliver(&mut self) {
-        if self.disabled.is_some() {
-            return;
-        }
-        let mut round = Round::default();
-        let mut passed_over = 0;
-        while self.board.in_flight() < self.config().max_in_flight as usize
-            && passed_over < self.board.ready().min(64)
-            && let Some(id) = self.board.next_ready()
-        {
-            if !self.payloads.has(id) {
-                self.fetch(id);
-                self.board.rotate_ready();
-                passed_over += 1;
-                continue;
-            }
-            let size = self.board.size_and_key(id).map_or(0, |(size, _)| size) as usize;
-            match self.receiver(size, &mut round) {
-                Receiver::Pull(name) => {
-                    if let Some(delivery) = self.lease(Holder::Unary(name)) {
-                        round.pulled_bytes += size;
-                        round.pulled.push(delivery);
-                    }
-                }
-                Receiver::Member(member) => {
-                    if let Some(delivery) = self.lease(Holder::Member(member)) {
-                        self.members.charge(member, size, &mut round.shares);
-                        round.shared.entry(member).or_default().push(delivery);
-                    }
-                }
-                Receiver::Nobody if self.members.any_credit() => {
-                    self.board.rotate_ready();
-                    passed_over += 1;
-                }
-                Receiver::Nobody => break,
-            }
-        }
-        if !round.pulled.is_empty() {
-            self.answer_pull(&mut round);
-        }
-        for (member, deliveries) in round.shared {
-            self.send(member, deliveries);
-        }
-    }
-
-    fn receiver(&mut self, size: usize, round: &mut Round) -> Receiver {
-        while let Some(pull) = self.pulls.front() {
-            if pull.reply.is_closed() && round.pulled.is_empty() {
-                self.pulls.pop_front();
-                continue;
-            }
-            let fits = round.pulled.is_empty() || round.pulled_bytes + size <= pull.bytes_max;
-            if fits && round.pulled.len() < pull.events_max {
-                return Receiver::Pull(pull.name.clone());
-            }
-            self.answer_pull(round);
-        }
-        match self.members.choose(size, &round.shares) {
-            Some(member) => Receiver::Member(member),
-            None => Receiver::Nobody,
-        }
-    }
-
-    fn answer_pull(&mut self, round: &mut Round) {
-        let deliveries = std::mem::take(&mut round.pulled);
-        round.pulled_bytes = 0;
-        let Some(pull) = self.pulls.pop_front() else {
-            return;
-        };
-        let answer = Pulled {
-            deliveries,
-            idle: IdleReason::Delivering,
-            lease_ms: self.config().lease_ms,
-        };
-        if let Err(unread) = pull.reply.send(answer) {
-            for delivery in unread.deliveries.iter().rev() {
-                self.board.hand_back(delivery.token);
-            }
-        }
-    }
-
-    fn send(&mut self, member: MemberId, deliveries: Vec<Delivery>) {
-        let outgoing = self.members.get(member).and_then(|m| m.outgoing.as_ref());
-        let Some(outgoing) = outgoing else { return };
-        if let Err(unsent) = outgoing.try_send(Outgoing::Deliveries(deliveries))
-            && let Outgoing::Deliveries(deliveries) = unsent.into_inner()
-        {
-            for delivery in deliveries.iter().rev() {
-                self.board.hand_back(delivery.token);
-            }
-        }
-    }
-
-    /// Leases the first ready event, whose payload is at hand.
-    fn lease(&mut self, holder: Holder) -> Option<Delivery> {
-        let (id, token) = self.board.lease(holder, self.clock.now_ms())?;
-        let event = self.payloads.take(id)?;
-        let attempt = self.board.attempt(id);
-        let mut delivery = Delivery {
-            token,
-            partition: self.feeds[id.source].id,
-            offset: id.offset,
-            append_time_ms: event.append_time_ms,
-            attempt,
-            redrives: 0,
-            event: event.event,
-        };
-        if !event.note.is_empty()
-            && let Ok(note) = DeadLetterNote::decode(event.note)
-        {
-            delivery.partition = PartitionId(note.partition);
-            delivery.offset = Offset(note.offset);
-            delivery.redrives = note.redrives;
-        }
-        Some(delivery)
-    }
-
-    /// Reads an event again whose turn has come.
-    fn fetch(&mut self, id: EventId) {
-        if self.fetching.len() >= FETCHES_MAX || !self.fetching.insert(id) {
-            return;
-        }
-        let fetched = self.read_event(id);
-        self.jobs.push(Box::pin(async move {
-            let event = fetched.await;
-            if event.is_err() {
-                tokio::time::sleep(READ_AGAIN_AFTER).await;
-            }
-            Box::new(move |task: &mut Self| {
-                task.fetching.remove(&id);
-                match event {
-                    Ok(event) => task.payloads.keep(id, event, true),
-                    Err(error) => tracing::error!(%error, ?id, "cannot read an event again"),
-                }
-            }) as Continuation
-        }));
-    }
-
-    pub(super) fn read_event(
-        &self,
-        id: EventId,
-    ) -> impl Future<Output = Result<StoredEvent, String>> + use<> {
-        let feed = self.feeds[id.source].clone();
-        let store = self.scanner.store.clone();
-        async move {
-            let read = task::spawn_blocking(move || feed.fetch(&store, id.offset)).await;
-            match read {
-                Ok(Ok(Some(event))) => Ok(event),
-                Ok(Ok(None)) => Err("it is not there any more".into()),
-                Ok(Err(error)) => Err(error.to_string()),
-                Err(error) => Err(error.to_string()),
-            }
-        }
-    }
-
-    // -------------------------------------------------------- description
-
-    /// Why nothing is delivered.
-    pub(super) fn idle(&self) -> IdleReason {
-        let behind =
-            (0..self.feeds.len()).any(|s| self.board.scan_next(s) < self.feeds[s].visible_end());
-        if self.disabled.is_some() {
-            IdleReason::Disabled
-        } else if self.board.in_flight() >= self.config().max_in_flight as usize {
-            IdleReason::InFlightCap
-        } else if self.board.has_ready() {
-            if self.members.any_credit() || !self.pulls.is_empty() {
-                IdleReason::Delivering
-            } else {
-                IdleReason::NoCredit
-            }
-        } else if self.board.len() >= self.limits.window_events_max && behind {
-            IdleReason::WindowFull
-        } else if behind {
-            IdleReason::Delivering
-        } else if self.board.has_held() {
-            IdleReason::RestartGrace
-        } else if self.board.queued() > 0 {
-            IdleReason::KeyLocked
-        } else if self.board.delayed() > 0 {
-            IdleReason::Delayed
-        } else {
-            IdleReason::Empty
-        }
-    }
-
-    fn describe(&self) -> Description {
-        let counts = self.board.counts();
-        let partitions = self.group.topic.partitions.len();
-        let describe_source = |source: usize| {
-            let visible_end = self.feeds[source].visible_end();
-            let window = self.board.window(source);
-            SourceDescription {
-                committed_end: window.committed_end(),
-                delivered_end: self.board.delivered_end(source),
-                visible_end,
-                lag: window.unsettled_below(visible_end),
-                in_flight: counts[source].in_flight,
-                delayed: counts[source].delayed,
-                held: counts[source].held,
-            }
-        };
-        let members = self.members.iter().map(|(id, member)| MemberState {
-            name: member.name.clone(),
-            in_flight: self.board.leases_of(id).len() as u64,
-            joined: member.joined,
-            connected: member.outgoing.is_some(),
-            credit_events: member.credit.remaining_events(),
-            credit_bytes: member.credit.remaining_bytes(),
-        });
-        let dead_letters_end = self
-            .group
-            .dead_letters
-            .partition(PartitionId(0))
-            .map_or(Offset(0), crate::commit::Partition::visible_end);
-        Description {
-            partitions: (0..partitions).map(describe_source).collect(),
-            members: members.collect(),
-            idle: self.idle(),
-            idle_detail: self.disabled.clone().unwrap_or_default(),
-            dead_letters: self.resolved.unsettled_below(dead_letters_end),
-            filtered: self.filtered,
-            filter_errors: self.filter_errors,
-            last_filter_error: self.last_filter_error.clone(),
-        }
-    }
-}
-
-/// Who gets the next event.
-enum Receiver {
-    Pull(String),
-    Member(MemberId),
-    Nobody,
-}
-
-/// What one round of deliveries gives to whom.
-#[derive(Default)]
-struct Round {
-    pulled: Vec<Delivery>,
-    pulled_bytes: usize,
-    shares: BTreeMap<MemberId, Share>,
-    shared: BTreeMap<MemberId, Vec<Delivery>>,
 }

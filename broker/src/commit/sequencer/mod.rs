@@ -8,13 +8,15 @@
 //! whoever reads sees it only after. When a write fails, the state is ahead of
 //! the log for good, which does no harm, as nothing is written any more.
 
+mod catalog_changes;
+
 use std::{
     collections::BTreeMap,
     sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use sluice_proto::{GroupName, Offset, PartitionId, ProducerId, TopicId, TopicName};
+use sluice_proto::{Offset, PartitionId, ProducerId, TopicId};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 
 use super::{
@@ -23,13 +25,9 @@ use super::{
     open::CommitConfig,
     producers::{Appended, Verdict},
     proposal::{
-        CatalogChange, CatalogChanged, CatalogError, Changes, CommitError, Committed,
-        OpenProducerError, ProducerSession, Proposal, Unavailable,
+        Changes, CommitError, Committed, OpenProducerError, ProducerSession, Proposal, Unavailable,
     },
-    record::{
-        Append, Frame, GroupConfig, GroupCreated, GroupDeleted, ProducerOpened, ProducerSequence,
-        Record, Source, TopicCreated, TopicDeleted,
-    },
+    record::{Append, Frame, ProducerOpened, ProducerSequence, Record, Source},
     state::State,
 };
 use crate::{
@@ -250,187 +248,6 @@ impl Sequencer {
         let frame = self.frame(None, vec![Record::ProducerOpened(opened)]);
         self.add(&frame, pending);
         Ok(ProducerSession { producer, epoch })
-    }
-
-    fn sequence_catalog(
-        &mut self,
-        change: CatalogChange,
-        pending: &mut Pending,
-    ) -> Result<CatalogChanged, CatalogError> {
-        match change {
-            CatalogChange::CreateTopic { name, partitions } => {
-                self.create_topic(&name, partitions, pending)
-            }
-            CatalogChange::DeleteTopic { name } => self.delete_topic(&name, pending),
-            CatalogChange::CreateGroup {
-                topic,
-                name,
-                config,
-                start,
-            } => self.create_group(&topic, &name, config, start, pending),
-            CatalogChange::DeleteGroup { topic, name } => self.delete_group(&topic, &name, pending),
-        }
-    }
-
-    fn create_topic(
-        &mut self,
-        name: &TopicName,
-        partitions: u32,
-        pending: &mut Pending,
-    ) -> Result<CatalogChanged, CatalogError> {
-        if let Some(topic) = self
-            .state
-            .topic_id(name)
-            .and_then(|id| self.state.topic(id))
-        {
-            let existing = topic.definition.partitions;
-            if existing == partitions {
-                return Ok(CatalogChanged::TopicExisted);
-            }
-            return Err(CatalogError::TopicDiffers {
-                name: name.to_string(),
-                existing,
-                requested: partitions,
-            });
-        }
-        let count = self.state.topics().len();
-        if count >= self.config.topics_max {
-            return Err(CatalogError::TooMany {
-                what: "topics",
-                count,
-                limit: self.config.topics_max,
-            });
-        }
-        let id = self.state.next_id();
-        let created = self.topic_record(id, name, partitions);
-        let frame = self.frame(None, vec![Record::TopicCreated(created)]);
-        self.add(&frame, pending);
-        Ok(CatalogChanged::TopicCreated)
-    }
-
-    fn delete_topic(
-        &mut self,
-        name: &TopicName,
-        pending: &mut Pending,
-    ) -> Result<CatalogChanged, CatalogError> {
-        let id = self.known_topic(name)?;
-        let mut groups = self
-            .state
-            .groups()
-            .filter(|(_, g)| g.definition.topic == id.0);
-        if let Some((_, example)) = groups.next() {
-            let example = example.definition.name.clone();
-            return Err(CatalogError::TopicHasGroups {
-                name: name.to_string(),
-                groups: 1 + groups.count(),
-                example,
-            });
-        }
-        drop(groups);
-        let deleted = TopicDeleted { topic: id.0 };
-        let frame = self.frame(None, vec![Record::TopicDeleted(deleted)]);
-        self.add(&frame, pending);
-        Ok(CatalogChanged::TopicDeleted)
-    }
-
-    fn create_group(
-        &mut self,
-        topic: &TopicName,
-        name: &GroupName,
-        config: GroupConfig,
-        start: Vec<u64>,
-        pending: &mut Pending,
-    ) -> Result<CatalogChanged, CatalogError> {
-        let topic_id = self.known_topic(topic)?;
-        if let Some(id) = self.state.group_id(topic_id, name) {
-            let same = self
-                .state
-                .group(id)
-                .is_some_and(|g| g.definition.config == config);
-            return if same {
-                Ok(CatalogChanged::GroupExisted)
-            } else {
-                Err(CatalogError::GroupDiffers(name.to_string()))
-            };
-        }
-        let count = self.state.groups().len();
-        if count >= self.config.groups_max {
-            return Err(CatalogError::TooMany {
-                what: "groups",
-                count,
-                limit: self.config.groups_max,
-            });
-        }
-        let id = self.state.next_id();
-        let (dead_letters, parking) = (id + 1, id + 2);
-        let created = GroupCreated {
-            group: id,
-            name: name.to_string(),
-            topic: topic_id.0,
-            dead_letters,
-            parking,
-            start,
-            created_ms: self.now_ms(),
-            config,
-        };
-        let records = vec![
-            Record::TopicCreated(self.topic_record(
-                dead_letters,
-                &TopicName::dead_letters(topic, name),
-                1,
-            )),
-            Record::TopicCreated(self.topic_record(parking, &TopicName::parking(topic, name), 1)),
-            Record::GroupCreated(created.clone()),
-        ];
-        let frame = self.frame(None, records);
-        let state = super::state::GroupState::new(&created);
-        self.add(&frame, pending);
-        Ok(CatalogChanged::GroupCreated(Box::new(state)))
-    }
-
-    fn delete_group(
-        &mut self,
-        topic: &TopicName,
-        name: &GroupName,
-        pending: &mut Pending,
-    ) -> Result<CatalogChanged, CatalogError> {
-        let topic_id = self.known_topic(topic)?;
-        let found = self
-            .state
-            .group_id(topic_id, name)
-            .and_then(|id| Some((id, self.state.group(id)?)));
-        let Some((id, group)) = found else {
-            return Err(CatalogError::UnknownGroup {
-                topic: topic.to_string(),
-                group: name.to_string(),
-            });
-        };
-        let own_topics = [
-            TopicId(group.definition.dead_letters),
-            TopicId(group.definition.parking),
-        ];
-        let deleted = GroupDeleted { group: id.0 };
-        let mut records = vec![Record::GroupDeleted(deleted)];
-        records
-            .extend(own_topics.map(|topic| Record::TopicDeleted(TopicDeleted { topic: topic.0 })));
-        let frame = self.frame(None, records);
-        self.add(&frame, pending);
-        Ok(CatalogChanged::GroupDeleted(id))
-    }
-
-    fn known_topic(&self, name: &TopicName) -> Result<TopicId, CatalogError> {
-        self.state
-            .topic_id(name)
-            .ok_or_else(|| CatalogError::UnknownTopic(name.to_string()))
-    }
-
-    fn topic_record(&self, id: u64, name: &TopicName, partitions: u32) -> TopicCreated {
-        TopicCreated {
-            topic: id,
-            name: name.to_string(),
-            partitions,
-            created_ms: self.now_ms(),
-        }
     }
 
     /// The wall clock, never behind what the log has already.

@@ -1,0 +1,343 @@
+//! What the payload of one frame says: the changes of one proposal, which happen
+//! together or not at all.
+//!
+//! All integers are little endian.
+//!
+//! ```text
+//! frame payload
+//!   time_ms   u64   wall clock, milliseconds since 1970; never decreases
+//!   flags     u8    bit 0: `producer` follows; others are 0
+//!   producer  24 B  producer id u64, producer epoch u64, sequence u64
+//!   count     u16   number of records
+//!   records   each: kind u8, length u32, body
+//!
+//! append (kind 1)
+//!   topic u64, partition u32, first offset u64, count u32, then `count` times:
+//!     event length u32, note length u32, event, note
+//! settle (kind 2)
+//!   group u64, topic u64, partition u32, count u32, then `count` times:
+//!     first offset u64, length u64
+//! every other kind
+//!   a protobuf message of this module
+//! ```
+//!
+//! An event is the encoded `sluice.v1.Event` as its producer sent it. A note is
+//! what the broker keeps beside an event (a dead letter's history); its format
+//! belongs to whoever wrote it.
+//!
+//! Records hold numeric ids and never names to refer to things, and everything
+//! that applying them needs, so that replay does not depend on configuration,
+//! clock or order of arrival.
+
+mod codec;
+
+use bytes::Bytes;
+use prost::Message;
+use sluice_proto::{GroupId, Offset, PartitionId, ProducerId, TopicId};
+
+pub(super) use self::codec::EVENT_OVERHEAD;
+pub use self::codec::{DecodeError, events_at};
+
+/// One proposal as it is in the log.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Frame {
+    /// Wall clock when it was sequenced, milliseconds since 1970.
+    pub time_ms: u64,
+    /// The producer's sequence that it took, if any.
+    pub producer: Option<ProducerSequence>,
+    /// What it changes.
+    pub records: Vec<Record>,
+}
+
+/// A number in a producer session's sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ProducerSequence {
+    /// Whose.
+    pub producer: ProducerId,
+    /// Which session of it.
+    pub epoch: u64,
+    /// From 1.
+    pub sequence: u64,
+}
+
+/// One change.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs)] // Each variant is its type.
+pub enum Record {
+    Append(Append),
+    Settle(Settle),
+    AttemptFailed(AttemptFailed),
+    LeaseNoted(LeaseNoted),
+    TopicCreated(TopicCreated),
+    TopicDeleted(TopicDeleted),
+    GroupCreated(GroupCreated),
+    GroupDeleted(GroupDeleted),
+    ProducerOpened(ProducerOpened),
+    EpochStarted(EpochStarted),
+}
+
+impl Record {
+    /// Whether topics or groups come or go by it.
+    #[must_use]
+    pub fn changes_catalog(&self) -> bool {
+        matches!(
+            self,
+            Self::TopicCreated(_)
+                | Self::TopicDeleted(_)
+                | Self::GroupCreated(_)
+                | Self::GroupDeleted(_)
+        )
+    }
+}
+
+/// Events of one partition with consecutive offsets.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Append {
+    /// Their topic.
+    pub topic: TopicId,
+    /// Their partition.
+    pub partition: PartitionId,
+    /// Offset of the first one.
+    pub first: Offset,
+    /// The events, in order.
+    pub events: Vec<NewEvent>,
+}
+
+/// An event to append, or as it was appended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewEvent {
+    /// The encoded event.
+    pub event: Bytes,
+    /// What the broker keeps beside it; mostly empty.
+    pub note: Bytes,
+}
+
+/// Where a group reads: a partition of its topic, of its parking topic, or of
+/// its dead letters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Source {
+    /// The topic.
+    pub topic: TopicId,
+    /// The partition.
+    pub partition: PartitionId,
+}
+
+/// Offsets that a group is done with, for whatever reason.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settle {
+    /// The group.
+    pub group: GroupId,
+    /// Where.
+    pub source: Source,
+    /// Runs of offsets: first, and how many.
+    pub runs: Vec<(Offset, u64)>,
+}
+
+/// An attempt ended without an ack. The next one is not made before this is
+/// durable.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct AttemptFailed {
+    /// Group id.
+    #[prost(uint64, tag = "1")]
+    pub group: u64,
+    /// Topic id.
+    #[prost(uint64, tag = "2")]
+    pub topic: u64,
+    /// Partition.
+    #[prost(uint32, tag = "3")]
+    pub partition: u32,
+    /// Offset.
+    #[prost(uint64, tag = "4")]
+    pub offset: u64,
+    /// Number of the attempt that ended, from 1.
+    #[prost(uint32, tag = "5")]
+    pub attempt: u32,
+    /// Wall clock before which there is no other attempt.
+    #[prost(uint64, tag = "6")]
+    pub not_before_ms: u64,
+    /// How it ended: the value of `sluice.v1.AttemptEnd`.
+    #[prost(uint32, tag = "7")]
+    pub end: u32,
+    /// Who made it.
+    #[prost(string, tag = "8")]
+    pub member: String,
+    /// What the worker said.
+    #[prost(string, tag = "9")]
+    pub reason: String,
+    /// Wall clock when it ended.
+    #[prost(uint64, tag = "10")]
+    pub ended_ms: u64,
+}
+
+/// A lease that has lasted long enough to be worth a wait for its holder after
+/// a restart of the broker.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct LeaseNoted {
+    /// Group id.
+    #[prost(uint64, tag = "1")]
+    pub group: u64,
+    /// Topic id.
+    #[prost(uint64, tag = "2")]
+    pub topic: u64,
+    /// Partition.
+    #[prost(uint32, tag = "3")]
+    pub partition: u32,
+    /// Offset.
+    #[prost(uint64, tag = "4")]
+    pub offset: u64,
+    /// Log epoch of the lease's token.
+    #[prost(uint64, tag = "5")]
+    pub token_epoch: u64,
+    /// Counter of the lease's token.
+    #[prost(uint64, tag = "6")]
+    pub token_counter: u64,
+    /// Number of the attempt, from 1.
+    #[prost(uint32, tag = "7")]
+    pub attempt: u32,
+    /// Who holds it.
+    #[prost(string, tag = "8")]
+    pub member: String,
+    /// The event's key; empty for none.
+    #[prost(bytes = "bytes", tag = "9")]
+    pub key: Bytes,
+    /// Bytes of the encoded event.
+    #[prost(uint32, tag = "10")]
+    pub size: u32,
+}
+
+/// A topic came to be.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct TopicCreated {
+    /// Its id.
+    #[prost(uint64, tag = "1")]
+    pub topic: u64,
+    /// Its name.
+    #[prost(string, tag = "2")]
+    pub name: String,
+    /// How many partitions it has.
+    #[prost(uint32, tag = "3")]
+    pub partitions: u32,
+    /// Wall clock of its creation.
+    #[prost(uint64, tag = "4")]
+    pub created_ms: u64,
+}
+
+/// A topic and its events are gone.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct TopicDeleted {
+    /// Its id.
+    #[prost(uint64, tag = "1")]
+    pub topic: u64,
+}
+
+/// A group came to be. Its dead-letter and parking topics are created in the
+/// same frame.
+#[derive(Clone, PartialEq, Message)]
+pub struct GroupCreated {
+    /// Its id.
+    #[prost(uint64, tag = "1")]
+    pub group: u64,
+    /// Its name.
+    #[prost(string, tag = "2")]
+    pub name: String,
+    /// Id of the topic that it reads.
+    #[prost(uint64, tag = "3")]
+    pub topic: u64,
+    /// Id of the topic of its dead letters.
+    #[prost(uint64, tag = "4")]
+    pub dead_letters: u64,
+    /// Id of the topic of what only it sees again.
+    #[prost(uint64, tag = "5")]
+    pub parking: u64,
+    /// Where it begins, by partition.
+    #[prost(uint64, repeated, tag = "6")]
+    pub start: Vec<u64>,
+    /// Wall clock of its creation.
+    #[prost(uint64, tag = "7")]
+    pub created_ms: u64,
+    /// What it was asked to be.
+    #[prost(message, required, tag = "8")]
+    pub config: GroupConfig,
+}
+
+/// What a group was asked to be, with every default filled in.
+#[derive(Clone, PartialEq, Message)]
+pub struct GroupConfig {
+    /// CEL; empty for every event.
+    #[prost(string, tag = "1")]
+    pub filter: String,
+    /// Whether events of one key go one at a time.
+    #[prost(bool, tag = "2")]
+    pub ordered_by_key: bool,
+    /// How long a silent member keeps its leases.
+    #[prost(uint64, tag = "3")]
+    pub lease_ms: u64,
+    /// Attempts before an event is a dead letter.
+    #[prost(uint32, tag = "4")]
+    pub max_attempts: u32,
+    /// Delay before the second attempt.
+    #[prost(uint64, tag = "5")]
+    pub initial_delay_ms: u64,
+    /// Factor between delays.
+    #[prost(double, tag = "6")]
+    pub multiplier: f64,
+    /// The longest delay.
+    #[prost(uint64, tag = "7")]
+    pub max_delay_ms: u64,
+    /// Events under lease at once.
+    #[prost(uint32, tag = "8")]
+    pub max_in_flight: u32,
+    /// Where it was asked to begin.
+    #[prost(oneof = "GroupStart", tags = "9, 10, 11, 12")]
+    pub start: Option<GroupStart>,
+}
+
+/// Where a group was asked to begin.
+#[derive(Clone, PartialEq, Eq, prost::Oneof)]
+#[allow(missing_docs)] // As in `sluice.v1.ReadStart`.
+pub enum GroupStart {
+    #[prost(bool, tag = "9")]
+    Earliest(bool),
+    #[prost(bool, tag = "10")]
+    Latest(bool),
+    #[prost(uint64, tag = "11")]
+    Offset(u64),
+    #[prost(uint64, tag = "12")]
+    TimeMs(u64),
+}
+
+/// A group, its dead letters and its parked events are gone.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct GroupDeleted {
+    /// Its id.
+    #[prost(uint64, tag = "1")]
+    pub group: u64,
+}
+
+/// A producer session was opened.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct ProducerOpened {
+    /// The producer's id.
+    #[prost(uint64, tag = "1")]
+    pub producer: u64,
+    /// The session's epoch; what earlier ones send is refused from here on.
+    #[prost(uint64, tag = "2")]
+    pub epoch: u64,
+    /// Its name; empty for none.
+    #[prost(string, tag = "3")]
+    pub name: String,
+    /// Producers forgotten to make room.
+    #[prost(uint64, repeated, tag = "4")]
+    pub forgotten: Vec<u64>,
+}
+
+/// The first frame of every epoch.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct EpochStarted {
+    /// The epoch.
+    #[prost(uint64, tag = "1")]
+    pub epoch: u64,
+    /// Version of the broker that started it.
+    #[prost(string, tag = "2")]
+    pub version: String,
+}

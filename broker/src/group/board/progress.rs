@@ -1,0 +1,48 @@
+//! How far a group has come in one source.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sluice_proto::Offset;
+
+use crate::commit::{
+    AckWindow,
+    record::{AttemptFailed, Source},
+};
+
+/// One source of the group.
+#[derive(Debug)]
+pub(super) struct Progress {
+    pub(super) source: Source,
+    pub(super) window: AckWindow,
+    /// The next offset to look at.
+    pub(super) scan_next: Offset,
+    /// The highest offset that was ever leased, and one.
+    pub(super) delivered_end: Offset,
+    /// Failed attempts from before the broker's start, until they are met.
+    pub(super) attempts: BTreeMap<Offset, Vec<AttemptFailed>>,
+    /// Events that are on the board already when the scan meets them.
+    pub(super) ahead: BTreeSet<Offset>,
+    /// Runs that the filter skipped and that are not in the log.
+    pub(super) skipped: Vec<(Offset, u64)>,
+}
+
+impl Progress {
+    /// Settles `from..to`, but for what is on the board already. It goes to the
+    /// log later.
+    pub(super) fn skip(&mut self, from: Offset, to: Offset) {
+        let mut from = from;
+        while from < to {
+            let end = self.ahead.range(from..to).next().copied().unwrap_or(to);
+            if from < end {
+                self.window.settle_range(from, end);
+                let count = end.0 - from.0;
+                match self.skipped.last_mut() {
+                    Some((first, length)) if first.0 + *length == from.0 => *length += count,
+                    _ => self.skipped.push((from, count)),
+                }
+            }
+            self.ahead.remove(&end);
+            from = if end < to { end.next() } else { to };
+        }
+    }
+}

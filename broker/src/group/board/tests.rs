@@ -1,0 +1,323 @@
+#![allow(clippy::unwrap_used)] // A failed step is a failed test.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+use sluice_proto::{PartitionId, TopicId};
+
+use super::*;
+use crate::commit::record::LeaseNoted;
+
+const LEASE_MS: u64 = 1000;
+const SOURCE: Source = Source {
+    topic: TopicId(1),
+    partition: PartitionId(0),
+};
+
+fn board_of(state: SourceState) -> Board {
+    Board::new(vec![(SOURCE, state)], 7, LEASE_MS, 0, 0)
+}
+
+fn board() -> Board {
+    board_of(SourceState::new(Offset(0)))
+}
+
+fn arrived(offset: u64, key: &str) -> Arrived {
+    Arrived {
+        offset: Offset(offset),
+        key: (!key.is_empty()).then(|| Bytes::copy_from_slice(key.as_bytes())),
+        size: 10,
+    }
+}
+
+fn id(offset: u64) -> EventId {
+    EventId {
+        source: 0,
+        offset: Offset(offset),
+    }
+}
+
+fn failed(attempt: u32, not_before_ms: u64) -> AttemptFailed {
+    AttemptFailed {
+        attempt,
+        not_before_ms,
+        ..AttemptFailed::default()
+    }
+}
+
+const MEMBER: Holder = Holder::Member(MemberId(1));
+
+#[test]
+fn a_lease_whose_holder_is_gone_when_its_settlement_is_refused_runs_out() {
+    let mut board = board();
+    board.scanned(0, Offset(1), vec![arrived(0, "k")], 0);
+    let (event, token) = board.lease(MEMBER, 0).unwrap();
+    board.freeze(token, 10).unwrap();
+    // While it was frozen, the member left.
+    assert!(board.leases_of(MemberId(1)).is_empty());
+    board.thaw(event, 20, |_| false);
+    assert_eq!(board.pop_expired(20 + LEASE_MS - 1), None);
+    assert_eq!(board.pop_expired(20 + LEASE_MS), Some(token));
+}
+
+#[test]
+fn a_lease_whose_holder_is_there_is_kept_by_it() {
+    let mut board = board();
+    board.scanned(0, Offset(1), vec![arrived(0, "k")], 0);
+    let (event, token) = board.lease(MEMBER, 0).unwrap();
+    board.freeze(token, 10).unwrap();
+    board.thaw(event, 20, |member| member == MemberId(1));
+    assert_eq!(board.pop_expired(u64::MAX), None);
+    assert_eq!(board.leases_of(MemberId(1)), [token]);
+}
+
+#[test]
+fn an_attempt_that_could_not_be_recorded_is_made_again() {
+    let mut board = board();
+    board.scanned(0, Offset(1), vec![arrived(0, "k")], 0);
+    let (event, token) = board.lease(Holder::Unary("w".into()), 0).unwrap();
+    assert_eq!(board.pop_expired(LEASE_MS), Some(token));
+    board.expire(token).unwrap();
+    assert!(!board.has_ready());
+    board.unrecorded(event, 5000);
+    board.wake_delayed(4999);
+    assert!(!board.has_ready());
+    board.wake_delayed(5000);
+    assert_eq!(board.next_ready(), Some(event));
+    assert_eq!(board.attempt(event), 1);
+}
+
+#[test]
+fn an_event_under_lease_before_a_restart_waits_for_its_holder_and_holds_its_key() {
+    let mut state = SourceState::new(Offset(0));
+    state.leases.insert(
+        Offset(0),
+        LeaseNoted {
+            offset: 0,
+            token_epoch: 6,
+            token_counter: 3,
+            attempt: 1,
+            member: "gpu-1".into(),
+            key: Bytes::from_static(b"k"),
+            size: 10,
+            ..LeaseNoted::default()
+        },
+    );
+    let old = LeaseToken {
+        epoch: 6,
+        counter: 3,
+    };
+    let mut presented = board_of(state.clone());
+    presented.scanned(0, Offset(2), vec![arrived(0, "k"), arrived(1, "k")], 0);
+    assert!(presented.has_held());
+    assert!(!presented.has_ready());
+    assert!(presented.present(old, MemberId(4), 10));
+    assert!(!presented.has_held());
+    assert_eq!(presented.freeze(old, 20), Ok(id(0)));
+    presented.settled(id(0), 20);
+    assert_eq!(presented.next_ready(), Some(id(1)));
+
+    let mut missed = board_of(state);
+    missed.scanned(0, Offset(2), vec![arrived(0, "k"), arrived(1, "k")], 0);
+    assert_eq!(missed.pop_expired(LEASE_MS), Some(old));
+    let (event, holder) = missed.expire(old).unwrap();
+    assert_eq!((event, holder), (id(0), Holder::Unary("gpu-1".into())));
+    assert!(!missed.present(old, MemberId(4), LEASE_MS));
+    missed.failed(event, failed(1, 0), LEASE_MS);
+    assert_eq!(missed.next_ready(), Some(id(0)));
+    assert_eq!(missed.attempt(id(0)), 2);
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    /// As many events arrive, with this key each; `None` is filtered out.
+    Arrive(Vec<Option<u8>>),
+    Lease,
+    /// What is done with one of the leases, by number.
+    Ack(usize),
+    Nack(usize, u64),
+    HandBack(usize),
+    Refused(usize),
+    Time(u64),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        proptest::collection::vec(proptest::option::weighted(0.8, 0_u8..4), 0..6)
+            .prop_map(Step::Arrive),
+        Just(Step::Lease),
+        Just(Step::Lease),
+        (0_usize..8).prop_map(Step::Ack),
+        (0_usize..8, 0_u64..3000).prop_map(|(lease, delay)| Step::Nack(lease, delay)),
+        (0_usize..8).prop_map(Step::HandBack),
+        (0_usize..8).prop_map(Step::Refused),
+        (0_u64..1500).prop_map(Step::Time),
+    ]
+}
+
+/// A board, and what is known of it from outside.
+struct Run {
+    board: Board,
+    now: u64,
+    next: u64,
+    keys: BTreeMap<Offset, u8>,
+    settled: BTreeSet<Offset>,
+    leases: Vec<(EventId, LeaseToken)>,
+    tokens: BTreeSet<LeaseToken>,
+}
+
+impl Run {
+    fn new() -> Self {
+        Self {
+            board: board(),
+            now: 0,
+            next: 0,
+            keys: BTreeMap::new(),
+            settled: BTreeSet::new(),
+            leases: Vec::new(),
+            tokens: BTreeSet::new(),
+        }
+    }
+
+    fn step(&mut self, step: Step) {
+        match step {
+            Step::Arrive(events) => {
+                let first = self.next;
+                self.next += events.len() as u64;
+                let mut matched = Vec::new();
+                for (offset, key) in (first..).zip(events) {
+                    match key {
+                        // 0 is no key.
+                        Some(0) => matched.push(arrived(offset, "")),
+                        Some(key) => {
+                            self.keys.insert(Offset(offset), key);
+                            matched.push(arrived(offset, &key.to_string()));
+                        }
+                        None => drop(self.settled.insert(Offset(offset))),
+                    }
+                }
+                self.board.scanned(0, Offset(self.next), matched, self.now);
+            }
+            Step::Lease => self.lease(),
+            Step::Ack(at) => {
+                if let Some((event, token)) = self.take_lease(at) {
+                    assert_eq!(self.board.freeze(token, self.now), Ok(event));
+                    assert_eq!(
+                        self.board.freeze(token, self.now),
+                        Err(LeaseError::Settling)
+                    );
+                    self.board.settled(event, self.now);
+                    assert!(self.settled.insert(event.offset));
+                }
+            }
+            Step::Nack(at, delay) => {
+                if let Some((event, token)) = self.take_lease(at) {
+                    self.board.freeze(token, self.now).unwrap();
+                    self.fail(event, delay);
+                }
+            }
+            Step::HandBack(at) => {
+                if let Some((event, token)) = self.take_lease(at) {
+                    self.board.hand_back(token);
+                    assert_eq!(self.board.next_ready(), Some(event));
+                }
+            }
+            Step::Refused(at) => {
+                if !self.leases.is_empty() {
+                    let (event, token) = self.leases[at % self.leases.len()];
+                    self.board.freeze(token, self.now).unwrap();
+                    self.board.thaw(event, self.now, |_| true);
+                    assert!(self.board.leased(token).is_ok());
+                }
+            }
+            Step::Time(passes) => {
+                self.now += passes;
+                self.board.wake_delayed(self.now);
+                while let Some(token) = self.board.pop_expired(self.now) {
+                    let at = self.leases.iter().position(|(_, t)| *t == token).unwrap();
+                    let (event, _) = self.leases.remove(at);
+                    assert_eq!(self.board.expire(token).unwrap().0, event);
+                    self.fail(event, 0);
+                }
+            }
+        }
+    }
+
+    fn lease(&mut self) {
+        // Every other one belongs to a stream.
+        let holder = if self.tokens.len().is_multiple_of(2) {
+            MEMBER
+        } else {
+            Holder::Unary("w".into())
+        };
+        if let Some((event, token)) = self.board.lease(holder, self.now) {
+            assert!(self.tokens.insert(token), "a token given twice");
+            assert!(!self.settled.contains(&event.offset), "{event:?} again");
+            self.leases.push((event, token));
+        }
+    }
+
+    fn take_lease(&mut self, at: usize) -> Option<(EventId, LeaseToken)> {
+        let at = at.checked_rem(self.leases.len())?;
+        Some(self.leases.remove(at))
+    }
+
+    fn fail(&mut self, event: EventId, delay: u64) {
+        let attempt = self.board.attempt(event);
+        self.board
+            .failed(event, failed(attempt, self.now + delay), self.now);
+        assert_eq!(self.board.attempt(event), attempt + 1);
+    }
+
+    fn check(&self) {
+        // One at a time of each key, and the first of those not settled.
+        let mut leased_keys = BTreeSet::new();
+        for (event, token) in &self.leases {
+            assert_eq!(self.board.leased(*token).unwrap().0, *event);
+            if let Some(key) = self.keys.get(&event.offset) {
+                assert!(leased_keys.insert(*key), "key {key} twice");
+                let earlier = self.keys.range(..event.offset).filter(|(_, k)| *k == key);
+                for (offset, _) in earlier {
+                    assert!(self.settled.contains(offset), "{event:?} before {offset}");
+                }
+            }
+        }
+        assert_eq!(self.board.in_flight(), self.leases.len());
+        let unsettled = self.next - self.settled.len() as u64;
+        assert_eq!(self.board.len() as u64, unsettled);
+        let window = self.board.window(0);
+        assert_eq!(window.unsettled_below(Offset(self.next)), unsettled);
+        let places = self.leases.len() + self.board.ready() + self.board.queued();
+        assert_eq!(places + self.board.delayed(), self.board.len());
+    }
+
+    /// Everything that is left can be worked off.
+    fn finish(mut self) {
+        while self.settled.len() < self.next as usize {
+            self.step(Step::Time(4000));
+            self.step(Step::Lease);
+            let before = self.settled.len();
+            self.step(Step::Ack(0));
+            assert!(self.settled.len() > before, "nothing can be leased");
+            self.check();
+        }
+        assert!(self.board.is_empty());
+        assert_eq!(self.board.window(0).committed_end(), Offset(self.next));
+    }
+}
+
+proptest! {
+    /// Whatever happens: no event is lost or given to two, keys keep their
+    /// order, and everything can be worked off in the end.
+    #[test]
+    fn no_event_is_lost_doubled_or_out_of_order(
+        steps in proptest::collection::vec(step(), 0..80),
+    ) {
+        let mut run = Run::new();
+        for step in steps {
+            run.step(step);
+            run.check();
+        }
+        run.finish();
+    }
+}

@@ -1,0 +1,197 @@
+//! Moves events to the group's dead letters, and back.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use prost::Message;
+use sluice_proto::{Offset, PartitionId};
+use tokio::sync::oneshot;
+
+use super::{
+    command::{RedriveError, SettlementError},
+    note::DeadLetterNote,
+    scan::Feed,
+    settle::DeadLetter,
+    task::{Continuation, GroupTask},
+};
+use crate::commit::{
+    ATTEMPTS_REMEMBERED, AppendRequest, Changes, Group, Partition, Proposals, Store, StoredEvent,
+    record::{NewEvent, Settle, Source},
+};
+
+impl GroupTask {
+    pub(super) fn dead_letter_move(&self, letter: &DeadLetter) -> DeadLetterMove {
+        let mut attempts = self.board.history(letter.id).to_vec();
+        attempts.push(letter.last.clone());
+        let surplus = attempts.len().saturating_sub(ATTEMPTS_REMEMBERED);
+        attempts.drain(..surplus);
+        DeadLetterMove {
+            target: Source {
+                topic: self.group.dead_letters.id,
+                partition: PartitionId(0),
+            },
+            settle: Settle {
+                group: self.group.id,
+                source: self.board.source(letter.id.source),
+                runs: vec![(letter.id.offset, 1)],
+            },
+            note: DeadLetterNote {
+                topic: self.group.topic.name.to_string(),
+                group: self.group.name.to_string(),
+                partition: self.feeds[letter.id.source].id.0,
+                offset: letter.id.offset.0,
+                reason: letter.last.reason.clone(),
+                attempt_count: letter.last.attempt,
+                attempts,
+                dead_lettered_ms: letter.last.ended_ms,
+                redrives: 0,
+            },
+        }
+    }
+
+    pub(super) fn redrive(
+        &mut self,
+        offsets: Option<Vec<Offset>>,
+        reply: oneshot::Sender<Result<u64, RedriveError>>,
+    ) {
+        let topic = self.group.dead_letters.clone();
+        let end = topic
+            .partition(PartitionId(0))
+            .map_or(Offset(0), Partition::visible_end);
+        let open = |offset: &Offset| {
+            *offset < end && !self.resolved.is_settled(*offset) && !self.redriving.contains(offset)
+        };
+        let chosen: Vec<Offset> = match offsets {
+            None => (self.resolved.committed_end().0..end.0)
+                .map(Offset)
+                .filter(open)
+                .collect(),
+            Some(offsets) => {
+                let mut offsets = offsets;
+                offsets.sort_unstable();
+                offsets.dedup();
+                if let Some(unknown) = offsets.iter().find(|offset| !open(offset)) {
+                    let _ = reply.send(Err(RedriveError::Unknown(*unknown)));
+                    return;
+                }
+                offsets
+            }
+        };
+        self.redriving.extend(&chosen);
+        let redrive = Redrive {
+            group: self.group.clone(),
+            store: self.scanner.store.clone(),
+            proposals: self.proposals.clone(),
+        };
+        self.jobs.push(Box::pin(async move {
+            let mut done = Vec::new();
+            let mut result = Ok(());
+            for offset in &chosen {
+                result = redrive.one(*offset).await;
+                if result.is_err() {
+                    break;
+                }
+                done.push(*offset);
+            }
+            Box::new(move |task: &mut Self| {
+                for offset in &chosen {
+                    task.redriving.remove(offset);
+                }
+                for offset in &done {
+                    task.resolved.settle(*offset);
+                }
+                if let Err(RedriveError::Commit(error)) = &result {
+                    task.disable_if_the_log_failed(error);
+                }
+                let _ = reply.send(result.map(|()| done.len() as u64));
+            }) as Continuation
+        }));
+    }
+}
+
+/// What moves one event to the dead letters, in one frame.
+pub(super) struct DeadLetterMove {
+    target: Source,
+    settle: Settle,
+    note: DeadLetterNote,
+}
+
+impl DeadLetterMove {
+    pub(super) async fn commit(
+        mut self,
+        proposals: &Proposals,
+        event: StoredEvent,
+    ) -> Result<(), SettlementError> {
+        // What fails again after it was redriven keeps its first place.
+        if !event.note.is_empty()
+            && let Ok(before) = DeadLetterNote::decode(event.note)
+        {
+            self.note.partition = before.partition;
+            self.note.offset = before.offset;
+            self.note.redrives = before.redrives;
+        }
+        let append = AppendRequest {
+            target: self.target,
+            events: vec![NewEvent {
+                event: event.event,
+                note: Bytes::from(self.note.encode_to_vec()),
+            }],
+        };
+        let changes = Changes {
+            appends: vec![append],
+            settles: vec![self.settle],
+            ..Changes::default()
+        };
+        proposals.commit(changes).await?;
+        Ok(())
+    }
+}
+
+/// What moves dead letters back to their group, each in one frame.
+struct Redrive {
+    group: Arc<Group>,
+    store: Store,
+    proposals: Proposals,
+}
+
+impl Redrive {
+    async fn one(&self, offset: Offset) -> Result<(), RedriveError> {
+        let feed = Feed {
+            topic: self.group.dead_letters.clone(),
+            id: PartitionId(0),
+            filtered: false,
+        };
+        let store = self.store.clone();
+        let read = tokio::task::spawn_blocking(move || feed.fetch(&store, offset)).await;
+        let event = match read {
+            Ok(event) => event?.ok_or(RedriveError::Unknown(offset))?,
+            // The runtime is shutting down.
+            Err(_) => return Err(RedriveError::GroupGone),
+        };
+        let mut note = DeadLetterNote::decode(event.note).unwrap_or_default();
+        note.redrives += 1;
+        note.attempts.clear();
+        note.attempt_count = 0;
+        let one_partition = |topic| Source {
+            topic,
+            partition: PartitionId(0),
+        };
+        let changes = Changes {
+            appends: vec![AppendRequest {
+                target: one_partition(self.group.parking.id),
+                events: vec![NewEvent {
+                    event: event.event,
+                    note: Bytes::from(note.encode_to_vec()),
+                }],
+            }],
+            settles: vec![Settle {
+                group: self.group.id,
+                source: one_partition(self.group.dead_letters.id),
+                runs: vec![(offset, 1)],
+            }],
+            ..Changes::default()
+        };
+        self.proposals.commit(changes).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,78 @@
+//! What the group tells about itself.
+
+use sluice_proto::{Offset, PartitionId};
+
+use super::GroupTask;
+use crate::group::command::{Description, IdleReason, MemberState, SourceDescription};
+
+impl GroupTask {
+    /// Why nothing is delivered.
+    pub(super) fn idle(&self) -> IdleReason {
+        let behind =
+            (0..self.feeds.len()).any(|s| self.board.scan_next(s) < self.feeds[s].visible_end());
+        if self.disabled.is_some() {
+            IdleReason::Disabled
+        } else if self.board.in_flight() >= self.config().max_in_flight as usize {
+            IdleReason::InFlightCap
+        } else if self.board.has_ready() {
+            if self.members.any_credit() || !self.pulls.is_empty() {
+                IdleReason::Delivering
+            } else {
+                IdleReason::NoCredit
+            }
+        } else if self.board.len() >= self.limits.window_events_max && behind {
+            IdleReason::WindowFull
+        } else if behind {
+            IdleReason::Delivering
+        } else if self.board.has_held() {
+            IdleReason::RestartGrace
+        } else if self.board.queued() > 0 {
+            IdleReason::KeyLocked
+        } else if self.board.delayed() > 0 {
+            IdleReason::Delayed
+        } else {
+            IdleReason::Empty
+        }
+    }
+
+    pub(super) fn describe(&self) -> Description {
+        let counts = self.board.counts();
+        let partitions = self.group.topic.partitions.len();
+        let describe_source = |source: usize| {
+            let visible_end = self.feeds[source].visible_end();
+            let window = self.board.window(source);
+            SourceDescription {
+                committed_end: window.committed_end(),
+                delivered_end: self.board.delivered_end(source),
+                visible_end,
+                lag: window.unsettled_below(visible_end),
+                in_flight: counts[source].in_flight,
+                delayed: counts[source].delayed,
+                held: counts[source].held,
+            }
+        };
+        let members = self.members.iter().map(|(id, member)| MemberState {
+            name: member.name.clone(),
+            in_flight: self.board.leases_of(id).len() as u64,
+            joined: member.joined,
+            connected: member.outgoing.is_some(),
+            credit_events: member.credit.remaining_events(),
+            credit_bytes: member.credit.remaining_bytes(),
+        });
+        let dead_letters_end = self
+            .group
+            .dead_letters
+            .partition(PartitionId(0))
+            .map_or(Offset(0), crate::commit::Partition::visible_end);
+        Description {
+            partitions: (0..partitions).map(describe_source).collect(),
+            members: members.collect(),
+            idle: self.idle(),
+            idle_detail: self.disabled.clone().unwrap_or_default(),
+            dead_letters: self.resolved.unsettled_below(dead_letters_end),
+            filtered: self.filtered,
+            filter_errors: self.filter_errors,
+            last_filter_error: self.last_filter_error.clone(),
+        }
+    }
+}
