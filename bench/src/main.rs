@@ -1,2 +1,50 @@
-//! The load-test bench.
-fn main() {}
+//! The load-test bench: what a broker does on this machine, beside what the
+//! machine itself can do, in the same run.
+//!
+//! Figures of one run compare with each other and with nothing else.
+
+mod bare;
+mod end_to_end;
+mod events;
+mod log_suite;
+mod process;
+mod publish;
+mod raw_disk;
+mod report;
+mod server;
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+/// Load tests of the broker.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// The commit log: durable publishing and the way to a consumer, beside the
+    /// same path without a broker.
+    Log(log_suite::Log),
+    /// A broker on a free port; the bench starts it.
+    #[command(hide = true)]
+    Broker { data_dir: PathBuf },
+    /// The bare path on a free port; the bench starts it.
+    #[command(hide = true)]
+    Bare { file: Option<PathBuf> },
+}
+
+fn main() -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    match Cli::parse().command {
+        Command::Log(log) => runtime.block_on(log_suite::run(log)),
+        Command::Broker { data_dir } => runtime.block_on(server::broker(&data_dir)),
+        Command::Bare { file } => runtime.block_on(bare::serve(file.as_deref())),
+    }
+}

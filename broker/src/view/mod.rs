@@ -5,7 +5,7 @@
 //!
 //! | tree | key | value |
 //! |---|---|---|
-//! | `state` | [`EntityKey`], chunk `u16` | a chunk of the entity as `commit/state.rs` saves it |
+//! | `state` | [`EntityKey`], chunk `u16` | a chunk of the entity as `commit/state/` saves it |
 //! | `index` | topic `u64`, partition `u32`, first offset `u64` (big endian) | an [`IndexChunk`] |
 //! | `meta` | `"checkpoint"` | [`Checkpoint`] |
 //!

@@ -1,0 +1,201 @@
+//! The bare path: gRPC, checksum, durable write, ack, and no broker. It serves
+//! PublishStream, so that the same load runs against it.
+
+use std::{path::Path, thread};
+
+use sluice_proto::wire::{
+    self,
+    broker_service_server::{BrokerService, BrokerServiceServer},
+    publish_stream_request::Message as In,
+    publish_stream_response::Message as Out,
+};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, oneshot},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{
+    Request, Response, Status, Streaming, async_trait,
+    transport::{Server, server::TcpIncoming},
+};
+
+use crate::raw_disk::RawLog;
+
+/// What one write gathers, as in the broker.
+const BLOCK_BYTES: usize = 1 << 20;
+const MESSAGE_BYTES_MAX: usize = 16 << 20;
+
+type Answer<T> = ReceiverStream<Result<T, Status>>;
+
+/// Serves until the process is killed; writes to `file`, or nowhere.
+pub(crate) async fn serve(file: Option<&Path>) -> anyhow::Result<()> {
+    let disk = match file {
+        Some(file) => Some(start_writer(RawLog::create(file)?)?),
+        None => None,
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    println!("listening on {}", listener.local_addr()?);
+    // The broker's settings.
+    Server::builder()
+        .max_frame_size(Some(256 << 10))
+        .initial_stream_window_size(Some(1 << 20))
+        .initial_connection_window_size(Some(2 << 20))
+        .add_service(
+            BrokerServiceServer::new(Bare { disk }).max_decoding_message_size(MESSAGE_BYTES_MAX),
+        )
+        .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)))
+        .await?;
+    Ok(())
+}
+
+/// A batch to write, and whom to tell.
+struct Write {
+    batch: wire::PublishBatch,
+    durable: oneshot::Sender<()>,
+}
+
+fn start_writer(mut log: RawLog) -> anyhow::Result<mpsc::Sender<Write>> {
+    let (writes, mut queue) = mpsc::channel::<Write>(1024);
+    thread::Builder::new()
+        .name("writer".into())
+        .spawn(move || {
+            let mut block = Vec::with_capacity(2 * BLOCK_BYTES);
+            while let Some(first) = queue.blocking_recv() {
+                let mut waiting = Vec::new();
+                let mut next = Some(first);
+                block.clear();
+                while let Some(write) = next {
+                    for event in &write.batch.events {
+                        block.extend_from_slice(event);
+                    }
+                    waiting.push(write.durable);
+                    next = (block.len() < BLOCK_BYTES)
+                        .then(|| queue.try_recv().ok())
+                        .flatten();
+                }
+                let crc = crc32fast::hash(&block);
+                block.extend_from_slice(&crc.to_le_bytes());
+                log.write(&block).expect("the bench's disk takes writes");
+                for durable in waiting {
+                    // Whoever does not wait any more has ended its load.
+                    let _ = durable.send(());
+                }
+            }
+        })?;
+    Ok(writes)
+}
+
+struct Bare {
+    disk: Option<mpsc::Sender<Write>>,
+}
+
+#[async_trait]
+impl BrokerService for Bare {
+    type PublishStreamStream = Answer<wire::PublishStreamResponse>;
+    type ConsumeStream = Answer<wire::ConsumeResponse>;
+    type ReadStream = Answer<wire::ReadResponse>;
+
+    async fn publish_stream(
+        &self,
+        request: Request<Streaming<wire::PublishStreamRequest>>,
+    ) -> Result<Response<Self::PublishStreamStream>, Status> {
+        let (answers, stream) = mpsc::channel(64);
+        let (acks, mut in_order) = mpsc::channel::<(i64, Option<oneshot::Receiver<()>>)>(1024);
+        let disk = self.disk.clone();
+        let mut requests = request.into_inner();
+        tokio::spawn(async move {
+            while let Ok(Some(request)) = requests.message().await {
+                let Some(In::Batch(batch)) = request.message else {
+                    continue;
+                };
+                let request_id = batch.request_id;
+                let durable = match &disk {
+                    Some(disk) => {
+                        let (durable, written) = oneshot::channel();
+                        if disk.send(Write { batch, durable }).await.is_err() {
+                            return;
+                        }
+                        Some(written)
+                    }
+                    None => None,
+                };
+                if acks.send((request_id, durable)).await.is_err() {
+                    return;
+                }
+            }
+        });
+        tokio::spawn(async move {
+            while let Some((request_id, durable)) = in_order.recv().await {
+                if let Some(durable) = durable
+                    && durable.await.is_err()
+                {
+                    return;
+                }
+                let ack = wire::PublishAck {
+                    request_id,
+                    ..wire::PublishAck::default()
+                };
+                let response = wire::PublishStreamResponse {
+                    message: Some(Out::Ack(ack)),
+                };
+                if answers.send(Ok(response)).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
+    async fn open_producer(
+        &self,
+        _: Request<wire::OpenProducerRequest>,
+    ) -> Result<Response<wire::OpenProducerResponse>, Status> {
+        Err(not_bare())
+    }
+
+    async fn publish(
+        &self,
+        _: Request<wire::PublishRequest>,
+    ) -> Result<Response<wire::PublishResponse>, Status> {
+        Err(not_bare())
+    }
+
+    async fn consume(
+        &self,
+        _: Request<Streaming<wire::ConsumeRequest>>,
+    ) -> Result<Response<Self::ConsumeStream>, Status> {
+        Err(not_bare())
+    }
+
+    async fn pull(
+        &self,
+        _: Request<wire::PullRequest>,
+    ) -> Result<Response<wire::PullResponse>, Status> {
+        Err(not_bare())
+    }
+
+    async fn settle(
+        &self,
+        _: Request<wire::SettleRequest>,
+    ) -> Result<Response<wire::SettleResponse>, Status> {
+        Err(not_bare())
+    }
+
+    async fn commit(
+        &self,
+        _: Request<wire::CommitRequest>,
+    ) -> Result<Response<wire::CommitResponse>, Status> {
+        Err(not_bare())
+    }
+
+    async fn read(
+        &self,
+        _: Request<wire::ReadRequest>,
+    ) -> Result<Response<Self::ReadStream>, Status> {
+        Err(not_bare())
+    }
+}
+
+fn not_bare() -> Status {
+    Status::unimplemented("the bare path has PublishStream only")
+}

@@ -1,0 +1,85 @@
+//! A server in a process of its own, and what it has used.
+
+use std::{
+    ffi::OsStr,
+    fs,
+    io::{BufRead, BufReader},
+    net::SocketAddr,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::Context;
+
+/// A process that serves; killed when this is dropped.
+pub(crate) struct ServerProcess {
+    child: Child,
+    pub(crate) addr: SocketAddr,
+}
+
+/// What a process has used since its start.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Usage {
+    pub(crate) cpu: Duration,
+    /// Bytes that it caused to be written to the device.
+    pub(crate) written: u64,
+    /// The most memory that it had, in bytes.
+    pub(crate) peak_memory: u64,
+}
+
+impl ServerProcess {
+    /// Runs this program with `args`, and waits until it says where it listens.
+    pub(crate) fn start(args: &[&OsStr]) -> anyhow::Result<Self> {
+        let mut child = Command::new(std::env::current_exe()?)
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let stdout = child.stdout.take().context("it has no output")?;
+        let mut line = String::new();
+        BufReader::new(stdout).read_line(&mut line)?;
+        let addr = line
+            .trim()
+            .strip_prefix("listening on ")
+            .and_then(|addr| addr.parse().ok());
+        let Some(addr) = addr else {
+            let _ = child.kill();
+            let status = child.wait()?;
+            anyhow::bail!("the server did not start: {status}");
+        };
+        Ok(Self { child, addr })
+    }
+
+    pub(crate) fn usage(&self) -> anyhow::Result<Usage> {
+        usage(&self.child.id().to_string())
+    }
+}
+
+impl Drop for ServerProcess {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// What a process, by its number or `self`, has used.
+pub(crate) fn usage(process: &str) -> anyhow::Result<Usage> {
+    let of = |file: &str| fs::read_to_string(format!("/proc/{process}/{file}"));
+    let stat = of("stat")?;
+    // After the name, which may hold spaces: state is field 3, user and system
+    // time are 14 and 15, in ticks, of which Linux shows 100 a second.
+    let after_name = stat.rsplit_once(')').context("stat has no name")?.1;
+    let fields: Vec<&str> = after_name.split_whitespace().collect();
+    let ticks: u64 = fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
+    Ok(Usage {
+        cpu: Duration::from_millis(ticks * 10),
+        written: number(&of("io")?, "write_bytes:")?,
+        peak_memory: number(&of("status")?, "VmHWM:")? * 1024,
+    })
+}
+
+fn number(text: &str, name: &str) -> anyhow::Result<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    let word = line.and_then(|rest| rest.split_whitespace().next());
+    Ok(word.with_context(|| format!("no {name}"))?.parse()?)
+}
