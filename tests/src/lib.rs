@@ -8,5 +8,6 @@ pub mod api;
 pub mod broker;
 pub mod history;
 pub mod member;
+pub mod proxy;
 pub mod raw;
 pub mod seed;

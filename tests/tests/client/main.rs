@@ -1,0 +1,64 @@
+//! The Rust client against the real broker: what its documentation promises,
+//! also when the connection or the broker goes away.
+
+#![allow(clippy::unwrap_used)]
+
+mod consumer;
+mod producer;
+mod read;
+mod stage;
+
+use std::time::Duration;
+
+use sluice_client::{Client, Event, GroupOptions, pb};
+use sluice_tests::{broker::TestBroker, proxy::Proxy};
+
+/// A broker, a way to it that can be cut, and a client on that way.
+struct Setting {
+    broker: TestBroker,
+    proxy: Proxy,
+    client: Client,
+}
+
+impl Setting {
+    async fn new() -> Self {
+        let broker = TestBroker::start();
+        let proxy = Proxy::to(&broker).await;
+        let client = Client::connect(&proxy.url()).await.unwrap();
+        Self {
+            broker,
+            proxy,
+            client,
+        }
+    }
+
+    async fn topic(&self, topic: &str) {
+        assert!(self.client.admin().create_topic(topic, 2).await.unwrap());
+    }
+
+    async fn group(&self, topic: &str, group: &str, options: GroupOptions) {
+        let admin = self.client.admin();
+        assert!(admin.create_group(topic, group, options).await.unwrap());
+    }
+
+    fn kill_and_restart(&mut self) {
+        self.broker.restart();
+        self.proxy.cut(&self.broker);
+    }
+
+    async fn describe(&self, topic: &str, group: &str) -> pb::DescribeGroupResponse {
+        let described = self.client.admin().describe_group(topic, group).await;
+        described.unwrap()
+    }
+}
+
+fn event(id: &str) -> Event {
+    Event::new("/test", "test.made").with_id(id)
+}
+
+/// Leases that run out soon, and retries at once.
+fn quick() -> GroupOptions {
+    GroupOptions::default()
+        .lease(Duration::from_millis(500))
+        .retry_delay(Duration::ZERO, Duration::ZERO)
+}

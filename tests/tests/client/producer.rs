@@ -1,0 +1,117 @@
+//! Producer: awaited, batched, once.
+
+use futures_util::{StreamExt, future::join_all};
+use sluice_client::{Event, pb::ErrorReason};
+use sluice_tests::api::expect;
+
+use super::{Setting, event};
+
+async fn ids(setting: &Setting, topic: &str) -> Vec<String> {
+    let mut ids = Vec::new();
+    let mut events = setting.client.read(topic).events().await.unwrap();
+    while let Some(event) = events.next().await {
+        ids.push(event.unwrap().event.id().to_owned());
+    }
+    ids
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_durable_is_where_the_receipt_says() {
+    let setting = Setting::new().await;
+    setting.topic("events").await;
+    let producer = setting.client.producer().await.unwrap();
+    let mut receipts = Vec::new();
+    for number in 0..500 {
+        let event = event(&number.to_string()).with_key(format!("key-{}", number % 7));
+        receipts.push(producer.send("events", event).await.unwrap());
+    }
+    expect("everything to be durable", producer.flush()).await;
+    let mut events = setting.client.read("events").events().await.unwrap();
+    let mut stored = std::collections::HashMap::new();
+    while let Some(event) = events.next().await {
+        let event = event.unwrap();
+        let place = (event.partition, event.offset);
+        assert!(stored.insert(event.event.id().to_owned(), place).is_none());
+    }
+    assert_eq!(stored.len(), 500);
+    for (number, receipt) in receipts.into_iter().enumerate() {
+        let position = receipt.durable().await.unwrap();
+        let place = (position.partition, position.offset);
+        assert_eq!(stored[&number.to_string()], place);
+    }
+}
+
+/// The broker is killed, and the connection cut, again and again while events
+/// are sent.
+#[tokio::test(flavor = "multi_thread")]
+async fn kills_and_cuts_neither_lose_nor_double_nor_reorder_what_one_producer_sends() {
+    const EVENTS: usize = 4000;
+    let mut setting = Setting::new().await;
+    setting.topic("events").await;
+    let producer = setting.client.producer().await.unwrap();
+    let sending = tokio::spawn(async move {
+        let mut receipts = Vec::with_capacity(EVENTS);
+        for number in 0..EVENTS {
+            let event = event(&number.to_string()).with_key("one");
+            receipts.push(producer.send("events", event).await.unwrap());
+            if number % 50 == 0 {
+                tokio::task::yield_now().await;
+                // So that some are under way at every disturbance.
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+        }
+        join_all(receipts.into_iter().map(|receipt| receipt.durable())).await
+    });
+    for round in 0.. {
+        if sending.is_finished() {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(60)).await;
+        match round % 3 {
+            0 => setting.kill_and_restart(),
+            _ => setting.proxy.cut(&setting.broker),
+        }
+        assert!(round < 200, "no end");
+    }
+    let outcomes = expect("every receipt", sending).await.unwrap();
+    let mut last = None;
+    for outcome in outcomes {
+        let position = outcome.unwrap();
+        assert!(last.is_none_or(|last| last < position.offset));
+        last = Some(position.offset);
+    }
+    let expected: Vec<_> = (0..EVENTS).map(|number| number.to_string()).collect();
+    assert_eq!(ids(&setting, "events").await, expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_is_refused_fails_by_itself() {
+    let setting = Setting::new().await;
+    setting.topic("events").await;
+    let producer = setting.client.producer().await.unwrap();
+    let large = event("large").bytes("application/octet-stream", vec![0; 2 << 20]);
+    let nameless = Event::new("", "test.made").with_id("nameless");
+    let first = producer.publish("events", large).await.unwrap_err();
+    assert_eq!(first.reason(), ErrorReason::LimitExceeded, "{first}");
+    assert!(first.to_string().contains("1048576"), "{first}");
+    let second = producer.publish("events", nameless).await.unwrap_err();
+    assert_eq!(second.reason(), ErrorReason::InvalidField, "{second}");
+    assert!(second.field().ends_with("events[0].source"), "{second}");
+    let third = producer.publish("nowhere", event("e")).await.unwrap_err();
+    assert_eq!(third.reason(), ErrorReason::UnknownTopic, "{third}");
+    producer.publish("events", event("good")).await.unwrap();
+    assert_eq!(ids(&setting, "events").await, ["good"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_producer_of_the_same_name_takes_over() {
+    let setting = Setting::new().await;
+    setting.topic("events").await;
+    let old = setting.client.named_producer("ingest").await.unwrap();
+    old.publish("events", event("1")).await.unwrap();
+    let new = setting.client.named_producer("ingest").await.unwrap();
+    let fenced = old.publish("events", event("2")).await.unwrap_err();
+    assert_eq!(fenced.reason(), ErrorReason::ProducerFenced, "{fenced}");
+    new.publish("events", event("3")).await.unwrap();
+    assert_eq!(ids(&setting, "events").await, ["1", "3"]);
+}
