@@ -187,7 +187,7 @@ impl TestBroker {
     }
 
     fn spawn_with(&self, stderr: Stdio) -> Child {
-        let mut command = Command::new(binary());
+        let mut command = Command::new(program());
         command
             .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
             .arg(self.data_dir())
@@ -237,7 +237,11 @@ fn wait_until_ready(stdout: ChildStdout) -> Option<String> {
 
 /// The broker's program, built once per test process in the profile of the
 /// tests.
-fn binary() -> &'static Path {
+///
+/// # Panics
+/// When it cannot be built.
+#[must_use]
+pub fn program() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(build)
 }

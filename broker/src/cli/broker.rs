@@ -46,7 +46,9 @@ impl Status {
             "" => "taken".to_owned(),
             reason => format!("REFUSED until a restart: {reason}"),
         };
-        let mut found = if recovery.clean {
+        let mut found = if of.log_epoch == 1 {
+            "nothing, a new log".to_owned()
+        } else if recovery.clean {
             "closed in order".to_owned()
         } else {
             "not closed in order".to_owned()

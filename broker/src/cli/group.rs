@@ -9,7 +9,7 @@ use sluice_client::{
     pb::{self, read_start::At},
 };
 
-use super::{Common, output};
+use super::{Common, lag::Lag, output};
 
 /// `sluice group`.
 #[derive(Debug, Subcommand)]
@@ -20,8 +20,8 @@ pub(super) enum Group {
     List(List),
     /// Tells how a group stands, and why it delivers nothing if it does not.
     Describe(Named),
-    /// Tells how far a group is behind, by partition.
-    Lag(Named),
+    /// Tells how far groups are behind.
+    Lag(Lag),
     /// Deletes a group, its position and its dead letters.
     Delete(Named),
 }
@@ -94,7 +94,7 @@ impl Group {
             Self::Create(create) => create.run().await,
             Self::List(list) => list.run().await,
             Self::Describe(named) => named.describe().await,
-            Self::Lag(named) => named.lag().await,
+            Self::Lag(lag) => lag.run().await,
             Self::Delete(named) => named.delete().await,
         }
     }
@@ -202,13 +202,13 @@ impl Named {
             ("filtered", of.filtered_count.to_string()),
             (
                 "filter errors",
-                format!("{} {}", of.filter_error_count, of.last_filter_error),
+                with_detail(of.filter_error_count.to_string(), &of.last_filter_error),
             ),
             (
                 "dead letters",
                 format!("{} in {}", of.dead_letter_count, of.dead_letter_topic),
             ),
-            ("idle", format!("{idle} {}", of.idle_detail)),
+            ("idle", with_detail(idle, &of.idle_detail)),
         ])?;
         output::line("")?;
         partitions_table(&of)?;
@@ -231,20 +231,6 @@ impl Named {
         Ok(())
     }
 
-    async fn lag(self) -> anyhow::Result<()> {
-        let of = self.described().await?;
-        if self.common.json {
-            output::json(&json!({
-                "topic": of.topic,
-                "group": of.group,
-                "lag": of.partitions.iter().map(|p| p.lag).sum::<i64>(),
-                "partitions": of.partitions.iter().map(partition_json).collect::<Vec<_>>(),
-            }))?;
-            return Ok(());
-        }
-        partitions_table(&of)
-    }
-
     async fn delete(self) -> anyhow::Result<()> {
         let admin = self.common.connect().await?.admin();
         admin.delete_group(&self.topic, &self.group).await?;
@@ -257,7 +243,7 @@ impl Named {
     }
 }
 
-fn partitions_table(of: &pb::DescribeGroupResponse) -> anyhow::Result<()> {
+pub(super) fn partitions_table(of: &pb::DescribeGroupResponse) -> anyhow::Result<()> {
     let rows = of.partitions.iter().map(|p| {
         [
             p.partition.to_string(),
@@ -286,11 +272,19 @@ fn partitions_table(of: &pb::DescribeGroupResponse) -> anyhow::Result<()> {
     Ok(())
 }
 
+fn with_detail(what: String, detail: &str) -> String {
+    if detail.is_empty() {
+        what
+    } else {
+        format!("{what}: {detail}")
+    }
+}
+
 fn ordering(config: &pb::GroupConfig) -> String {
     output::word(config.ordering().as_str_name(), "ORDERING_")
 }
 
-fn idle_word(of: &pb::DescribeGroupResponse) -> String {
+pub(super) fn idle_word(of: &pb::DescribeGroupResponse) -> String {
     match of.idle() {
         pb::IdleReason::Unspecified => "no".into(),
         reason => output::word(reason.as_str_name(), "IDLE_REASON_"),
@@ -311,7 +305,7 @@ fn config_json(config: &pb::GroupConfig) -> Value {
     })
 }
 
-fn partition_json(p: &pb::GroupPartition) -> Value {
+pub(super) fn partition_json(p: &pb::GroupPartition) -> Value {
     json!({
         "partition": p.partition,
         "committed_end": p.committed_end,

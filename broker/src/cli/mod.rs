@@ -4,6 +4,7 @@
 mod broker;
 mod dead_letters;
 mod group;
+mod lag;
 mod output;
 mod publish;
 mod serve;
@@ -13,7 +14,7 @@ mod topic;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use sluice_client::Client;
+use sluice_client::{Client, Error, pb::ErrorReason};
 
 /// An event broker for AI pipelines.
 #[derive(Debug, Parser)]
@@ -104,9 +105,25 @@ fn exit(result: anyhow::Result<()>) -> ExitCode {
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             // One line, with everything that led to it.
-            eprintln!("sluice: {}", format!("{error:#}").replace('\n', " "));
+            let text = format!("{error:#}").replace('\n', " ");
+            eprintln!("sluice: {text}{}", what_to_do(&error));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// What helps against an error of the broker, where its message does not say.
+fn what_to_do(error: &anyhow::Error) -> &'static str {
+    let reason = error.downcast_ref::<Error>().map(Error::reason);
+    match reason {
+        Some(ErrorReason::UnknownTopic) => {
+            "; `sluice topic list` shows those that there are, `sluice topic create` makes one"
+        }
+        Some(ErrorReason::UnknownGroup) => {
+            "; `sluice group list` shows those that there are, `sluice group create` makes one"
+        }
+        Some(ErrorReason::UnknownDeadLetter) => "; `sluice dlq list` shows those that there are",
+        _ => "",
     }
 }
 

@@ -157,7 +157,9 @@ pub enum CatalogError {
     #[error("group {0:?} exists with another configuration")]
     GroupDiffers(String),
     /// The topic has groups.
-    #[error("topic {name:?} has {groups} groups, for example {example:?}; delete them first")]
+    #[error(
+        "topic {name:?} is read by groups ({groups}, for example {example:?}); delete them first"
+    )]
     TopicHasGroups {
         /// The topic.
         name: String,
