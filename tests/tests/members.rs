@@ -335,3 +335,36 @@ async fn lag(api: &Api, topic: &str, group: &str) -> i64 {
     let description = api.describe_group(topic, group).await;
     description.partitions.iter().map(|p| p.lag).sum()
 }
+
+/// A member that does not read, and goes away: what the broker had not sent yet
+/// is nobody's work, and does not wait for the lease to run out.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_not_sent_to_a_member_that_went_away_goes_to_others_at_once() {
+    let broker = TestBroker::start();
+    let api = Api::connect(broker.url()).await;
+    api.create_topic("in", 1).await;
+    // Far longer than this test waits.
+    api.create_group("in", "workers", lease_of(600_000)).await;
+    let deaf = Member::join(&api, join("in", "workers", 1000)).await;
+    // The first messages fill the connection, the last ones wait in the broker.
+    for round in 1..=5 {
+        let events = (0..100).map(|number| {
+            let mut event = event(&format!("{round}-{number}"));
+            event.data = vec![7; 20_000].into();
+            event
+        });
+        api.publish("in", events.collect()).await.unwrap();
+        expect("the events to be leased", async {
+            while api.describe_group("in", "workers").await.partitions[0].in_flight < round * 100 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await;
+    }
+    drop(deaf);
+    let mut second = Member::join(&api, join("in", "workers", 1000))
+        .await
+        .unwrap();
+    let delivery = second.delivery().await.unwrap();
+    assert_eq!(delivery.attempt, 1);
+}

@@ -119,18 +119,16 @@ impl Catalog {
     }
 
     /// Follows one record of the log. Returns the topic that it deletes, if any.
-    pub(super) fn apply(&mut self, record: &Record) -> Option<TopicId> {
+    pub(super) fn apply(&mut self, record: &Record) -> Option<Arc<Topic>> {
         match record {
             Record::TopicCreated(created) => {
                 let empty = vec![PartitionState::default(); created.partitions as usize];
                 self.add_topic(created, &empty);
             }
             Record::TopicDeleted(deleted) => {
-                let id = TopicId(deleted.topic);
-                if let Some(topic) = self.topics_by_id.remove(&id) {
-                    self.topics.remove(&topic.name);
-                }
-                return Some(id);
+                let topic = self.topics_by_id.remove(&TopicId(deleted.topic))?;
+                self.topics.remove(&topic.name);
+                return Some(topic);
             }
             Record::GroupCreated(created) => self.add_group(created),
             Record::GroupDeleted(deleted) => {
@@ -194,7 +192,8 @@ impl Topic {
         self.partitions.get(id.0 as usize)
     }
 
-    /// Changes whenever something was appended to the topic.
+    /// Changes whenever something was appended to the topic, and when it was
+    /// deleted.
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()

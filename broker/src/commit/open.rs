@@ -222,7 +222,8 @@ impl Replay {
         let decoded = Frame::decode(payload).map_err(|e| e.to_string())?;
         let appended = self.state.apply(&decoded).map_err(|e| e.to_string())?;
         for record in &decoded.records {
-            self.deleted_topics.extend(self.catalog.apply(record));
+            let deleted = self.catalog.apply(record);
+            self.deleted_topics.extend(deleted.map(|topic| topic.id));
         }
         for appended in appended {
             if let Some(partition) = self

@@ -240,6 +240,10 @@ pub(super) enum Command {
         grant: Option<Grant>,
         reply: oneshot::Sender<Result<IdleReason, Shrinks>>,
     },
+    /// These leases were given to a stream that ended before it sent them.
+    HandBack {
+        tokens: Vec<LeaseToken>,
+    },
     Leave {
         member: MemberId,
     },

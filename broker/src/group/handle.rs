@@ -61,6 +61,7 @@ pub struct PullRequest {
 pub struct Inbox {
     messages: mpsc::Receiver<Outgoing>,
     room: Arc<Notify>,
+    commands: mpsc::Sender<Command>,
 }
 
 impl Inbox {
@@ -70,6 +71,33 @@ impl Inbox {
         // The group passes over a member whose channel is full.
         self.room.notify_one();
         message
+    }
+}
+
+impl Drop for Inbox {
+    /// What was not sent goes back to the group: its leases are nobody's work.
+    fn drop(&mut self) {
+        self.messages.close();
+        let mut unsent = Vec::new();
+        while let Ok(message) = self.messages.try_recv() {
+            if let Outgoing::Deliveries(deliveries) = message {
+                unsent.extend(deliveries.into_iter().map(|delivery| delivery.token));
+            }
+        }
+        if !unsent.is_empty() {
+            send_later(&self.commands, Command::HandBack { tokens: unsent });
+        }
+    }
+}
+
+/// Sends a command from where nothing can be awaited. When the runtime has
+/// ended, so has the group.
+fn send_later(commands: &mpsc::Sender<Command>, command: Command) {
+    let commands = commands.clone();
+    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+        runtime.spawn(async move {
+            let _ = commands.send(command).await;
+        });
     }
 }
 
@@ -102,8 +130,12 @@ impl GroupHandle {
             })
             .await
             .map_err(|GroupGone| JoinError::GroupGone)??;
-        let room = self.room.clone();
-        Ok((joined, Inbox { messages, room }))
+        let inbox = Inbox {
+            messages,
+            room: self.room.clone(),
+            commands: self.commands.clone(),
+        };
+        Ok((joined, inbox))
     }
 
     /// Raises what the member may be sent.
@@ -277,11 +309,6 @@ impl Drop for FrozenInputs {
             return;
         }
         let thaw = Thaw::Unchanged;
-        let commands = self.commands.clone();
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move {
-                let _ = commands.send(Command::Thaw { events, thaw }).await;
-            });
-        }
+        send_later(&self.commands, Command::Thaw { events, thaw });
     }
 }

@@ -181,7 +181,9 @@ impl Reading {
                 if !self.follow {
                     return Ok(());
                 }
-                if changes.changed().await.is_err() {
+                let catalog = self.api.proposals.catalog();
+                let gone = catalog.topic_by_id(self.topic.id).is_none();
+                if gone || changes.changed().await.is_err() {
                     return Err(Refusal::unknown_topic(self.topic.name.as_str()));
                 }
             }

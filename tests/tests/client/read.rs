@@ -53,3 +53,14 @@ async fn a_read_begins_filters_and_ends_where_it_is_told() {
     let error = read().from_offset(99).events().await.map(drop);
     assert_eq!(error.unwrap_err().reason(), ErrorReason::OffsetOutOfRange);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_that_follows_is_told_when_its_topic_is_deleted() {
+    let setting = Setting::new().await;
+    setting.topic("events").await;
+    let read = setting.client.read("events").follow();
+    let mut following = read.events().await.unwrap();
+    setting.client.admin().delete_topic("events").await.unwrap();
+    let ended = expect("the end", following.next()).await.unwrap();
+    assert_eq!(ended.unwrap_err().reason(), ErrorReason::UnknownTopic);
+}

@@ -322,12 +322,15 @@ impl Sequencer {
     fn publish(&mut self, written: &Written, frames: Vec<PendingFrame>) {
         if frames.iter().any(|frame| !frame.catalog.is_empty()) {
             let mut catalog = Catalog::clone(&self.catalog.borrow());
+            let mut deleted = Vec::new();
             for record in frames.iter().flat_map(|frame| &frame.catalog) {
-                if let Some(deleted) = catalog.apply(record) {
-                    self.checkpoints.topic_deleted(deleted);
-                }
+                deleted.extend(catalog.apply(record));
             }
             self.catalog.send_replace(Arc::new(catalog));
+            for topic in deleted {
+                self.checkpoints.topic_deleted(topic.id);
+                topic.notify();
+            }
         }
         let catalog = self.catalog.borrow();
         let mut touched: Vec<&Arc<Topic>> = Vec::new();

@@ -515,17 +515,20 @@ impl Board {
         }
     }
 
-    /// The leases of a member.
+    /// The leases of a member, in the order in which they were given.
     #[must_use]
     pub fn leases_of(&self, member: MemberId) -> Vec<LeaseToken> {
-        self.leases
+        let mut leases: Vec<_> = self
+            .leases
             .keys()
             .filter(|token| {
                 self.leased(**token)
                     .is_ok_and(|(_, lease)| lease.holder == Holder::Member(member))
             })
             .copied()
-            .collect()
+            .collect();
+        leases.sort_unstable();
+        leases
     }
 
     // ----------------------------------------------------------- settlement

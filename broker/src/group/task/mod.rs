@@ -242,6 +242,7 @@ impl GroupTask {
                 let granted = grant.map_or(Ok(()), |grant| self.grant(member, grant));
                 let _ = reply.send(granted.map(|()| self.idle()));
             }
+            Command::HandBack { tokens } => self.hand_back(&tokens),
             Command::Leave { member } => self.leave(member),
             Command::Disconnected { member } => self.disconnected(member),
             Command::Settle {
@@ -308,10 +309,16 @@ impl GroupTask {
     }
 
     fn leave(&mut self, member: MemberId) {
-        for token in self.board.leases_of(member) {
-            self.board.hand_back(token);
-        }
+        self.hand_back(&self.board.leases_of(member));
         self.members.remove(member);
+    }
+
+    /// Gives events back that nobody has begun to work on, or will go on with.
+    fn hand_back(&mut self, tokens: &[LeaseToken]) {
+        // Each goes to the front, so the last one first.
+        for token in tokens.iter().rev() {
+            self.board.hand_back(*token);
+        }
     }
 
     fn disconnected(&mut self, member: MemberId) {
