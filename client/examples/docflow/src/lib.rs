@@ -16,6 +16,7 @@ pub mod ocr;
 pub mod pdf;
 pub mod pipeline;
 pub mod progress;
+pub mod python;
 pub mod stages;
 pub mod store;
 pub mod topology;

@@ -15,6 +15,7 @@ use docflow::{
     feed, ocr,
     pipeline::{self, Activity, ChildBroker, DocflowBroker, Options, Pipeline},
     progress::{self, Progress, Watch},
+    python::Environment,
     topology,
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
@@ -42,6 +43,9 @@ struct Cli {
     /// Where the kill happens.
     #[arg(long, value_name = "NUMBER", requires = "kill", default_value_t = 1)]
     seed: u64,
+    /// Runs the stage `entities` in Python, in a virtual environment of its own.
+    #[arg(long)]
+    python: bool,
     /// Prints the rows of the database at the end.
     #[arg(long)]
     rows: bool,
@@ -132,6 +136,7 @@ async fn run_pipeline(cli: &Cli) -> anyhow::Result<()> {
     let options = Options {
         database: data.join("documents.sqlite"),
         ocr: ocr::is_available(),
+        python: cli.python.then(python_environment).transpose()?,
     };
     let broker_data = data.join("broker");
     let mut broker = if cli.kill {
@@ -169,6 +174,14 @@ async fn run_pipeline(cli: &Cli) -> anyhow::Result<()> {
     drop(watch);
     broker.shut_down().await;
     Ok(())
+}
+
+/// Beside the program, so that it is made once.
+fn python_environment() -> anyhow::Result<Environment> {
+    let program = std::env::current_exe()?;
+    let folder = program.with_file_name("docflow-python");
+    println!("preparing Python in {}", folder.display());
+    Environment::prepare(&folder)
 }
 
 /// Kills the broker right after some handler has ended, when its commit is on

@@ -17,6 +17,7 @@ use tokio::{sync::Notify, task::spawn_blocking};
 
 use crate::{
     events::PageEntities,
+    python::{Environment, PythonWorker},
     stages,
     store::Store,
     topology::{EXTRACT, OCR, RENDER, STORE, StageGroup, TEXT},
@@ -136,6 +137,8 @@ pub struct Options {
     pub database: PathBuf,
     /// Whether a worker reads images.
     pub ocr: bool,
+    /// The worker of the stage `entities` is one in Python.
+    pub python: Option<Environment>,
 }
 
 /// Counts what the workers do, so that a kill can be put at a certain moment.
@@ -180,6 +183,7 @@ impl Activity {
 #[derive(Debug)]
 pub struct Pipeline {
     stages: Vec<Stage>,
+    _python: Option<PythonWorker>,
 }
 
 impl Pipeline {
@@ -202,13 +206,22 @@ impl Pipeline {
         let mut stages = vec![
             worker(url, RENDER, 2, activity, stages::render).await?,
             worker(url, TEXT, 4, activity, stages::text).await?,
-            worker(url, EXTRACT, 4, activity, stages::extract).await?,
             worker(url, STORE, 1, activity, save).await?,
         ];
         if options.ocr {
             stages.push(ocr_worker(url, activity).await?);
         }
-        Ok(Self { stages })
+        let python = match &options.python {
+            Some(environment) => Some(environment.start_worker(url)?),
+            None => {
+                stages.push(worker(url, EXTRACT, 4, activity, stages::extract).await?);
+                None
+            }
+        };
+        Ok(Self {
+            stages,
+            _python: python,
+        })
     }
 
     /// Lets running handlers end, and stops all workers.

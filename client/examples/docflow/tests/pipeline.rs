@@ -179,6 +179,30 @@ async fn a_kill_at_any_moment_changes_neither_events_nor_rows() {
     }
 }
 
+#[tokio::test]
+async fn a_stage_in_python_is_not_noticed_by_the_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut outcomes = Vec::new();
+    for (name, arguments) in [
+        ("rust", &[][..]),
+        ("python", &["--python"]),
+        ("killed", &["--python", "--kill"]),
+    ] {
+        let data = folder.path().join(name);
+        let arguments = [&["--data", data.to_str().unwrap()], arguments].concat();
+        docflow(&arguments);
+        outcomes.push(Outcome::of(&data).await);
+    }
+    let [rust, python @ ..] = &outcomes[..] else {
+        unreachable!()
+    };
+    for python in python {
+        assert_eq!(python.ids(), rust.ids());
+        assert_eq!(python.contents(), rust.contents());
+        assert_walks_back(python);
+    }
+}
+
 /// From every row back to its upload, by causationid.
 fn assert_walks_back(outcome: &Outcome) {
     let all: BTreeMap<&str, &Event> = outcome
@@ -227,6 +251,7 @@ impl Running {
         let options = Options {
             database: folder.path().join("documents.sqlite"),
             ocr: false,
+            python: None,
         };
         let activity = Arc::new(Activity::default());
         let workers = Pipeline::start(&url, &options, &activity).await.unwrap();
