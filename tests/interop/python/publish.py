@@ -49,5 +49,5 @@ with grpc.insecure_channel(ADDRESS, stubs.CHANNEL_OPTIONS) as channel:
             sequence=1,
         ),
     )
-    for range in broker.Publish(request).ranges:
-        print(f"published {range.count} events from offset {range.first_offset}")
+    for appended in broker.Publish(request).ranges:
+        print(f"published {appended.count} events from offset {appended.first_offset}")

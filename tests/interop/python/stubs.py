@@ -27,8 +27,9 @@ CHANNEL_OPTIONS = [
     # Keep requests of up to this size for a second attempt.
     ("grpc.per_rpc_retry_buffer_size", 16 << 20),
     # A call waits for a broker that is not there, and is sent again when its
-    # answer was lost. Pull, Settle and Commit may be repeated because a lease is
-    # settled only once, Publish because it has a producer session (publish.py).
+    # answer was lost. Settle and Commit may be sent again because a lease is
+    # settled only once, Publish because of its producer session (publish.py). What
+    # a lost answer of Pull brought comes again when its lease has run out.
     (
         "grpc.service_config",
         json.dumps(
