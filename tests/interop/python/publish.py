@@ -8,7 +8,7 @@ import sys
 from datetime import datetime, timezone
 
 import grpc
-import stubs
+import stubs  # first: makes sluice.v1
 from sluice.v1 import admin_pb2, admin_pb2_grpc, broker_pb2, broker_pb2_grpc, event_pb2
 
 ADDRESS = sys.argv[1] if len(sys.argv) > 1 else "127.0.0.1:7070"

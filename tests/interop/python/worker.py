@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import timedelta
 
 import grpc
-import stubs
+import stubs  # first: makes sluice.v1
 from sluice.v1 import admin_pb2, admin_pb2_grpc, broker_pb2 as pb, broker_pb2_grpc
 from sluice.v1.event_pb2 import Event
 

@@ -9,7 +9,7 @@ import signal
 import sys
 
 import grpc
-import stubs
+import stubs  # first: makes sluice.v1
 from sluice.v1 import admin_pb2, admin_pb2_grpc, broker_pb2 as pb, broker_pb2_grpc
 from worker import GROUP, IMAGES, ocr
 

@@ -10,7 +10,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
-import stubs
+import stubs  # first: makes sluice.v1
 from sluice.v1 import admin_pb2, admin_pb2_grpc, broker_pb2 as pb, broker_pb2_grpc
 from worker import GROUP, IMAGES, ocr
 

@@ -3,7 +3,7 @@
 import json
 
 import grpc
-import stubs  # noqa: F401 - makes sluice.v1
+import stubs  # noqa: F401 - first: makes sluice.v1
 from processes import HANGS_SECONDS
 from sluice.v1 import admin_pb2, admin_pb2_grpc, broker_pb2 as pb, broker_pb2_grpc
 from sluice.v1.event_pb2 import Event
