@@ -3,7 +3,11 @@ worked on by one worker at a time, and its output appears once."""
 
 import time
 
+import pytest
 from api import image
+from processes import Broker
+
+ENDS = pytest.mark.parametrize("end", [Broker.kill, Broker.stop], ids=["killed", "stopped"])
 
 
 def outputs(api) -> list[str]:
@@ -89,12 +93,13 @@ def test_work_goes_on_across_a_restart_of_the_broker(broker, api, workers):
     assert other.lines_to_the_end() == []
 
 
-def test_work_begun_just_before_a_restart_of_the_broker_is_done_once(broker, api, workers):
+@ENDS
+def test_work_begun_just_before_a_restart_of_the_broker_is_done_once(broker, api, workers, end):
     api.create_topic("uploads")
     api.publish("uploads", image(0))
     worker = workers.start_gated(lease_seconds=60)
     assert worker.line("took") == "image-0"
-    broker.kill()
+    end(broker)
     # Done while the broker is away. The worker may have to do it again, because the
     # broker may not remember the lease.
     worker.tell("done")
@@ -105,12 +110,13 @@ def test_work_begun_just_before_a_restart_of_the_broker_is_done_once(broker, api
     assert api.lag("uploads", "ocr") == 0
 
 
-def test_an_idle_worker_gets_what_comes_after_a_restart_of_the_broker(broker, api, workers):
+@ENDS
+def test_an_idle_worker_gets_what_comes_after_a_restart_of_the_broker(broker, api, workers, end):
     api.create_topic("uploads")
     api.publish("uploads", image(0))
     worker = workers.start()
     assert worker.line("done") == "image-0"
-    broker.kill()
+    end(broker)
     broker.start()
     api.publish("uploads", image(1))
     assert worker.line("done") == "image-1"
