@@ -91,7 +91,8 @@ impl Client {
     /// # Errors
     /// As [`Client::connect`].
     pub async fn connect_with(url: &str, options: ClientOptions) -> Result<Self, Error> {
-        let endpoint = Endpoint::from_shared(url.to_owned())
+        let url = &with_scheme(url);
+        let endpoint = Endpoint::from_shared(url.clone())
             .map_err(|error| Error::new(Code::InvalidArgument, format!("{url:?}: {error}")))?
             .connect_timeout(options.connect_timeout)
             .tcp_nodelay(true)
@@ -196,6 +197,15 @@ impl Client {
 }
 
 /// An error with what led to it, in one line.
+/// `HOST:PORT` is as good as `http://HOST:PORT`.
+fn with_scheme(url: &str) -> String {
+    if url.contains("://") {
+        url.to_owned()
+    } else {
+        format!("http://{url}")
+    }
+}
+
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();

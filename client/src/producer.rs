@@ -95,7 +95,7 @@ fn why_ended(failure: &Mutex<Option<Error>>) -> Error {
 
 struct Queued {
     topic: String,
-    /// `None` for an event without a key.
+    /// `None` where any partition will do.
     partition: Option<PartitionId>,
     partitions: u32,
     event: pb::Event,
@@ -143,7 +143,11 @@ impl Producer {
     /// When the topic does not exist, or the session has ended.
     pub async fn send(&self, topic: &str, event: Event) -> Result<PublishReceipt, Error> {
         let partitions = self.partitions_of(topic).await?;
-        let partition = event.key().map(|key| partition_of_key(key, partitions));
+        let partition = match event.key() {
+            Some(key) => Some(partition_of_key(key, partitions)),
+            // There is only one, so all its events keep their order.
+            None => (partitions == 1).then_some(PartitionId(0)),
+        };
         let bytes = event.encoded_len();
         let permits = bytes.clamp(1, QUEUE_BYTES) as u32;
         let budget = self.budget.clone().acquire_many_owned(permits).await;
@@ -200,8 +204,8 @@ impl Producer {
     }
 }
 
-/// What gathers together: events of one partition, or events without a key of
-/// one topic.
+/// What gathers together: events of one partition, or those of one topic for
+/// which any partition will do.
 type Lane = (String, Option<PartitionId>);
 
 #[derive(Default)]

@@ -110,14 +110,23 @@ fn events_go_in_from_flags_and_lines_and_come_out_as_cloudevents() {
 
     let tail = ["tail", "in", "--from", "earliest", "--no-follow"];
     let all = json(url, &tail);
-    let ids: Vec<_> = all.iter().map(|line| &line["event"]["id"]).collect();
+    let ids: Vec<_> = all.iter().map(|event| &event["id"]).collect();
     assert_eq!(ids.len(), 5);
     assert_eq!(ids[..3], ["1", "2", "3"]);
-    assert_eq!(all[0]["event"]["partitionkey"], "doc1");
-    assert_eq!(all[2]["event"]["tenant"], "a");
-    assert_eq!(all[3]["event"]["data"]["n"], 4);
-    assert_eq!(all[4]["event"]["data"], "text");
-    assert_eq!(all[4]["offset"], 4);
+    assert_eq!(all[0]["partitionkey"], "doc1");
+    assert_eq!(all[2]["tenant"], "a");
+    assert_eq!(all[3]["data"]["n"], 4);
+    assert_eq!(all[4]["data"], "text");
+    let positions = json(url, &[&tail[..], &["--positions"]].concat());
+    assert_eq!(positions[4]["offset"], 4);
+    assert_eq!(positions[4]["event"], all[4]);
+
+    // What comes out can go in.
+    printed(url, &["topic", "create", "copy"], "");
+    let lines = printed(url, &[&tail[..], &["--json"]].concat(), "");
+    printed(url, &["publish", "copy"], &lines);
+    let copy = ["tail", "copy", "--from", "earliest", "--no-follow"];
+    assert_eq!(json(url, &copy), all);
 
     let some = [&tail[..], &["--filter", "event.data.n > 1"]].concat();
     assert_eq!(json(url, &some).len(), 2);
@@ -142,9 +151,9 @@ fn tail_goes_on_with_new_events() {
         .unwrap();
     let mut lines = BufReader::new(tail.stdout.take().unwrap()).lines();
     let mut next = || -> Value { serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap() };
-    assert_eq!(next()["event"]["type"], "old");
+    assert_eq!(next()["type"], "old");
     printed(url, &["publish", "in", "--type", "new"], "");
-    assert_eq!(next()["event"]["type"], "new");
+    assert_eq!(next()["type"], "new");
     tail.kill().unwrap();
     tail.wait().unwrap();
 }

@@ -28,6 +28,11 @@ pub(super) struct Tail {
     /// End where the topic ends now, instead of going on with new events.
     #[arg(long)]
     no_follow: bool,
+    /// With --json: each event within an object that has its partition, offset
+    /// and append time as well. Without it, each line is a CloudEvent in the JSON
+    /// format, as `sluice publish` takes it.
+    #[arg(long, requires = "json")]
+    positions: bool,
     #[command(flatten)]
     common: Common,
 }
@@ -63,7 +68,7 @@ impl Tail {
         let mut events = self.reading(&client).events().await?;
         while let Some(event) = events.next().await {
             let event = event?;
-            if self.common.json {
+            if self.common.json && self.positions {
                 // Where it is goes beside the event, which stays as it is.
                 output::json(&json!({
                     "partition": event.partition,
@@ -71,6 +76,8 @@ impl Tail {
                     "append_time": output::time(event.append_time),
                     "event": cloudevents::to_json(event.event.as_message()),
                 }))?;
+            } else if self.common.json {
+                output::json(&cloudevents::to_json(event.event.as_message()))?;
             } else {
                 output::line(&in_one_line(&event))?;
             }

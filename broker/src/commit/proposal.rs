@@ -77,6 +77,21 @@ pub enum Unavailable {
     ShuttingDown,
 }
 
+/// A group that is asked for.
+#[derive(Debug)]
+pub struct NewGroup {
+    /// The name of its topic.
+    pub topic: TopicName,
+    /// Its name.
+    pub name: GroupName,
+    /// What it is to be.
+    pub config: GroupConfig,
+    /// One that is there may be as it is.
+    pub or_as_it_is: bool,
+    /// Where it begins, by partition; as many as the topic has.
+    pub start: Vec<u64>,
+}
+
 /// A change to the catalog.
 #[derive(Debug)]
 pub enum CatalogChange {
@@ -84,8 +99,8 @@ pub enum CatalogChange {
     CreateTopic {
         /// Its name.
         name: TopicName,
-        /// How many partitions it gets.
-        partitions: u32,
+        /// How many partitions it gets; `None` for one, or as many as it has.
+        partitions: Option<u32>,
     },
     /// Deletes a topic.
     DeleteTopic {
@@ -93,16 +108,7 @@ pub enum CatalogChange {
         name: TopicName,
     },
     /// Makes a group.
-    CreateGroup {
-        /// The name of its topic.
-        topic: TopicName,
-        /// Its name.
-        name: GroupName,
-        /// What it is to be.
-        config: GroupConfig,
-        /// Where it begins, by partition; must be as many as the topic has.
-        start: Vec<u64>,
-    },
+    CreateGroup(Box<NewGroup>),
     /// Deletes a group.
     DeleteGroup {
         /// The name of its topic.

@@ -55,6 +55,7 @@ pub enum IdleReason {
     RestartGrace,
     WindowFull,
     Disabled,
+    TooLarge,
 }
 
 /// A member is in.
@@ -283,6 +284,7 @@ pub(super) struct PendingPull {
     pub(super) name: String,
     pub(super) events_max: usize,
     pub(super) bytes_max: usize,
+    pub(super) message_bytes_max: usize,
     pub(super) until: Instant,
     pub(super) reply: oneshot::Sender<Pulled>,
 }

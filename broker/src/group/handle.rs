@@ -52,6 +52,8 @@ pub struct PullRequest {
     pub events_max: usize,
     /// At most so many bytes, of which one event may overshoot.
     pub bytes_max: usize,
+    /// The largest message that it takes.
+    pub message_bytes_max: usize,
     /// How long to wait for the first event.
     pub wait: Duration,
 }
@@ -212,6 +214,7 @@ impl GroupHandle {
                 name: request.name,
                 events_max: request.events_max,
                 bytes_max: request.bytes_max,
+                message_bytes_max: request.message_bytes_max,
                 until,
                 reply,
             },

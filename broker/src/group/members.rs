@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use super::{board::MemberId, command::Outgoing, credit::Credit, schedule::Schedule};
 
 /// Bytes that a delivery takes in a message besides its event.
-const DELIVERY_OVERHEAD: usize = 64;
+pub(super) const DELIVERY_OVERHEAD: usize = 64;
 
 #[derive(Debug)]
 pub(super) struct Member {
@@ -134,6 +134,16 @@ impl Members {
         let id = self.turns.remove(at)?;
         self.turns.push_back(id);
         Some(id)
+    }
+
+    /// Whether any member has credit, and takes messages in which an event of
+    /// `size` fits.
+    pub(super) fn could_take(&self, size: usize) -> bool {
+        self.members.values().any(|member| {
+            member.outgoing.is_some()
+                && member.credit.may_send()
+                && size + DELIVERY_OVERHEAD <= member.message_bytes_max
+        })
     }
 
     /// Whether any member could take an event of some size.

@@ -20,7 +20,7 @@ use super::{
     api::Api,
     authorize::Action,
     convert,
-    pull::{member_name, wire_failures},
+    pull::{member_name, message_bytes, renewal_ms, wire_failures},
     refusal::{Refusal, unread_message},
 };
 use crate::group::{GroupHandle, Inbox, JoinRequest, MemberId, Outgoing};
@@ -31,11 +31,6 @@ type Answer = Result<wire::ConsumeResponse, Status>;
 const ANSWERS_MAX: usize = 64;
 /// Settlement batches that may be on their way to the log.
 const SETTLEMENTS_IN_FLIGHT_MAX: usize = 256;
-/// The default limit of most gRPC libraries.
-const MESSAGE_BYTES_DEFAULT: usize = 4 << 20;
-const MESSAGE_BYTES_MIN: usize = 64 << 10;
-/// Left for what is around the deliveries of a message.
-const MESSAGE_BYTES_RESERVED: usize = 1 << 10;
 
 /// Starts a stream.
 pub(super) fn start(
@@ -228,17 +223,7 @@ impl Incoming {
         if count > limit {
             return Err(Refusal::limit("join.held", format!("{count} long"), limit).into());
         }
-        let message_bytes_max = match join.max_message_bytes {
-            0 => MESSAGE_BYTES_DEFAULT,
-            given => {
-                let given = usize::try_from(given).unwrap_or(0);
-                if given < MESSAGE_BYTES_MIN {
-                    let message = format!("it must be at least {MESSAGE_BYTES_MIN}");
-                    return Err(Refusal::field("join.max_message_bytes", message).into());
-                }
-                given
-            }
-        };
+        let message_bytes_max = message_bytes("join.max_message_bytes", join.max_message_bytes)?;
         let held: Result<Vec<_>, _> = join
             .held
             .into_iter()
@@ -252,7 +237,7 @@ impl Incoming {
                 .map(|grant| convert::grant("join.grant", grant))
                 .transpose()?,
             held: held?,
-            message_bytes_max: message_bytes_max - MESSAGE_BYTES_RESERVED,
+            message_bytes_max,
         };
         let (joined, messages) = group.join(request).await.map_err(Refusal::from)?;
         self.member = Some(Member {
@@ -262,7 +247,7 @@ impl Incoming {
         self.answer(Out::Joined(wire::Joined {
             member: name,
             lease_duration: Some(convert::duration_ms(joined.lease_ms)),
-            heartbeat_interval: Some(convert::duration_ms((joined.lease_ms / 3).max(1))),
+            heartbeat_interval: Some(convert::duration_ms(renewal_ms(joined.lease_ms))),
             lost: joined.lost.into_iter().map(convert::wire_token).collect(),
         }))
         .await?;

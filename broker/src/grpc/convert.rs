@@ -152,6 +152,7 @@ pub(super) fn idle(reason: IdleReason) -> wire::IdleReason {
         IdleReason::RestartGrace => wire::IdleReason::RestartGrace,
         IdleReason::WindowFull => wire::IdleReason::WindowFull,
         IdleReason::Disabled => wire::IdleReason::Disabled,
+        IdleReason::TooLarge => wire::IdleReason::TooLarge,
     }
 }
 
@@ -206,16 +207,11 @@ pub(super) fn settlement(
 ) -> Result<group::Settlement, Refusal> {
     use wire::settlement::Action;
     const DELAY_MS_MAX: u64 = 24 * 60 * 60 * 1000;
-    let reason = |field: &str, reason: String| {
-        if reason.len() > REASON_BYTES_MAX {
-            let given = format!("{} bytes long", reason.len());
-            return Err(Refusal::limit(
-                format!("{path}.{field}.reason"),
-                given,
-                REASON_BYTES_MAX,
-            ));
-        }
-        Ok(reason)
+    // Cut, not refused: a long reason is most often the trace of an error, and
+    // its settlement must not be lost for it.
+    let reason = |mut reason: String| {
+        reason.truncate(reason.floor_char_boundary(REASON_BYTES_MAX));
+        reason
     };
     let action = match given.action {
         Some(Action::Ack(_)) => group::SettlementAction::Ack,
@@ -224,10 +220,10 @@ pub(super) fn settlement(
                 .delay
                 .map(|delay| ms_of(&format!("{path}.nack.delay"), delay, 0, DELAY_MS_MAX))
                 .transpose()?,
-            reason: reason("nack", nack.reason)?,
+            reason: reason(nack.reason),
         },
         Some(Action::Reject(reject)) => group::SettlementAction::Reject {
-            reason: reason("reject", reject.reason)?,
+            reason: reason(reject.reason),
         },
         Some(Action::Extend(_)) => group::SettlementAction::Extend,
         None => return Err(Refusal::field(format!("{path}.action"), "it is required")),
@@ -239,4 +235,4 @@ pub(super) fn settlement(
 }
 
 /// Longest reason of a nack or reject.
-pub(super) const REASON_BYTES_MAX: usize = 1024;
+const REASON_BYTES_MAX: usize = 1024;

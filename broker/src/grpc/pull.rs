@@ -10,6 +10,11 @@ use crate::group::{PullRequest, SettlementError};
 const MEMBER_BYTES_MAX: usize = 256;
 const WAIT_MS_MAX: u64 = 60_000;
 const PULL_BYTES: usize = 1 << 20;
+/// The default limit of most gRPC libraries.
+const MESSAGE_BYTES_DEFAULT: usize = 4 << 20;
+const MESSAGE_BYTES_MIN: usize = 64 << 10;
+/// Left for what is around the deliveries of a message.
+const MESSAGE_BYTES_RESERVED: usize = 1 << 10;
 
 impl Api {
     pub(super) async fn pull(
@@ -33,9 +38,10 @@ impl Api {
                 request.max_bytes,
                 PULL_BYTES,
                 isize::MAX as usize,
-            )?
-            // What a response can hold.
-            .min(self.limits.request_bytes_max),
+            )?,
+            message_bytes_max: message_bytes("max_message_bytes", request.max_message_bytes)?
+                // What the broker sends.
+                .min(self.limits.request_bytes_max),
             wait: Duration::from_millis(wait_ms),
         };
         let pulled = tokio::select! {
@@ -45,6 +51,7 @@ impl Api {
         Ok(wire::PullResponse {
             idle: convert::idle(pulled.idle).into(),
             lease_duration: Some(convert::duration_ms(pulled.lease_ms)),
+            extend_interval: Some(convert::duration_ms(renewal_ms(pulled.lease_ms))),
             deliveries: pulled
                 .deliveries
                 .into_iter()
@@ -110,6 +117,25 @@ pub(super) fn wire_failures(
             error: Some(Refusal::from(error).into_message()),
         });
     failures.collect()
+}
+
+/// How often a lease is to be renewed, so that one renewal may be late or lost.
+pub(super) fn renewal_ms(lease_ms: u64) -> u64 {
+    (lease_ms / 3).max(1)
+}
+
+/// What the deliveries of one message may take, when its receiver accepts
+/// `given` bytes.
+pub(super) fn message_bytes(field: &str, given: i32) -> Result<usize, Refusal> {
+    let given = match given {
+        0 => MESSAGE_BYTES_DEFAULT,
+        given => usize::try_from(given).unwrap_or(0),
+    };
+    if given < MESSAGE_BYTES_MIN {
+        let message = format!("it must be at least {MESSAGE_BYTES_MIN}");
+        return Err(Refusal::field(field, message));
+    }
+    Ok(given - MESSAGE_BYTES_RESERVED)
 }
 
 /// A member's name, made up when it is empty.

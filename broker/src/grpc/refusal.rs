@@ -8,7 +8,10 @@ use sluice_proto::{
     event::EventError,
     wire::{self, ErrorReason},
 };
-use tonic::{Code, Status};
+use tonic::{
+    Code, Status,
+    metadata::{MetadataMap, MetadataValue},
+};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::{
@@ -175,17 +178,25 @@ pub(super) fn unread_message(status: Status) -> Status {
 
 impl From<Refusal> for Status {
     fn from(refusal: Refusal) -> Self {
+        let mut trailers = MetadataMap::new();
         let mut details = ErrorDetails::new();
         let name = refusal.reason.as_str_name();
         let name = name.strip_prefix("ERROR_REASON_").unwrap_or(name);
         details.set_error_info(name, DOMAIN, std::collections::HashMap::new());
+        trailers.insert("sluice-reason", MetadataValue::from_static(name));
         if !refusal.field.is_empty() {
+            // A path of ours; what a client sent in it need not be ASCII.
+            if let Ok(field) = refusal.field.parse() {
+                trailers.insert("sluice-field", field);
+            }
             details.add_bad_request_violation(refusal.field, refusal.message.clone());
         }
         if let Some(after) = refusal.retry_after {
             details.set_retry_info(Some(after));
+            let after_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
+            trailers.insert("grpc-retry-pushback-ms", after_ms.into());
         }
-        Self::with_error_details(refusal.code, refusal.message, details)
+        Self::with_error_details_and_metadata(refusal.code, refusal.message, details, trailers)
     }
 }
 

@@ -56,7 +56,7 @@ def main(address):
             job = pool.submit(ocr, image)
             # The event is ours as long as we extend its lease in time. If we die,
             # another worker gets it when the lease has run out.
-            while not wait([job], pulled.lease_duration.ToMilliseconds() / 3000).done:
+            while not wait([job], pulled.extend_interval.ToMilliseconds() / 1000).done:
                 settle(lease=lease, extend=pb.Extend())
             if error := job.exception():
                 # The group's retry policy says when the event comes again, and when

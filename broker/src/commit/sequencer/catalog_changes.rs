@@ -4,8 +4,8 @@ use sluice_proto::{GroupName, TopicId, TopicName};
 
 use super::{Pending, Sequencer};
 use crate::commit::{
-    proposal::{CatalogChange, CatalogChanged, CatalogError},
-    record::{GroupConfig, GroupCreated, GroupDeleted, Record, TopicCreated, TopicDeleted},
+    proposal::{CatalogChange, CatalogChanged, CatalogError, NewGroup},
+    record::{GroupCreated, GroupDeleted, Record, TopicCreated, TopicDeleted},
     state::GroupState,
 };
 
@@ -20,12 +20,7 @@ impl Sequencer {
                 self.create_topic(&name, partitions, pending)
             }
             CatalogChange::DeleteTopic { name } => self.delete_topic(&name, pending),
-            CatalogChange::CreateGroup {
-                topic,
-                name,
-                config,
-                start,
-            } => self.create_group(&topic, &name, config, start, pending),
+            CatalogChange::CreateGroup(group) => self.create_group(*group, pending),
             CatalogChange::DeleteGroup { topic, name } => self.delete_group(&topic, &name, pending),
         }
     }
@@ -33,7 +28,7 @@ impl Sequencer {
     fn create_topic(
         &mut self,
         name: &TopicName,
-        partitions: u32,
+        partitions: Option<u32>,
         pending: &mut Pending,
     ) -> Result<CatalogChanged, CatalogError> {
         if let Some(topic) = self
@@ -42,14 +37,14 @@ impl Sequencer {
             .and_then(|id| self.state.topic(id))
         {
             let existing = topic.definition.partitions;
-            if existing == partitions {
-                return Ok(CatalogChanged::TopicExisted);
-            }
-            return Err(CatalogError::TopicDiffers {
-                name: name.to_string(),
-                existing,
-                requested: partitions,
-            });
+            return match partitions {
+                Some(requested) if requested != existing => Err(CatalogError::TopicDiffers {
+                    name: name.to_string(),
+                    existing,
+                    requested,
+                }),
+                _ => Ok(CatalogChanged::TopicExisted),
+            };
         }
         let count = self.state.topics().len();
         if count >= self.config.topics_max {
@@ -60,7 +55,7 @@ impl Sequencer {
             });
         }
         let id = self.state.next_id();
-        let created = self.topic_record(id, name, partitions);
+        let created = self.topic_record(id, name, partitions.unwrap_or(1));
         let frame = self.frame(None, vec![Record::TopicCreated(created)]);
         self.add(&frame, pending);
         Ok(CatalogChanged::TopicCreated)
@@ -93,23 +88,32 @@ impl Sequencer {
 
     fn create_group(
         &mut self,
-        topic: &TopicName,
-        name: &GroupName,
-        config: GroupConfig,
-        start: Vec<u64>,
+        group: NewGroup,
         pending: &mut Pending,
     ) -> Result<CatalogChanged, CatalogError> {
-        let topic_id = self.known_topic(topic)?;
-        if let Some(id) = self.state.group_id(topic_id, name) {
+        let NewGroup {
+            topic,
+            name,
+            config,
+            or_as_it_is,
+            start,
+        } = group;
+        let topic_id = self.known_topic(&topic)?;
+        if let Some(id) = self.state.group_id(topic_id, &name) {
             let same = self
                 .state
                 .group(id)
                 .is_some_and(|g| g.definition.config == config);
-            return if same {
+            return if same || or_as_it_is {
                 Ok(CatalogChanged::GroupExisted)
             } else {
                 Err(CatalogError::GroupDiffers(name.to_string()))
             };
+        }
+        // The topic may have been replaced since the caller looked at it.
+        let partitions = self.state.topic(topic_id).map(|t| t.partitions.len());
+        if partitions != Some(start.len()) {
+            return Err(CatalogError::UnknownTopic(topic.to_string()));
         }
         let count = self.state.groups().len();
         if count >= self.config.groups_max {
@@ -134,10 +138,10 @@ impl Sequencer {
         let records = vec![
             Record::TopicCreated(self.topic_record(
                 dead_letters,
-                &TopicName::dead_letters(topic, name),
+                &TopicName::dead_letters(&topic, &name),
                 1,
             )),
-            Record::TopicCreated(self.topic_record(parking, &TopicName::parking(topic, name), 1)),
+            Record::TopicCreated(self.topic_record(parking, &TopicName::parking(&topic, &name), 1)),
             Record::GroupCreated(created.clone()),
         ];
         let frame = self.frame(None, records);

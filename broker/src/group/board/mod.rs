@@ -286,6 +286,11 @@ impl Board {
         self.ready.front().copied()
     }
 
+    /// The events that are next, at most `count`.
+    pub fn first_ready(&self, count: usize) -> impl Iterator<Item = EventId> {
+        self.ready.iter().take(count).copied()
+    }
+
     /// Puts the first ready event behind the others.
     pub fn rotate_ready(&mut self) {
         if let Some(first) = self.ready.pop_front() {

@@ -8,11 +8,20 @@ use tokio::time::Instant;
 
 use super::{GroupTask, READING_EXTENSION};
 use crate::group::{
-    board::{Holder, MemberId},
-    command::{Delivery, IdleReason, Outgoing, Pulled},
-    members::Share,
+    board::{EventId, Holder, MemberId},
+    command::{Delivery, IdleReason, Outgoing, PendingPull, Pulled},
+    members::{DELIVERY_OVERHEAD, Share},
     note::DeadLetterNote,
 };
+
+/// Ready events that are looked at in one round, in search of one that can be
+/// delivered.
+const LOOKED_AT_MAX: usize = 64;
+
+/// Whether another event fits the message of a pull that holds so much already.
+fn fits(pull: &PendingPull, message_bytes: usize, size: usize) -> bool {
+    message_bytes + size + DELIVERY_OVERHEAD <= pull.message_bytes_max
+}
 
 /// Who gets the next event.
 enum Receiver {
@@ -26,6 +35,8 @@ enum Receiver {
 struct Round {
     pulled: Vec<Delivery>,
     pulled_bytes: usize,
+    /// The same with what is around them in the message.
+    message_bytes: usize,
     shares: BTreeMap<MemberId, Share>,
     shared: BTreeMap<MemberId, Vec<Delivery>>,
 }
@@ -39,20 +50,26 @@ impl GroupTask {
         let mut round = Round::default();
         let mut passed_over = 0;
         while self.board.in_flight() < self.config().max_in_flight as usize
-            && passed_over < self.board.ready().min(64)
+            && passed_over < self.board.ready().min(LOOKED_AT_MAX)
             && let Some(id) = self.board.next_ready()
         {
+            let size = self.size(id);
+            if !self.could_be_taken(size) {
+                self.board.rotate_ready();
+                passed_over += 1;
+                continue;
+            }
             if !self.payloads.has(id) {
                 self.fetch(id);
                 self.board.rotate_ready();
                 passed_over += 1;
                 continue;
             }
-            let size = self.board.size_and_key(id).map_or(0, |(size, _)| size) as usize;
             match self.receiver(size, &mut round) {
                 Receiver::Pull(name) => {
                     if let Some(delivery) = self.lease(Holder::Unary(name)) {
                         round.pulled_bytes += size;
+                        round.message_bytes += size + DELIVERY_OVERHEAD;
                         round.pulled.push(delivery);
                     }
                 }
@@ -77,14 +94,29 @@ impl GroupTask {
         }
     }
 
+    fn size(&self, id: EventId) -> usize {
+        self.board.size_and_key(id).map_or(0, |(size, _)| size) as usize
+    }
+
+    /// Whether somebody who waits takes messages in which an event of `size`
+    /// fits.
+    fn could_be_taken(&self, size: usize) -> bool {
+        self.pulls.iter().any(|pull| fits(pull, 0, size)) || self.members.could_take(size)
+    }
+
+    /// Whether one of the events that are next could be taken.
+    pub(super) fn any_could_be_taken(&self) -> bool {
+        let mut next = self.board.first_ready(LOOKED_AT_MAX);
+        next.any(|id| self.could_be_taken(self.size(id)))
+    }
+
     fn receiver(&mut self, size: usize, round: &mut Round) -> Receiver {
-        while let Some(pull) = self.pulls.front() {
-            if pull.reply.is_closed() && round.pulled.is_empty() {
-                self.pulls.pop_front();
-                continue;
-            }
-            let fits = round.pulled.is_empty() || round.pulled_bytes + size <= pull.bytes_max;
-            if fits && round.pulled.len() < pull.events_max {
+        while let Some(pull) = self.next_pull(size, round) {
+            let whole = round.pulled.is_empty() || round.pulled_bytes + size <= pull.bytes_max;
+            if whole
+                && fits(pull, round.message_bytes, size)
+                && round.pulled.len() < pull.events_max
+            {
                 return Receiver::Pull(pull.name.clone());
             }
             self.answer_pull(round);
@@ -95,9 +127,22 @@ impl GroupTask {
         }
     }
 
+    /// The pull whose turn it is: the one that has got something already, or the
+    /// first in which an event of `size` fits, which then is the first of all.
+    fn next_pull(&mut self, size: usize, round: &Round) -> Option<&PendingPull> {
+        if round.pulled.is_empty() {
+            self.pulls.retain(|pull| !pull.reply.is_closed());
+            let at = self.pulls.iter().position(|pull| fits(pull, 0, size))?;
+            let pull = self.pulls.remove(at)?;
+            self.pulls.push_front(pull);
+        }
+        self.pulls.front()
+    }
+
     fn answer_pull(&mut self, round: &mut Round) {
         let deliveries = std::mem::take(&mut round.pulled);
         round.pulled_bytes = 0;
+        round.message_bytes = 0;
         let Some(pull) = self.pulls.pop_front() else {
             return;
         };

@@ -15,8 +15,10 @@ impl GroupTask {
         } else if self.board.in_flight() >= self.config().max_in_flight as usize {
             IdleReason::InFlightCap
         } else if self.board.has_ready() {
-            if self.members.any_credit() || !self.pulls.is_empty() {
+            if self.any_could_be_taken() {
                 IdleReason::Delivering
+            } else if self.members.any_credit() || !self.pulls.is_empty() {
+                IdleReason::TooLarge
             } else {
                 IdleReason::NoCredit
             }

@@ -1,0 +1,278 @@
+//! Groups: made, deleted, listed, described.
+
+use std::sync::Arc;
+
+use sluice_proto::{Offset, wire, wire::read_start::At};
+
+use super::{next_token, page_size};
+use crate::{
+    commit::{
+        CatalogChange, CatalogChanged, Group, NewGroup,
+        record::{GroupConfig, GroupStart},
+    },
+    grpc::{
+        api::Api,
+        authorize::{Action, Resource},
+        convert,
+        read::{self, visible_end},
+        refusal::Refusal,
+    },
+};
+
+const LEASE_MS: std::ops::RangeInclusive<u64> = 100..=12 * 60 * 60 * 1000;
+const DELAY_MS_MAX: u64 = 24 * 60 * 60 * 1000;
+const MAX_ATTEMPTS_MAX: usize = 100;
+const MAX_IN_FLIGHT_MAX: usize = 100_000;
+
+impl Api {
+    pub(in crate::grpc) async fn create_group(
+        self: &Arc<Self>,
+        request: wire::CreateGroupRequest,
+    ) -> Result<wire::CreateGroupResponse, Refusal> {
+        let topic = self.topic(Action::Administer, &request.topic)?;
+        let name = convert::group_name("group", &request.group)?;
+        let or_as_it_is = request.config.is_none();
+        let asked = request.config.unwrap_or_default();
+        read::compile("config.filter", &asked.filter).await?;
+        let start_at = asked.start.and_then(|start| start.at);
+        let mut start = Vec::with_capacity(topic.partitions.len());
+        for partition in &topic.partitions {
+            let id = partition.source.partition;
+            let offset = match start_at {
+                // One offset need not lie within every partition; it then is the
+                // end.
+                Some(At::Offset(given)) => {
+                    let offset = convert::count("config.start.offset", given)?;
+                    Offset(offset).min(visible_end(&topic, id))
+                }
+                _ => read::start_offset(self, &topic, id, start_at, "config.start").await?,
+            };
+            start.push(offset.0);
+        }
+        let config = group_config(asked)?;
+        let change = CatalogChange::CreateGroup(Box::new(NewGroup {
+            topic: topic.name.clone(),
+            name: name.clone(),
+            config,
+            or_as_it_is,
+            start,
+        }));
+        let changed = self.proposals.change_catalog(change).await?;
+        let created = if let CatalogChanged::GroupCreated(state) = changed {
+            let id = sluice_proto::GroupId(state.definition.group);
+            self.groups.start(id, *state);
+            tracing::info!(
+                topic = request.topic,
+                group = request.group,
+                "group created"
+            );
+            true
+        } else {
+            false
+        };
+        Ok(wire::CreateGroupResponse {
+            created,
+            dead_letter_topic: sluice_proto::TopicName::dead_letters(&topic.name, &name)
+                .to_string(),
+        })
+    }
+
+    pub(in crate::grpc) async fn delete_group(
+        &self,
+        request: wire::DeleteGroupRequest,
+    ) -> Result<wire::DeleteGroupResponse, Refusal> {
+        let topic = self.topic(Action::Administer, &request.topic)?;
+        let name = convert::group_name("group", &request.group)?;
+        let change = CatalogChange::DeleteGroup {
+            topic: topic.name.clone(),
+            name,
+        };
+        if let CatalogChanged::GroupDeleted(id) = self.proposals.change_catalog(change).await? {
+            self.groups.stop(id);
+            tracing::info!(
+                topic = request.topic,
+                group = request.group,
+                "group deleted"
+            );
+        }
+        Ok(wire::DeleteGroupResponse {})
+    }
+
+    pub(in crate::grpc) fn list_groups(
+        &self,
+        request: &wire::ListGroupsRequest,
+    ) -> Result<wire::ListGroupsResponse, Refusal> {
+        self.allow(Action::Describe, Resource::Broker)?;
+        let size = page_size(request.page_size)?;
+        if !request.topic.is_empty() {
+            self.topic(Action::Describe, &request.topic)?;
+        }
+        // "topic/group"; no name has a "/".
+        let token = |group: &Group| format!("{}/{}", group.topic.name, group.name);
+        let catalog = self.proposals.catalog();
+        let seen = |group: &&Arc<Group>| match request.page_token.split_once('/') {
+            Some((topic, name)) => (group.topic.name.as_str(), group.name.as_str()) > (topic, name),
+            None => true,
+        };
+        let mut after = catalog
+            .groups()
+            .filter(|group| request.topic.is_empty() || group.topic.name.as_str() == request.topic)
+            .filter(seen)
+            .peekable();
+        let page: Vec<&Arc<Group>> = after.by_ref().take(size).collect();
+        let more = after.peek().is_some();
+        let next_page_token = next_token(more, page.last().map(|group| token(group)));
+        let groups = page.into_iter().map(|group| wire::GroupSummary {
+            topic: group.topic.name.to_string(),
+            group: group.name.to_string(),
+            config: Some(wire_config(&group.config)),
+        });
+        Ok(wire::ListGroupsResponse {
+            groups: groups.collect(),
+            next_page_token,
+        })
+    }
+
+    pub(in crate::grpc) async fn describe_group(
+        &self,
+        request: wire::DescribeGroupRequest,
+    ) -> Result<wire::DescribeGroupResponse, Refusal> {
+        let handle = self.group(Action::Describe, &request.topic, &request.group)?;
+        let group = handle.group().clone();
+        let described = handle.describe().await.map_err(|_| Refusal::group_gone())?;
+        let partitions =
+            described
+                .partitions
+                .iter()
+                .enumerate()
+                .map(|(at, of)| wire::GroupPartition {
+                    partition: at as i32,
+                    committed_end: of.committed_end.0 as i64,
+                    delivered_end: of.delivered_end.0 as i64,
+                    visible_end: of.visible_end.0 as i64,
+                    lag: of.lag as i64,
+                    in_flight: of.in_flight as i64,
+                    delayed: of.delayed as i64,
+                    held: of.held as i64,
+                });
+        let members = described
+            .members
+            .into_iter()
+            .map(|of| wire::MemberDescription {
+                member: of.name,
+                in_flight: of.in_flight as i64,
+                joined_at: Some(convert::time(of.joined)),
+                connected: of.connected,
+                credit_events: of.credit_events as i64,
+                credit_bytes: of.credit_bytes,
+            });
+        Ok(wire::DescribeGroupResponse {
+            topic: group.topic.name.to_string(),
+            group: group.name.to_string(),
+            group_id: group.id.0 as i64,
+            config: Some(wire_config(&group.config)),
+            created_at: Some(convert::time_ms(group.created_ms)),
+            partitions: partitions.collect(),
+            members: members.collect(),
+            idle: convert::idle(described.idle).into(),
+            idle_detail: described.idle_detail,
+            dead_letter_topic: group.dead_letters.name.to_string(),
+            dead_letter_count: described.dead_letters as i64,
+            filtered_count: described.filtered as i64,
+            filter_error_count: described.filter_errors as i64,
+            last_filter_error: described.last_filter_error,
+        })
+    }
+}
+
+/// Checks a group's configuration and fills in the defaults.
+fn group_config(asked: wire::GroupConfig) -> Result<GroupConfig, Refusal> {
+    let ms = |field: &str, given: Option<prost_types::Duration>, default, min, max| {
+        let field = format!("config.{field}");
+        given.map_or(Ok(default), |given| convert::ms_of(&field, given, min, max))
+    };
+    let ordered_by_key = match wire::Ordering::try_from(asked.ordering) {
+        Ok(wire::Ordering::Unspecified | wire::Ordering::Key) => true,
+        Ok(wire::Ordering::None) => false,
+        Err(_) => {
+            let message = format!("{} is no ordering that this broker knows", asked.ordering);
+            return Err(Refusal::field("config.ordering", message));
+        }
+    };
+    let retry = asked.retry.unwrap_or_default();
+    let multiplier = match retry.multiplier {
+        0.0 => 2.0,
+        given if (1.0..=10.0).contains(&given) => given,
+        given => return Err(Refusal::limit("config.retry.multiplier", given, "1 to 10")),
+    };
+    let start = asked.start.and_then(|start| start.at);
+    Ok(GroupConfig {
+        filter: asked.filter,
+        ordered_by_key,
+        lease_ms: ms(
+            "lease_duration",
+            asked.lease_duration,
+            30_000,
+            *LEASE_MS.start(),
+            *LEASE_MS.end(),
+        )?,
+        max_attempts: convert::count_or(
+            "config.retry.max_attempts",
+            retry.max_attempts.into(),
+            5,
+            MAX_ATTEMPTS_MAX,
+        )? as u32,
+        initial_delay_ms: ms(
+            "retry.initial_delay",
+            retry.initial_delay,
+            1000,
+            0,
+            DELAY_MS_MAX,
+        )?,
+        multiplier,
+        max_delay_ms: ms("retry.max_delay", retry.max_delay, 60_000, 0, DELAY_MS_MAX)?,
+        max_in_flight: convert::count_or(
+            "config.max_in_flight",
+            asked.max_in_flight.into(),
+            10_000,
+            MAX_IN_FLIGHT_MAX,
+        )? as u32,
+        start: Some(match start {
+            None | Some(At::Earliest(_)) => GroupStart::Earliest(true),
+            Some(At::Latest(_)) => GroupStart::Latest(true),
+            Some(At::Offset(offset)) => {
+                GroupStart::Offset(convert::count("config.start.offset", offset)?)
+            }
+            Some(At::Time(time)) => {
+                GroupStart::TimeMs(convert::ms_of_time("config.start.time", time)?)
+            }
+        }),
+    })
+}
+
+fn wire_config(config: &GroupConfig) -> wire::GroupConfig {
+    let start = config.start.clone().map(|start| match start {
+        GroupStart::Earliest(_) => At::Earliest(wire::Earliest {}),
+        GroupStart::Latest(_) => At::Latest(wire::Latest {}),
+        GroupStart::Offset(offset) => At::Offset(offset as i64),
+        GroupStart::TimeMs(ms) => At::Time(convert::time_ms(ms)),
+    });
+    let ordering = if config.ordered_by_key {
+        wire::Ordering::Key
+    } else {
+        wire::Ordering::None
+    };
+    wire::GroupConfig {
+        filter: config.filter.clone(),
+        ordering: ordering.into(),
+        lease_duration: Some(convert::duration_ms(config.lease_ms)),
+        retry: Some(wire::RetryPolicy {
+            max_attempts: config.max_attempts as i32,
+            initial_delay: Some(convert::duration_ms(config.initial_delay_ms)),
+            multiplier: config.multiplier,
+            max_delay: Some(convert::duration_ms(config.max_delay_ms)),
+        }),
+        start: Some(wire::ReadStart { at: start }),
+        max_in_flight: config.max_in_flight as i32,
+    }
+}

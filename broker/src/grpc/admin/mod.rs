@@ -1,0 +1,72 @@
+//! AdminService: the broker itself here, the rest in files of their own.
+
+mod dead_letters;
+mod groups;
+mod topics;
+
+use sluice_proto::wire;
+
+use super::{
+    api::Api,
+    authorize::{Action, Resource},
+    convert,
+    refusal::Refusal,
+};
+use crate::filter::FILTER_BYTES_MAX;
+
+const PAGE_DEFAULT: usize = 100;
+const PAGE_MAX: usize = 1000;
+
+impl Api {
+    pub(in crate::grpc) fn describe_broker(&self) -> Result<wire::DescribeBrokerResponse, Refusal> {
+        self.allow(Action::Describe, Resource::Broker)?;
+        let catalog = self.proposals.catalog();
+        let recovery = &self.info.recovery;
+        let limits = &self.limits;
+        let log_id = recovery.log.log_id.map(|byte| format!("{byte:02x}"));
+        Ok(wire::DescribeBrokerResponse {
+            version: env!("CARGO_PKG_VERSION").into(),
+            log_id: log_id.concat(),
+            log_epoch: recovery.log.epoch as i64,
+            started_at: Some(convert::time(self.info.started)),
+            limits: Some(wire::Limits {
+                event_bytes_max: limits.event_bytes_max as i64,
+                request_bytes_max: limits.request_bytes_max as i64,
+                batch_events_max: limits.batch_events_max as i32,
+                partitions_max: limits.partitions_max as i32,
+                filter_bytes_max: FILTER_BYTES_MAX as i32,
+                leases_per_member_max: limits.leases_per_member_max as i32,
+                pull_events_max: limits.pull_events_max as i32,
+                settlements_max: limits.settlements_max as i32,
+                publish_window_bytes: limits.publish_window_bytes as i64,
+                topics_max: limits.topics_max as i32,
+                groups_max: limits.groups_max as i32,
+                members_per_group_max: limits.members_per_group_max as i32,
+            }),
+            features: Vec::new(),
+            log_failure: self
+                .log
+                .failure()
+                .map(|reason| reason.to_string())
+                .unwrap_or_default(),
+            log_bytes: self.log.stored_bytes() as i64,
+            topic_count: catalog.topics().filter(|t| !t.name.is_internal()).count() as i64,
+            group_count: catalog.groups().len() as i64,
+            recovery: Some(wire::Recovery {
+                clean: recovery.log.clean,
+                replayed_bytes: recovery.log.replayed_bytes as i64,
+                cut_bytes: recovery.log.cut_bytes as i64,
+                duration: Some(convert::duration(recovery.took)),
+                view_rebuilt: recovery.view_rebuilt,
+            }),
+        })
+    }
+}
+
+fn page_size(given: i32) -> Result<usize, Refusal> {
+    convert::count_or("page_size", given.into(), PAGE_DEFAULT, PAGE_MAX)
+}
+
+fn next_token(more: bool, last: Option<String>) -> String {
+    last.filter(|_| more).unwrap_or_default()
+}

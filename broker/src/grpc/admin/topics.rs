@@ -1,0 +1,117 @@
+//! Topics: made, deleted, listed, described.
+
+use std::sync::Arc;
+
+use sluice_proto::wire;
+
+use super::{next_token, page_size};
+use crate::{
+    commit::{CatalogChange, CatalogChanged, Topic},
+    grpc::{
+        api::Api,
+        authorize::{Action, Resource},
+        convert,
+        refusal::Refusal,
+    },
+};
+
+impl Api {
+    pub(in crate::grpc) async fn create_topic(
+        &self,
+        request: wire::CreateTopicRequest,
+    ) -> Result<wire::CreateTopicResponse, Refusal> {
+        self.allow(Action::Administer, Resource::Topic(&request.topic))?;
+        let name = convert::topic_name("topic", &request.topic)?;
+        let max = self.limits.partitions_max as usize;
+        let count = |asked: wire::TopicConfig| {
+            convert::count_or("config.partitions", asked.partitions.into(), 1, max)
+        };
+        let partitions = request.config.map(count).transpose()?;
+        let partitions = partitions.map(|count| count as u32);
+        let change = CatalogChange::CreateTopic { name, partitions };
+        let changed = self.proposals.change_catalog(change).await?;
+        let created = matches!(changed, CatalogChanged::TopicCreated);
+        if created {
+            tracing::info!(topic = request.topic, "topic created");
+        }
+        Ok(wire::CreateTopicResponse { created })
+    }
+
+    pub(in crate::grpc) async fn delete_topic(
+        &self,
+        request: wire::DeleteTopicRequest,
+    ) -> Result<wire::DeleteTopicResponse, Refusal> {
+        self.allow(Action::Administer, Resource::Topic(&request.topic))?;
+        let name = convert::topic_name("topic", &request.topic)?;
+        let change = CatalogChange::DeleteTopic { name };
+        self.proposals.change_catalog(change).await?;
+        tracing::info!(topic = request.topic, "topic deleted");
+        Ok(wire::DeleteTopicResponse {})
+    }
+
+    pub(in crate::grpc) fn list_topics(
+        &self,
+        request: &wire::ListTopicsRequest,
+    ) -> Result<wire::ListTopicsResponse, Refusal> {
+        self.allow(Action::Describe, Resource::Broker)?;
+        let size = page_size(request.page_size)?;
+        let catalog = self.proposals.catalog();
+        let mut after = catalog
+            .topics()
+            .filter(|topic| request.include_internal || !topic.name.is_internal())
+            .filter(|topic| topic.name.as_str() > request.page_token.as_str())
+            .peekable();
+        let page: Vec<&Arc<Topic>> = after.by_ref().take(size).collect();
+        let more = after.peek().is_some();
+        let next_page_token = next_token(more, page.last().map(|topic| topic.name.to_string()));
+        let topics = page.into_iter().map(|topic| wire::TopicSummary {
+            topic: topic.name.to_string(),
+            config: Some(topic_config(topic)),
+            event_count: topic
+                .partitions
+                .iter()
+                .map(|partition| partition.visible_end().0 as i64)
+                .sum(),
+            group_count: catalog.groups_of(topic.id).count() as i32,
+        });
+        Ok(wire::ListTopicsResponse {
+            topics: topics.collect(),
+            next_page_token,
+        })
+    }
+
+    pub(in crate::grpc) fn describe_topic(
+        &self,
+        request: &wire::DescribeTopicRequest,
+    ) -> Result<wire::DescribeTopicResponse, Refusal> {
+        let topic = self.topic(Action::Describe, &request.topic)?;
+        let catalog = self.proposals.catalog();
+        let partitions = topic
+            .partitions
+            .iter()
+            .map(|partition| wire::PartitionDescription {
+                partition: partition.source.partition.0 as i32,
+                start_offset: 0,
+                visible_end: partition.visible_end().0 as i64,
+                last_append_time: partition.last_append_ms().map(convert::time_ms),
+            });
+        let groups = catalog
+            .groups_of(topic.id)
+            .map(|group| group.name.to_string());
+        Ok(wire::DescribeTopicResponse {
+            topic: topic.name.to_string(),
+            topic_id: topic.id.0 as i64,
+            config: Some(topic_config(&topic)),
+            created_at: Some(convert::time_ms(topic.created_ms)),
+            partitions: partitions.collect(),
+            partitioner: "crc32".into(),
+            groups: groups.collect(),
+        })
+    }
+}
+
+fn topic_config(topic: &Topic) -> wire::TopicConfig {
+    wire::TopicConfig {
+        partitions: topic.partitions.len() as i32,
+    }
+}
