@@ -179,6 +179,7 @@ async fn a_kill_at_any_moment_changes_neither_events_nor_rows() {
     }
 }
 
+#[cfg(feature = "python")]
 #[tokio::test]
 async fn a_stage_in_python_is_not_noticed_by_the_others() {
     let folder = tempfile::tempdir().unwrap();
