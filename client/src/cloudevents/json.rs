@@ -8,6 +8,8 @@ use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use serde_json::{Map, Number, Value};
 use sluice_proto::pb::{self, attribute_value::Value as Typed};
 
+use super::{is_json, media_type};
+
 /// Why a JSON value is no CloudEvent.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CloudEventError {
@@ -195,19 +197,6 @@ fn data_of(event: &pb::Event) -> Option<(&'static str, Value)> {
 fn timestamp(time: prost_types::Timestamp) -> Option<String> {
     let time = jiff::Timestamp::new(time.seconds, time.nanos).ok()?;
     Some(time.to_string())
-}
-
-fn media_type(content_type: &str) -> String {
-    let full = content_type.split(';').next().unwrap_or_default();
-    full.trim().to_ascii_lowercase()
-}
-
-fn is_json(content_type: &str) -> bool {
-    let media_type = media_type(content_type);
-    let subtype = media_type
-        .split_once('/')
-        .map_or("", |(_, subtype)| subtype);
-    subtype == "json" || subtype.ends_with("+json")
 }
 
 #[cfg(test)]
