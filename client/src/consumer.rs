@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -62,6 +62,15 @@ pub(crate) enum Command {
     },
     /// The lease was settled by a commit.
     Forget { key: LeaseKey },
+}
+
+/// A delivery that nobody has seen yet. Dropping it does nothing: it goes back to
+/// the group when the consumer leaves, and counts no attempt.
+#[derive(Debug)]
+struct Arrived {
+    delivery: pb::Delivery,
+    key: LeaseKey,
+    lost: CancellationToken,
 }
 
 /// Sets up a [`Consumer`].
@@ -130,7 +139,6 @@ impl ConsumerBuilder {
             waiting: Vec::new(),
             unanswered: BTreeMap::new(),
             last_request: 0,
-            commands,
             commanded,
             deliveries,
             leave: leave.clone(),
@@ -142,6 +150,7 @@ impl ConsumerBuilder {
             .map_err(|_| Error::closed("the consumer"))??;
         Ok(Consumer {
             delivered,
+            commands,
             leave,
             task: Some(task),
         })
@@ -167,7 +176,8 @@ impl ConsumerBuilder {
 /// ```
 #[derive(Debug)]
 pub struct Consumer {
-    delivered: mpsc::UnboundedReceiver<Result<Delivery, Error>>,
+    delivered: mpsc::UnboundedReceiver<Result<Arrived, Error>>,
+    commands: mpsc::UnboundedSender<Command>,
     leave: CancellationToken,
     task: Option<JoinHandle<()>>,
 }
@@ -175,7 +185,29 @@ pub struct Consumer {
 impl Consumer {
     /// The next event. `None` after an error, which is final, or after leaving.
     pub async fn next(&mut self) -> Option<Result<Delivery, Error>> {
-        self.delivered.recv().await
+        std::future::poll_fn(|context| self.poll_delivery(context)).await
+    }
+
+    fn poll_delivery(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Delivery, Error>>> {
+        loop {
+            return Poll::Ready(match ready!(self.delivered.poll_recv(context)) {
+                // It ran out while it waited here; somebody else has it.
+                Some(Ok(arrived)) if arrived.lost.is_cancelled() => continue,
+                Some(Ok(Arrived {
+                    delivery,
+                    key,
+                    lost,
+                })) => {
+                    let commands = self.commands.clone();
+                    Some(Ok(Delivery::new(delivery, key, lost, commands)))
+                }
+                Some(Err(error)) => Some(Err(error)),
+                None => None,
+            });
+        }
     }
 
     /// Leaves the group: what was not settled goes back to it at once.
@@ -191,7 +223,7 @@ impl Stream for Consumer {
     type Item = Result<Delivery, Error>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.delivered.poll_recv(context)
+        self.poll_delivery(context)
     }
 }
 
@@ -219,9 +251,8 @@ struct Worker {
     /// Settlements that were sent, by request.
     unanswered: BTreeMap<i64, Vec<Settling>>,
     last_request: i64,
-    commands: mpsc::UnboundedSender<Command>,
     commanded: mpsc::UnboundedReceiver<Command>,
-    deliveries: mpsc::UnboundedSender<Result<Delivery, Error>>,
+    deliveries: mpsc::UnboundedSender<Result<Arrived, Error>>,
     leave: CancellationToken,
     joined: Option<oneshot::Sender<Result<(), Error>>>,
 }
@@ -416,9 +447,13 @@ impl Worker {
         let lost = CancellationToken::new();
         self.leases.insert(key, lost.clone());
         self.grants.received();
-        let delivery = Delivery::new(delivery, key, lost, self.commands.clone());
-        // When nobody reads any more, dropping it gives it back.
-        let _ = self.deliveries.send(Ok(delivery));
+        let arrived = Arrived {
+            delivery,
+            key,
+            lost,
+        };
+        // When nobody reads any more, leaving gives it back.
+        let _ = self.deliveries.send(Ok(arrived));
     }
 
     fn take_settled(&mut self, settled: pb::Settled) {

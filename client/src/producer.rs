@@ -16,13 +16,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Streaming};
 
-use crate::{client::Client, error::Error, event::Event, sequence::Sequence};
+use crate::{
+    client::Client, error::Error, event::Event, limits::PublishLimits, sequence::Sequence,
+};
 
 /// Bytes of events that a producer holds before [`Producer::send`] waits.
 const QUEUE_BYTES: usize = 16 << 20;
-/// A batch is sent when it has so many bytes, whatever is under way.
-const BATCH_BYTES: usize = 256 << 10;
-const BATCH_EVENTS: usize = 4096;
 
 /// Where an event is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,10 +59,14 @@ pub struct Producer {
     client: Client,
     queue: mpsc::UnboundedSender<Queued>,
     budget: Arc<Semaphore>,
-    partitions: Arc<Mutex<HashMap<String, u32>>>,
+    partitions: Partitions,
+    limits: PublishLimits,
     /// Why the producer has ended, for good.
     failure: Arc<Mutex<Option<Error>>>,
 }
+
+/// How many partitions topics have, as far as it is known.
+type Partitions = Arc<Mutex<HashMap<String, u32>>>;
 
 /// An event that is queued.
 #[derive(Debug)]
@@ -114,6 +117,9 @@ impl Producer {
                 async move { Ok(api.open_producer(request).await?.into_inner()) }
             })
             .await?;
+        let described = client.admin().describe_broker().await?;
+        let limits = PublishLimits::of(&described.limits.unwrap_or_default());
+        let partitions = Partitions::default();
         let (queue, queued) = mpsc::unbounded_channel();
         let failure = Arc::new(Mutex::new(None));
         let span = u64::try_from(session.max_in_flight).unwrap_or(1);
@@ -125,6 +131,8 @@ impl Producer {
             turn: 0,
             in_flight: VecDeque::new(),
             sequence: Sequence::new(span),
+            limits,
+            partitions: partitions.clone(),
             failure: failure.clone(),
         };
         tokio::spawn(worker.run());
@@ -132,7 +140,8 @@ impl Producer {
             client,
             queue,
             budget: Arc::new(Semaphore::new(QUEUE_BYTES)),
-            partitions: Arc::default(),
+            partitions,
+            limits,
             failure,
         })
     }
@@ -140,8 +149,10 @@ impl Producer {
     /// Queues an event. Waits while too much is under way.
     ///
     /// # Errors
-    /// When the topic does not exist, or the session has ended.
+    /// When the event breaks a rule or limit, the topic does not exist, or the
+    /// session has ended.
     pub async fn send(&self, topic: &str, event: Event) -> Result<PublishReceipt, Error> {
+        let event = self.limits.checked(event)?;
         let partitions = self.partitions_of(topic).await?;
         let partition = match event.key() {
             Some(key) => Some(partition_of_key(key, partitions)),
@@ -215,8 +226,9 @@ struct Gathered {
 }
 
 impl Gathered {
-    fn is_full(&self) -> bool {
-        self.bytes >= BATCH_BYTES || self.events.len() >= BATCH_EVENTS
+    /// Whether a batch is due, whatever is under way.
+    fn is_full(&self, limits: PublishLimits) -> bool {
+        self.bytes >= limits.batch_bytes || self.events.len() >= limits.batch_events
     }
 }
 
@@ -246,6 +258,8 @@ struct Worker {
     in_flight: VecDeque<Batch>,
     sequence: Sequence,
     turn: u32,
+    limits: PublishLimits,
+    partitions: Partitions,
     failure: Arc<Mutex<Option<Error>>>,
 }
 
@@ -320,7 +334,10 @@ impl Worker {
                     let response = match response {
                         Ok(Some(response)) => response,
                         Ok(None) => return End::Lost(Error::closed("the stream")),
-                        Err(status) => return End::Lost(status.into()),
+                        Err(status) => {
+                            let error = Error::from(status);
+                            return if error.is_final() { End::Fatal(error) } else { End::Lost(error) };
+                        }
                     };
                     *attempt = 0;
                     if let Some(end) = self.take_response(response, &mut sending) {
@@ -377,7 +394,8 @@ impl Worker {
             .gathering
             .iter()
             .filter(|(lane, gathered)| {
-                gathered.is_full() || !self.in_flight.iter().any(|batch| batch.lane == **lane)
+                gathered.is_full(self.limits)
+                    || !self.in_flight.iter().any(|batch| batch.lane == **lane)
             })
             .map(|(lane, _)| lane.clone())
             .collect();
@@ -412,7 +430,8 @@ impl Worker {
         };
         while let Some(next) = gathered.events.front() {
             let bytes = batch.bytes as usize + next.bytes;
-            let full = bytes > BATCH_BYTES || batch.events.len() == BATCH_EVENTS;
+            let full =
+                bytes > self.limits.batch_bytes || batch.events.len() >= self.limits.batch_events;
             if full && !batch.events.is_empty() {
                 break;
             }
@@ -463,6 +482,14 @@ impl Worker {
                 }
                 if let Some(batch) = self.take_in_flight(refused.request_id) {
                     self.sequence.refused(batch.sequence);
+                    if let ErrorReason::UnknownTopic | ErrorReason::UnknownPartition =
+                        error.reason()
+                    {
+                        // It was deleted; another of that name may be another.
+                        let partitions = self.partitions.lock();
+                        let mut partitions = partitions.unwrap_or_else(PoisonError::into_inner);
+                        partitions.remove(&batch.lane.0);
+                    }
                     for waiting in batch.waiting {
                         let _ = waiting.done.send(Err(error.clone()));
                     }

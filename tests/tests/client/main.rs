@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod admin;
 mod consumer;
 mod producer;
 mod read;
@@ -22,7 +23,13 @@ struct Setting {
 
 impl Setting {
     async fn new() -> Self {
-        let broker = TestBroker::start();
+        Self::with_limits(&[]).await
+    }
+
+    /// A broker with other limits, each as `NAME=VALUE`.
+    async fn with_limits(limits: &[&str]) -> Self {
+        let args: Vec<_> = limits.iter().flat_map(|limit| ["--limit", limit]).collect();
+        let broker = TestBroker::start_with(&args);
         let proxy = Proxy::to(&broker).await;
         let client = Client::connect(&proxy.url()).await.unwrap();
         Self {
@@ -44,6 +51,11 @@ impl Setting {
     fn kill_and_restart(&mut self) {
         self.broker.restart();
         self.proxy.cut(&self.broker);
+    }
+
+    /// A client on another way, which is not cut.
+    async fn other_client(&self) -> Client {
+        Client::connect(self.broker.url()).await.unwrap()
     }
 
     async fn describe(&self, topic: &str, group: &str) -> pb::DescribeGroupResponse {
