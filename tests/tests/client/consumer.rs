@@ -128,6 +128,7 @@ async fn a_consumer_that_was_away_too_long_learns_that_its_lease_is_lost() {
     let late = expect("the late ack", held.ack()).await.unwrap_err();
     assert!(late.is_lease_lost(), "{late}");
     again.ack().await.unwrap();
+    other.leave().await;
     publish(&client, &["next"]).await;
     assert_eq!(next(&mut away).await.event().id(), "next");
 }

@@ -109,7 +109,8 @@ async fn events_that_are_refused_among_others_fail_alone() {
     let setting = Setting::new().await;
     setting.topic("events").await;
     let producer = setting.client.producer().await.unwrap();
-    let sends = (0..300).map(|number| {
+    let mut receipts = Vec::new();
+    for number in 0..300 {
         let event = event(&number.to_string()).with_key("one");
         let event = match number {
             100 => event.attribute("NOT ALLOWED", "x"),
@@ -118,9 +119,15 @@ async fn events_that_are_refused_among_others_fail_alone() {
             200 => event.bytes("image/png", vec![0; 20 << 20]),
             _ => event,
         };
-        producer.publish("events", event)
+        receipts.push(producer.send("events", event).await);
+    }
+    let outcomes = receipts.into_iter().map(|receipt| async {
+        match receipt {
+            Ok(receipt) => receipt.durable().await,
+            Err(error) => Err(error),
+        }
     });
-    let outcomes = expect("every outcome", join_all(sends)).await;
+    let outcomes = expect("every outcome", join_all(outcomes)).await;
     let mut expected = Vec::new();
     for (number, outcome) in outcomes.into_iter().enumerate() {
         match number {
