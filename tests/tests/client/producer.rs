@@ -119,7 +119,8 @@ async fn events_that_are_refused_among_others_fail_alone() {
             200 => event.bytes("image/png", vec![0; 20 << 20]),
             _ => event,
         };
-        receipts.push(producer.send("events", event).await);
+        let sent = expect("a place in the queue", producer.send("events", event));
+        receipts.push(sent.await);
     }
     let outcomes = receipts.into_iter().map(|receipt| async {
         match receipt {
