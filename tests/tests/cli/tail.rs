@@ -38,17 +38,15 @@ fn a_filter_a_partition_and_a_number_bound_what_is_printed() {
         })
         .collect();
     let at = json_of(url, &["publish", "in"], &lines.join("\n"));
-    let partition = at[0]["partition"].to_string();
+    let partition = &at[0]["partition"];
     let tail = ["tail", "in", "--from", "earliest", "--no-follow"];
     let count = |more: &[&str]| json(url, &[&tail[..], more].concat()).len();
     assert_eq!(count(&[]), 20);
     assert_eq!(count(&["--filter", "event.data.n >= 15"]), 5);
     assert_eq!(count(&["--filter", "event.key == 'k1'", "-n", "3"]), 3);
     assert_eq!(count(&["--filter", "event.nothing == 1"]), 0);
-    let there = at
-        .iter()
-        .filter(|at| at["partition"].to_string() == partition);
-    assert_eq!(count(&["--partition", &partition]), there.count());
+    let there = at.iter().filter(|at| at["partition"] == *partition).count();
+    assert_eq!(count(&["--partition", &partition.to_string()]), there);
 }
 
 /// No terminal obeys what is in an event, and one event is one line.
