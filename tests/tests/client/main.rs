@@ -7,6 +7,7 @@ mod admin;
 mod consumer;
 mod producer;
 mod read;
+mod restarts;
 mod stage;
 
 use std::time::Duration;
