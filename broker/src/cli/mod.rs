@@ -66,7 +66,13 @@ impl Common {
     async fn connect(&self) -> anyhow::Result<Client> {
         let connected = Client::connect(&self.broker).await;
         connected.map_err(|error| {
-            anyhow::anyhow!("{error}; start one with `sluice serve`, or name another by --broker")
+            if error.is_retryable() {
+                anyhow::anyhow!(
+                    "{error}; start one with `sluice serve`, or name another by --broker"
+                )
+            } else {
+                error.into()
+            }
         })
     }
 }

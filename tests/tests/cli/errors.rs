@@ -137,7 +137,8 @@ fn wherever_there_is_no_broker_it_says_so() {
     for (url, expected) in [
         ("http://127.0.0.1:1", "`sluice serve`"),
         ("127.0.0.1:1", "`sluice serve`"),
-        ("no url", "no url"),
+        ("https://127.0.0.1:1", "http://127.0.0.1:7070"),
+        ("no url", "http://127.0.0.1:7070"),
     ] {
         for words in [&["status"][..], &["topic", "list"], &["tail", "in"]] {
             let error = refused(url, words, "");
