@@ -8,7 +8,7 @@ use sluice_client::{
 };
 use sluice_tests::api::expect;
 
-use super::{Setting, event, quick};
+use super::{Setting, event, patient, quick};
 
 async fn next(consumer: &mut Consumer) -> Delivery {
     let delivery = expect("a delivery", consumer.next()).await;
@@ -31,7 +31,7 @@ async fn setting(options: GroupOptions) -> Setting {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ack_nack_and_reject_do_what_they_say() {
-    let setting = setting(quick()).await;
+    let setting = setting(patient()).await;
     publish(&setting.client, &["ack", "nack", "reject", "drop"]).await;
     let consumer = setting.client.consumer("in", "workers").concurrency(4);
     let mut consumer = consumer.join().await.unwrap();
@@ -73,7 +73,7 @@ async fn ack_nack_and_reject_do_what_they_say() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_nack_with_a_delay_comes_again_no_sooner() {
-    let setting = setting(quick()).await;
+    let setting = setting(patient()).await;
     publish(&setting.client, &["e"]).await;
     let consumer = setting.client.consumer("in", "workers").member("w-1");
     let mut consumer = consumer.join().await.unwrap();
@@ -111,7 +111,7 @@ async fn a_nack_with_a_delay_comes_again_no_sooner() {
 /// A worker that cannot reach the broker, while another can.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_consumer_that_was_away_too_long_learns_that_its_lease_is_lost() {
-    let setting = setting(quick()).await;
+    let setting = setting(patient().lease(Duration::from_secs(2))).await;
     publish(&setting.client, &["e"]).await;
     let away = setting.client.consumer("in", "workers");
     let mut away = away.join().await.unwrap();
@@ -149,7 +149,7 @@ async fn a_consumer_can_leave_while_the_broker_is_away() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_handler_of_many_lease_times_keeps_its_event() {
-    let setting = setting(quick()).await;
+    let setting = setting(patient().lease(Duration::from_secs(1))).await;
     publish(&setting.client, &["long"]).await;
     let mut slow = setting
         .client
@@ -164,7 +164,7 @@ async fn a_handler_of_many_lease_times_keeps_its_event() {
         .join()
         .await
         .unwrap();
-    let second = tokio::time::timeout(Duration::from_secs(3), idle.next()).await;
+    let second = tokio::time::timeout(Duration::from_secs(4), idle.next()).await;
     assert!(second.is_err(), "it was given to another: {second:?}");
     assert!(!held.lost().is_cancelled());
     held.ack().await.unwrap();
@@ -173,7 +173,7 @@ async fn a_handler_of_many_lease_times_keeps_its_event() {
 /// The handler does not notice that the broker was killed and started again.
 #[tokio::test(flavor = "multi_thread")]
 async fn work_goes_on_over_a_restart_of_the_broker() {
-    let mut setting = setting(GroupOptions::default().lease(Duration::from_secs(4))).await;
+    let mut setting = setting(GroupOptions::default()).await;
     publish(&setting.client, &["before"]).await;
     let mut consumer = setting
         .client

@@ -69,9 +69,13 @@ fn event(id: &str) -> Event {
     Event::new("/test", "test.made").with_id(id)
 }
 
-/// Leases that run out soon, and retries at once.
+/// Retries at once. A lease runs out only under a worker that is gone.
+fn patient() -> GroupOptions {
+    GroupOptions::default().retry_delay(Duration::ZERO, Duration::ZERO)
+}
+
+/// As [`patient`], with leases that run out soon, for tests in which nothing
+/// depends on how often they do.
 fn quick() -> GroupOptions {
-    GroupOptions::default()
-        .lease(Duration::from_millis(500))
-        .retry_delay(Duration::ZERO, Duration::ZERO)
+    patient().lease(Duration::from_millis(500))
 }

@@ -10,17 +10,16 @@ use std::{
 };
 
 use futures_util::StreamExt;
-use sluice_client::{Event, Outputs, StageError, pb::ErrorReason};
+use sluice_client::{Event, GroupOptions, Outputs, StageError, pb::ErrorReason};
 use sluice_tests::api::expect;
 use tokio_util::sync::CancellationToken;
 
-use super::{Setting, event, quick};
+use super::{Setting, event, patient, quick};
 
-async fn setting(max_attempts: i32) -> Setting {
+async fn setting(options: GroupOptions) -> Setting {
     let setting = Setting::new().await;
     setting.topic("in").await;
     setting.topic("out").await;
-    let options = quick().max_attempts(max_attempts);
     setting.group("in", "stage", options).await;
     setting
 }
@@ -57,7 +56,7 @@ fn output() -> Outputs {
 #[tokio::test(flavor = "multi_thread")]
 async fn each_input_has_its_outputs_once_whatever_is_killed_or_cut() {
     // A slow machine may let leases run out, which is none of this test's business.
-    let mut setting = setting(100).await;
+    let mut setting = setting(quick().max_attempts(100)).await;
     let stage = setting.client.stage("in", "stage").concurrency(8);
     let stage = stage
         .start(|_| async {
@@ -92,7 +91,7 @@ async fn each_input_has_its_outputs_once_whatever_is_killed_or_cut() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn errors_and_panics_are_tried_again_and_then_dead_letters_with_their_reason() {
-    let setting = setting(5).await;
+    let setting = setting(patient()).await;
     let stage = setting
         .client
         .stage("in", "stage")
@@ -135,7 +134,7 @@ async fn errors_and_panics_are_tried_again_and_then_dead_letters_with_their_reas
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stage_runs_as_many_handlers_as_it_may_and_stops_when_they_are_done() {
-    let setting = setting(5).await;
+    let setting = setting(patient()).await;
     let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let (release, released) = tokio::sync::watch::channel(false);
     let counters = (running.clone(), most.clone());
@@ -185,7 +184,7 @@ async fn a_stage_runs_as_many_handlers_as_it_may_and_stops_when_they_are_done() 
 /// A worker that cannot reach the broker while its handler runs.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stage_that_was_away_too_long_drops_its_work() {
-    let setting = setting(100).await;
+    let setting = setting(quick().max_attempts(100)).await;
     let (begun, mut begins) = tokio::sync::mpsc::unbounded_channel();
     let away = setting.client.stage("in", "stage");
     let away = away
@@ -237,7 +236,7 @@ async fn a_stage_that_was_away_too_long_drops_its_work() {
 /// One of them cannot be published, so none is, and the reason is told.
 #[tokio::test(flavor = "multi_thread")]
 async fn outputs_that_are_refused_fail_their_input_as_a_whole() {
-    let setting = setting(2).await;
+    let setting = setting(patient().max_attempts(2)).await;
     let stage = setting.client.stage("in", "stage");
     let stage = stage
         .start(|job| async move {
@@ -280,7 +279,7 @@ async fn outputs_that_are_refused_fail_their_input_as_a_whole() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stage_ends_when_its_group_is_deleted() {
-    let setting = setting(5).await;
+    let setting = setting(patient()).await;
     let stage = setting.client.stage("in", "stage");
     let mut stage = stage
         .start(|_| async { Ok::<_, StageError>(output()) })
