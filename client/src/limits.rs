@@ -40,8 +40,8 @@ impl PublishLimits {
         }
     }
 
-    /// The event, if it is as the broker's rules want it. A batch is appended or refused as
-    /// a whole, so one that breaks them must not get into any.
+    /// The event, if it is as the broker's rules want it. A batch is appended or
+    /// refused as a whole, so one that breaks them must not get into any.
     ///
     /// # Errors
     /// What the broker would answer; the field is that of the event.

@@ -1,5 +1,7 @@
 //! `sluice publish`.
 
+use std::io;
+
 use anyhow::{Context, bail};
 use clap::Args;
 use futures_util::{StreamExt, stream::FuturesOrdered};
@@ -75,60 +77,58 @@ impl Publish {
         let mut failed = None;
         let mut open = true;
         while open || !under_way.is_empty() {
-            tokio::select! {
+            let step = tokio::select! {
                 biased;
-                Some((number, result)) = under_way.next() => match result {
-                    Ok(position) => {
-                        published += 1;
-                        if self.common.json {
-                            self.print(&position)?;
-                        }
-                    }
-                    Err(error) => {
-                        open = false;
-                        failed.get_or_insert((number, anyhow::Error::from(error)));
-                    }
-                },
+                Some((number, result)) = under_way.next() => {
+                    let told = self.tell(result, &mut published);
+                    told.with_context(|| format!("line {number}"))
+                }
                 line = lines.next_line(), if open && under_way.len() < UNDER_WAY_MAX => {
                     number += 1;
-                    let sent = match line {
-                        Ok(Some(line)) => self.send_line(producer, &line).await,
-                        Ok(None) => { open = false; Ok(None) }
-                        Err(error) => Err(error.into()),
+                    open = !matches!(line, Ok(None));
+                    let sent = self.send_line(producer, line).await;
+                    let outcome = |receipt: PublishReceipt| async move {
+                        (number, receipt.durable().await)
                     };
-                    match sent {
-                        Ok(None) => {}
-                        Ok(Some(receipt)) => {
-                            under_way.push_back(async move { (number, receipt.durable().await) });
-                        }
-                        Err(error) => {
-                            open = false;
-                            failed.get_or_insert((number, error));
-                        }
-                    }
+                    sent.map(|receipt| under_way.extend(receipt.map(outcome)))
+                        .with_context(|| format!("line {number}"))
                 }
+            };
+            if let Err(error) = step {
+                open = false;
+                failed.get_or_insert(error);
             }
         }
         if !self.common.json {
             output::line(&format!("{published} events published to {}", self.topic))?;
         }
-        match failed {
-            None => Ok(()),
-            Some((number, error)) => Err(error.context(format!("line {number}"))),
-        }
+        failed.map_or(Ok(()), Err)
     }
 
-    /// Sends the event of a line, unless it is blank.
+    /// Sends the event of a line; none at a blank line or at the end.
     async fn send_line(
         &self,
         producer: &Producer,
-        line: &str,
+        line: io::Result<Option<String>>,
     ) -> anyhow::Result<Option<PublishReceipt>> {
-        if line.trim().is_empty() {
+        let Some(line) = line?.filter(|line| !line.trim().is_empty()) else {
             return Ok(None);
-        }
-        let event = self.event_of(line)?;
+        };
+        let event = self.event_of(&line)?;
         Ok(Some(producer.send(&self.topic, event).await?))
+    }
+
+    fn tell(
+        &self,
+        result: Result<Position, sluice_client::Error>,
+        published: &mut u64,
+    ) -> anyhow::Result<()> {
+        let position = result?;
+        *published += 1;
+        if self.common.json {
+            self.print(&position)?;
+        }
+        Ok(())
     }
 
     fn print(&self, position: &Position) -> anyhow::Result<()> {

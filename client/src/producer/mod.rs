@@ -37,6 +37,9 @@ pub struct Position {
 /// sequence numbers, so that each event is appended once, in the order in which
 /// it was sent to its partition.
 ///
+/// An event that breaks a rule, or a limit that the broker had when the producer
+/// was opened, is refused before it is queued, so that it fails alone.
+///
 /// ```no_run
 /// # async fn example(client: sluice_client::Client) -> Result<(), sluice_client::Error> {
 /// use sluice_client::Event;
