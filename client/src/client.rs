@@ -92,8 +92,16 @@ impl Client {
     /// As [`Client::connect`].
     pub async fn connect_with(url: &str, options: ClientOptions) -> Result<Self, Error> {
         let url = &with_scheme(url);
-        let endpoint = Endpoint::from_shared(url.clone())
-            .map_err(|error| Error::new(Code::InvalidArgument, format!("{url:?}: {error}")))?
+        let no_address = || {
+            let message =
+                format!("{url:?} is no address of a broker; it is as in http://127.0.0.1:7070");
+            Error::new(Code::InvalidArgument, message)
+        };
+        let endpoint = Endpoint::from_shared(url.clone()).map_err(|_| no_address())?;
+        if endpoint.uri().scheme_str() != Some("http") {
+            return Err(no_address());
+        }
+        let endpoint = endpoint
             .connect_timeout(options.connect_timeout)
             .tcp_nodelay(true)
             .http2_keep_alive_interval(Duration::from_secs(20))
@@ -196,7 +204,6 @@ impl Client {
     }
 }
 
-/// An error with what led to it, in one line.
 /// `HOST:PORT` is as good as `http://HOST:PORT`.
 fn with_scheme(url: &str) -> String {
     if url.contains("://") {
@@ -206,6 +213,7 @@ fn with_scheme(url: &str) -> String {
     }
 }
 
+/// An error with what led to it, in one line.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();

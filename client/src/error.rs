@@ -27,6 +27,15 @@ impl Error {
         }
     }
 
+    /// What the broker would answer to an event, found before it is sent.
+    pub(crate) fn of_event(code: Code, reason: ErrorReason, message: String, field: &str) -> Self {
+        Self {
+            reason,
+            field: field.to_owned(),
+            ..Self::new(code, message)
+        }
+    }
+
     pub(crate) fn closed(what: &str) -> Self {
         Self::new(Code::Cancelled, format!("{what} was closed"))
     }
@@ -79,6 +88,11 @@ impl Error {
             Code::ResourceExhausted => self.retry_after.is_some(),
             _ => false,
         }
+    }
+
+    /// Whether the broker itself said no, for good.
+    pub(crate) fn is_final(&self) -> bool {
+        self.reason != ErrorReason::Unspecified && !self.is_retryable()
     }
 
     /// Whether the lease is not held any more: drop the work.

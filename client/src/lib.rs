@@ -43,6 +43,7 @@ mod delivery;
 mod error;
 mod event;
 mod grants;
+mod limits;
 mod producer;
 mod read;
 mod retry;

@@ -16,6 +16,7 @@ use tempfile::TempDir;
 
 /// What the broker prints on standard output when it serves, before its address.
 const READY: &str = "sluice listening on ";
+const ANY_PORT: &str = "127.0.0.1:0";
 /// Far longer than a start or an end takes: only a broker that hangs gets here.
 const HANGS: Duration = Duration::from_secs(120);
 /// Lines of the broker's log that a failing test shows.
@@ -27,6 +28,7 @@ const LOG_LINES_SHOWN: usize = 200;
 #[derive(Debug)]
 pub struct TestBroker {
     folder: TempDir,
+    listen: String,
     args: Vec<String>,
     running: Option<Running>,
 }
@@ -49,6 +51,7 @@ impl TestBroker {
     pub fn start_with(args: &[&str]) -> Self {
         let mut broker = Self {
             folder: tempfile::tempdir().expect("a temporary folder can be made"),
+            listen: ANY_PORT.to_owned(),
             args: args.iter().map(|arg| (*arg).to_owned()).collect(),
             running: None,
         };
@@ -90,19 +93,40 @@ impl TestBroker {
     /// Starts it again over the same data; kills it first if it runs.
     pub fn restart(&mut self) {
         self.kill();
+        if let Err(status) = self.try_start() {
+            panic!("the broker does not come up: {status}");
+        }
+    }
+
+    /// Starts it again over the same data where it was, at `address`; kills it
+    /// first if it runs.
+    ///
+    /// # Panics
+    /// When somebody else keeps the port that it had.
+    pub fn restart_at(&mut self, address: &str) {
+        self.kill();
+        address.clone_into(&mut self.listen);
+        let since = Instant::now();
+        // A connection of somebody else's may have taken the port meanwhile.
+        while let Err(status) = self.try_start() {
+            let waits = since.elapsed() < HANGS;
+            assert!(waits, "the broker does not come up at {address}: {status}");
+            thread::sleep(Duration::from_millis(100));
+        }
+        ANY_PORT.clone_into(&mut self.listen);
+    }
+
+    /// Says how it ended if it did not come up.
+    fn try_start(&mut self) -> Result<(), ExitStatus> {
         let mut child = self.spawn();
         let stdout = child.stdout.take().expect("standard output is piped");
-        match wait_until_ready(stdout) {
-            Some(address) => {
-                let url = format!("http://{address}");
-                self.running = Some(Running { child, url });
-            }
-            None => {
-                let _ = child.kill();
-                let status = child.wait().expect("our own child can be awaited");
-                panic!("the broker does not come up: {status}");
-            }
+        if let Some(address) = wait_until_ready(stdout) {
+            let url = format!("http://{address}");
+            self.running = Some(Running { child, url });
+            return Ok(());
         }
+        let _ = child.kill();
+        Err(child.wait().expect("our own child can be awaited"))
     }
 
     /// Starts it over the same data and kills it so much later, whether it
@@ -189,7 +213,7 @@ impl TestBroker {
     fn spawn_with(&self, stderr: Stdio) -> Child {
         let mut command = Command::new(program());
         command
-            .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
+            .args(["serve", "--listen", &self.listen, "--data-dir"])
             .arg(self.data_dir())
             .args(&self.args)
             .stdin(Stdio::null())

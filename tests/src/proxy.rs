@@ -13,6 +13,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::broker::TestBroker;
 
+/// Where nobody listens: a port that is not given out by itself, and needs
+/// privileges.
+const NOWHERE: &str = "127.0.0.1:1";
+
 /// Forwards connections on a port of its own to a broker.
 #[derive(Debug)]
 pub struct Proxy {
@@ -58,9 +62,18 @@ impl Proxy {
         format!("http://{}", self.addr)
     }
 
+    /// Cuts all connections; new ones end at once, until the next cut.
+    pub fn close(&self) {
+        self.lead_to(NOWHERE);
+    }
+
     /// Cuts all connections; new ones lead to `broker` as it runs now.
     pub fn cut(&self, broker: &TestBroker) {
-        let target = (broker.address().to_owned(), CancellationToken::new());
+        self.lead_to(broker.address());
+    }
+
+    fn lead_to(&self, address: &str) {
+        let target = (address.to_owned(), CancellationToken::new());
         let (_, connections) = self.target.send_replace(target);
         connections.cancel();
     }

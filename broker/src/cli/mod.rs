@@ -13,7 +13,7 @@ mod topic;
 
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, error::ErrorKind};
 use sluice_client::{Client, Error, pb::ErrorReason};
 
 /// An event broker for AI pipelines.
@@ -66,24 +66,53 @@ impl Common {
     async fn connect(&self) -> anyhow::Result<Client> {
         let connected = Client::connect(&self.broker).await;
         connected.map_err(|error| {
-            anyhow::anyhow!("{error}; start one with `sluice serve`, or name another by --broker")
+            if error.is_retryable() {
+                anyhow::anyhow!(
+                    "{error}; start one with `sluice serve`, or name another by --broker"
+                )
+            } else {
+                error.into()
+            }
         })
     }
 }
 
 /// Runs what the command line says.
 pub(crate) fn run() -> ExitCode {
-    let command = match Cli::parse().command {
-        Command::Serve(serve) => return exit(serve::run(serve)),
-        command => command,
+    let command = match Cli::try_parse() {
+        Ok(cli) => cli.command,
+        Err(error) => return explain(&error),
     };
+    exit(match command {
+        Command::Serve(serve) => serve::run(serve),
+        command => block_on(run_client(command)),
+    })
+}
+
+fn block_on(command: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .build();
-    exit(match runtime {
-        Ok(runtime) => runtime.block_on(run_client(command)),
-        Err(error) => Err(error.into()),
-    })
+        .build()?;
+    let result = runtime.block_on(command);
+    // Not waiting for a read of standard input, which may never end.
+    runtime.shutdown_background();
+    result
+}
+
+/// Help is printed as it is; what is wrong with the words goes into one line, as
+/// all errors do.
+fn explain(error: &clap::Error) -> ExitCode {
+    let is_help = error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
+    if is_help || !error.use_stderr() {
+        // There is nobody to tell that standard output is closed.
+        let _ = error.print();
+    } else {
+        let text = error.to_string();
+        let text = text.strip_prefix("error: ").unwrap_or(&text);
+        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+        eprintln!("sluice: {}", lines.collect::<Vec<_>>().join(" "));
+    }
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(1))
 }
 
 async fn run_client(command: Command) -> anyhow::Result<()> {
@@ -105,7 +134,7 @@ fn exit(result: anyhow::Result<()>) -> ExitCode {
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             // One line, with everything that led to it.
-            let text = format!("{error:#}").replace('\n', " ");
+            let text = output::plain(&format!("{error:#}"));
             eprintln!("sluice: {text}{}", what_to_do(&error));
             ExitCode::FAILURE
         }

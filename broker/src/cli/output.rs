@@ -8,6 +8,12 @@ use std::{
 use comfy_table::{Table, presets::NOTHING};
 use serde_json::Value;
 
+/// The text on one line, with nothing in it that a terminal obeys: what events
+/// say is not to be trusted.
+pub(super) fn plain(text: &str) -> String {
+    text.replace(char::is_control, " ")
+}
+
 /// Prints a table.
 ///
 /// # Errors
@@ -19,7 +25,7 @@ pub(super) fn table<const N: usize>(
     let mut table = Table::new();
     table.load_style(NOTHING).set_header(header);
     for row in rows {
-        table.add_row(row);
+        table.add_row(row.map(|cell| plain(&cell)));
     }
     // The last column would be filled up with spaces.
     let text = table.to_string();
@@ -34,7 +40,7 @@ pub(super) fn table<const N: usize>(
 pub(super) fn fields(fields: &[(&str, String)]) -> io::Result<()> {
     let width = fields.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     for (name, value) in fields {
-        line(&format!("{name:width$}  {value}"))?;
+        line(&format!("{name:width$}  {}", plain(value)))?;
     }
     Ok(())
 }

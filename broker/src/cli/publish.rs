@@ -1,10 +1,12 @@
 //! `sluice publish`.
 
+use std::io;
+
 use anyhow::{Context, bail};
 use clap::Args;
 use futures_util::{StreamExt, stream::FuturesOrdered};
 use serde_json::{Value, json};
-use sluice_client::{Event, Position, Producer, cloudevents};
+use sluice_client::{Event, Position, Producer, PublishReceipt, cloudevents};
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 use super::{Common, output};
@@ -58,12 +60,13 @@ impl Publish {
             let position = producer.publish(&self.topic, self.event()?).await?;
             return self.print(&position);
         }
-        if self.data.is_some() || self.id.is_some() {
-            bail!("--data and --id are for one event; say what it is with --type");
+        if self.data.is_some() || self.id.is_some() || self.content_type.is_some() {
+            bail!("--data, --content-type and --id are for one event; say what it is with --type");
         }
         self.publish_lines(&producer).await
     }
 
+    /// Ends at the first line that fails; what was published by then is told.
     async fn publish_lines(&self, producer: &Producer) -> anyhow::Result<()> {
         /// Lines whose outcome is awaited at once.
         const UNDER_WAY_MAX: usize = 10_000;
@@ -71,38 +74,56 @@ impl Publish {
         let mut under_way = FuturesOrdered::new();
         let mut number = 0_u64;
         let mut published = 0_u64;
-        while let Some(line) = lines.next_line().await? {
-            number += 1;
-            if line.trim().is_empty() {
-                continue;
+        let mut failed = None;
+        let mut open = true;
+        while open || !under_way.is_empty() {
+            let step = tokio::select! {
+                biased;
+                Some((number, result)) = under_way.next() => {
+                    let told = self.tell(result, &mut published);
+                    told.with_context(|| format!("line {number}"))
+                }
+                line = lines.next_line(), if open && under_way.len() < UNDER_WAY_MAX => {
+                    number += 1;
+                    open = !matches!(line, Ok(None));
+                    let sent = self.send_line(producer, line).await;
+                    let outcome = |receipt: PublishReceipt| async move {
+                        (number, receipt.durable().await)
+                    };
+                    sent.map(|receipt| under_way.extend(receipt.map(outcome)))
+                        .with_context(|| format!("line {number}"))
+                }
+            };
+            if let Err(error) = step {
+                open = false;
+                failed.get_or_insert(error);
             }
-            let event = self
-                .event_of(&line)
-                .with_context(|| format!("line {number}"))?;
-            let receipt = producer.send(&self.topic, event).await?;
-            under_way.push_back(async move { (number, receipt.durable().await) });
-            while under_way.len() > UNDER_WAY_MAX
-                && let Some((number, result)) = under_way.next().await
-            {
-                self.print_line(number, result, &mut published)?;
-            }
-        }
-        while let Some((number, result)) = under_way.next().await {
-            self.print_line(number, result, &mut published)?;
         }
         if !self.common.json {
             output::line(&format!("{published} events published to {}", self.topic))?;
         }
-        Ok(())
+        failed.map_or(Ok(()), Err)
     }
 
-    fn print_line(
+    /// Sends the event of a line; none at a blank line or at the end.
+    async fn send_line(
         &self,
-        number: u64,
+        producer: &Producer,
+        line: io::Result<Option<String>>,
+    ) -> anyhow::Result<Option<PublishReceipt>> {
+        let Some(line) = line?.filter(|line| !line.trim().is_empty()) else {
+            return Ok(None);
+        };
+        let event = self.event_of(&line)?;
+        Ok(Some(producer.send(&self.topic, event).await?))
+    }
+
+    fn tell(
+        &self,
         result: Result<Position, sluice_client::Error>,
         published: &mut u64,
     ) -> anyhow::Result<()> {
-        let position = result.with_context(|| format!("line {number}"))?;
+        let position = result?;
         *published += 1;
         if self.common.json {
             self.print(&position)?;

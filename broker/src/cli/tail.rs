@@ -106,16 +106,14 @@ fn in_one_line(of: &ReadEvent) -> String {
         Ok(text) => {
             let shown = &text[..text.floor_char_boundary(PAYLOAD_MAX)];
             let more = if shown.len() < text.len() { "…" } else { "" };
-            // One event stays one line, and no terminal obeys a payload.
-            let one_line = shown.replace(char::is_control, " ");
-            format!("{one_line}{more}")
+            format!("{shown}{more}")
         }
         Err(_) => format!("{} bytes", event.data().len()),
     };
     let key = event
         .key()
         .map_or_else(String::new, |key| format!(" key={key}"));
-    format!(
+    output::plain(&format!(
         "{} {}/{} {} {} {}{key} {payload}",
         output::time(of.append_time),
         of.partition,
@@ -123,5 +121,5 @@ fn in_one_line(of: &ReadEvent) -> String {
         event.event_type(),
         event.source(),
         event.id(),
-    )
+    ))
 }

@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
-use sluice_client::{Client, Consumer, Delivery, GroupOptions, pb::ErrorReason};
+use sluice_client::{
+    Client, Consumer, Delivery, GroupOptions,
+    pb::{AttemptEnd, ErrorReason},
+};
 use sluice_tests::api::expect;
 
-use super::{Setting, event, quick};
+use super::{Setting, event, patient, quick};
 
 async fn next(consumer: &mut Consumer) -> Delivery {
     let delivery = expect("a delivery", consumer.next()).await;
@@ -28,7 +31,7 @@ async fn setting(options: GroupOptions) -> Setting {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ack_nack_and_reject_do_what_they_say() {
-    let setting = setting(quick()).await;
+    let setting = setting(patient()).await;
     publish(&setting.client, &["ack", "nack", "reject", "drop"]).await;
     let consumer = setting.client.consumer("in", "workers").concurrency(4);
     let mut consumer = consumer.join().await.unwrap();
@@ -69,8 +72,84 @@ async fn ack_nack_and_reject_do_what_they_say() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_nack_with_a_delay_comes_again_no_sooner() {
+    let setting = setting(patient()).await;
+    publish(&setting.client, &["e"]).await;
+    let consumer = setting.client.consumer("in", "workers").member("w-1");
+    let mut consumer = consumer.join().await.unwrap();
+    let first = next(&mut consumer).await;
+    let delay = Duration::from_millis(700);
+    let since = std::time::Instant::now();
+    first
+        .nack(Some(delay), "the model is loading")
+        .await
+        .unwrap();
+    let second = next(&mut consumer).await;
+    assert!(since.elapsed() >= delay);
+    assert_eq!(second.attempt(), 2);
+    second.reject("no model").await.unwrap();
+    let admin = setting.client.admin();
+    let letters = admin.list_dead_letters("in", "workers").await.unwrap();
+    let attempts = letters[0].history.clone().unwrap().attempts;
+    let told: Vec<_> = attempts
+        .iter()
+        .map(|attempt| {
+            (
+                attempt.member.as_str(),
+                attempt.end(),
+                attempt.reason.as_str(),
+            )
+        })
+        .collect();
+    let expected = [
+        ("w-1", AttemptEnd::Nack, "the model is loading"),
+        ("w-1", AttemptEnd::Reject, "no model"),
+    ];
+    assert_eq!(told, expected);
+}
+
+/// A worker that cannot reach the broker, while another can.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_that_was_away_too_long_learns_that_its_lease_is_lost() {
+    let setting = setting(patient().lease(Duration::from_secs(2))).await;
+    publish(&setting.client, &["e"]).await;
+    let away = setting.client.consumer("in", "workers");
+    let mut away = away.join().await.unwrap();
+    let held = next(&mut away).await;
+    setting.proxy.close();
+    let client = setting.other_client().await;
+    let mut other = client.consumer("in", "workers").join().await.unwrap();
+    let again = next(&mut other).await;
+    assert_eq!((again.event().id(), again.attempt()), ("e", 2));
+    assert!(!held.lost().is_cancelled());
+
+    setting.proxy.cut(&setting.broker);
+    expect("the loss to be told", held.lost().cancelled()).await;
+    let late = expect("the late ack", held.ack()).await.unwrap_err();
+    assert!(late.is_lease_lost(), "{late}");
+    again.ack().await.unwrap();
+    other.leave().await;
+    publish(&client, &["next"]).await;
+    assert_eq!(next(&mut away).await.event().id(), "next");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_can_leave_while_the_broker_is_away() {
+    let setting = setting(GroupOptions::default()).await;
+    publish(&setting.client, &["e"]).await;
+    let consumer = setting.client.consumer("in", "workers");
+    let mut consumer = consumer.join().await.unwrap();
+    let held = next(&mut consumer).await;
+    setting.proxy.close();
+    let settling = tokio::spawn(held.ack());
+    expect("the consumer to leave", consumer.leave()).await;
+    let settled = expect("the ack", settling).await.unwrap();
+    assert!(settled.is_err(), "nobody can have taken it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_handler_of_many_lease_times_keeps_its_event() {
-    let setting = setting(quick()).await;
+    let setting = setting(patient().lease(Duration::from_secs(1))).await;
     publish(&setting.client, &["long"]).await;
     let mut slow = setting
         .client
@@ -85,7 +164,7 @@ async fn a_handler_of_many_lease_times_keeps_its_event() {
         .join()
         .await
         .unwrap();
-    let second = tokio::time::timeout(Duration::from_secs(3), idle.next()).await;
+    let second = tokio::time::timeout(Duration::from_secs(4), idle.next()).await;
     assert!(second.is_err(), "it was given to another: {second:?}");
     assert!(!held.lost().is_cancelled());
     held.ack().await.unwrap();
@@ -94,7 +173,7 @@ async fn a_handler_of_many_lease_times_keeps_its_event() {
 /// The handler does not notice that the broker was killed and started again.
 #[tokio::test(flavor = "multi_thread")]
 async fn work_goes_on_over_a_restart_of_the_broker() {
-    let mut setting = setting(GroupOptions::default().lease(Duration::from_secs(4))).await;
+    let mut setting = setting(GroupOptions::default()).await;
     publish(&setting.client, &["before"]).await;
     let mut consumer = setting
         .client
@@ -226,6 +305,44 @@ async fn what_a_consumer_held_goes_to_others_at_once_when_it_leaves_or_is_droppe
         .unwrap();
     next(&mut last).await.ack().await.unwrap();
     drop(again);
+}
+
+/// They wait at the consumer, and nobody has looked at them.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_fetched_ahead_goes_to_others_at_once_and_counts_no_attempt() {
+    // One attempt only: a second one would be a dead letter.
+    let setting = setting(GroupOptions::default().max_attempts(1)).await;
+    let ids = ["a", "b", "c", "d", "e", "f"];
+    publish(&setting.client, &ids).await;
+    for leave in [true, false] {
+        let first = setting.client.consumer("in", "workers").prefetch(5);
+        let first = first.join().await.unwrap();
+        let fetched = async {
+            loop {
+                let described = setting.describe("in", "workers").await;
+                let held: i64 = described.partitions.iter().map(|p| p.in_flight).sum();
+                if held == 6 {
+                    return;
+                }
+            }
+        };
+        expect("all to be fetched", fetched).await;
+        match leave {
+            true => first.leave().await,
+            false => drop(first),
+        }
+    }
+    let mut second = setting
+        .client
+        .consumer("in", "workers")
+        .join()
+        .await
+        .unwrap();
+    for _ in ids {
+        let delivery = next(&mut second).await;
+        assert_eq!(delivery.attempt(), 1);
+        delivery.ack().await.unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

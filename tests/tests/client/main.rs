@@ -3,9 +3,11 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod admin;
 mod consumer;
 mod producer;
 mod read;
+mod restarts;
 mod stage;
 
 use std::time::Duration;
@@ -22,7 +24,13 @@ struct Setting {
 
 impl Setting {
     async fn new() -> Self {
-        let broker = TestBroker::start();
+        Self::with_limits(&[]).await
+    }
+
+    /// A broker with other limits, each as `NAME=VALUE`.
+    async fn with_limits(limits: &[&str]) -> Self {
+        let args: Vec<_> = limits.iter().flat_map(|limit| ["--limit", limit]).collect();
+        let broker = TestBroker::start_with(&args);
         let proxy = Proxy::to(&broker).await;
         let client = Client::connect(&proxy.url()).await.unwrap();
         Self {
@@ -46,6 +54,11 @@ impl Setting {
         self.proxy.cut(&self.broker);
     }
 
+    /// A client on another way, which is not cut.
+    async fn other_client(&self) -> Client {
+        Client::connect(self.broker.url()).await.unwrap()
+    }
+
     async fn describe(&self, topic: &str, group: &str) -> pb::DescribeGroupResponse {
         let described = self.client.admin().describe_group(topic, group).await;
         described.unwrap()
@@ -56,9 +69,13 @@ fn event(id: &str) -> Event {
     Event::new("/test", "test.made").with_id(id)
 }
 
-/// Leases that run out soon, and retries at once.
+/// Retries at once. A lease runs out only under a worker that is gone.
+fn patient() -> GroupOptions {
+    GroupOptions::default().retry_delay(Duration::ZERO, Duration::ZERO)
+}
+
+/// As [`patient`], with leases that run out soon, for tests in which nothing
+/// depends on how often they do.
 fn quick() -> GroupOptions {
-    GroupOptions::default()
-        .lease(Duration::from_millis(500))
-        .retry_delay(Duration::ZERO, Duration::ZERO)
+    patient().lease(Duration::from_millis(500))
 }

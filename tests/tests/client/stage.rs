@@ -10,16 +10,16 @@ use std::{
 };
 
 use futures_util::StreamExt;
-use sluice_client::{Event, Outputs, StageError};
+use sluice_client::{Event, GroupOptions, Outputs, StageError, pb::ErrorReason};
 use sluice_tests::api::expect;
+use tokio_util::sync::CancellationToken;
 
-use super::{Setting, event, quick};
+use super::{Setting, event, patient, quick};
 
-async fn setting(max_attempts: i32) -> Setting {
+async fn setting(options: GroupOptions) -> Setting {
     let setting = Setting::new().await;
     setting.topic("in").await;
     setting.topic("out").await;
-    let options = quick().max_attempts(max_attempts);
     setting.group("in", "stage", options).await;
     setting
 }
@@ -56,7 +56,7 @@ fn output() -> Outputs {
 #[tokio::test(flavor = "multi_thread")]
 async fn each_input_has_its_outputs_once_whatever_is_killed_or_cut() {
     // A slow machine may let leases run out, which is none of this test's business.
-    let mut setting = setting(100).await;
+    let mut setting = setting(quick().max_attempts(100)).await;
     let stage = setting.client.stage("in", "stage").concurrency(8);
     let stage = stage
         .start(|_| async {
@@ -91,7 +91,7 @@ async fn each_input_has_its_outputs_once_whatever_is_killed_or_cut() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn errors_and_panics_are_tried_again_and_then_dead_letters_with_their_reason() {
-    let setting = setting(5).await;
+    let setting = setting(patient()).await;
     let stage = setting
         .client
         .stage("in", "stage")
@@ -134,7 +134,7 @@ async fn errors_and_panics_are_tried_again_and_then_dead_letters_with_their_reas
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stage_runs_as_many_handlers_as_it_may_and_stops_when_they_are_done() {
-    let setting = setting(5).await;
+    let setting = setting(patient()).await;
     let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let (release, released) = tokio::sync::watch::channel(false);
     let counters = (running.clone(), most.clone());
@@ -179,4 +179,117 @@ async fn a_stage_runs_as_many_handlers_as_it_may_and_stops_when_they_are_done() 
     let described = setting.describe("in", "stage").await;
     assert_eq!(described.partitions.iter().map(|p| p.lag).sum::<i64>(), 7);
     assert!(described.members.is_empty());
+}
+
+/// A worker that cannot reach the broker while its handler runs.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stage_that_was_away_too_long_drops_its_work() {
+    let setting = setting(quick().max_attempts(100)).await;
+    let (begun, mut begins) = tokio::sync::mpsc::unbounded_channel();
+    let away = setting.client.stage("in", "stage");
+    let away = away
+        .start(move |job| {
+            // Goes when the handler's future does.
+            let dropped = CancellationToken::new();
+            let _ = begun.send(dropped.clone());
+            let running = dropped.drop_guard();
+            async move {
+                job.lost.cancelled().await;
+                // Would be a second output.
+                std::future::pending::<()>().await;
+                drop(running);
+                Ok::<_, StageError>(output())
+            }
+        })
+        .await
+        .unwrap();
+    let client = setting.other_client().await;
+    let producer = client.producer().await.unwrap();
+    producer.publish("in", event("e")).await.unwrap();
+    let dropped = expect("the handler to begin", begins.recv()).await.unwrap();
+    setting.proxy.close();
+    let other = client.stage("in", "stage");
+    let other = other.start(|_| async { Ok::<_, StageError>(output()) });
+    let other = other.await.unwrap();
+    let done = async {
+        loop {
+            let described = client.admin().describe_group("in", "stage").await.unwrap();
+            if described.partitions.iter().all(|p| p.lag == 0) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    expect("the other stage to do it", done).await;
+    setting.proxy.cut(&setting.broker);
+    expect("the handler to be dropped", dropped.cancelled()).await;
+    expect("both to stop", async {
+        (away.stop().await, other.stop().await)
+    })
+    .await;
+    assert_eq!(
+        outputs(&setting).await,
+        BTreeMap::from([("e".to_owned(), 1)])
+    );
+}
+
+/// One of them cannot be published, so none is, and the reason is told.
+#[tokio::test(flavor = "multi_thread")]
+async fn outputs_that_are_refused_fail_their_input_as_a_whole() {
+    let setting = setting(patient().max_attempts(2)).await;
+    let stage = setting.client.stage("in", "stage");
+    let stage = stage
+        .start(|job| async move {
+            let fine = output();
+            let event = Event::new("/stage", "test.done");
+            let large = event.clone().bytes("image/png", vec![0; 1_000_000]);
+            Ok::<_, StageError>(match job.event.id() {
+                "nowhere" => fine.and("nowhere", event),
+                "nameless" => fine.and("out", event.with_id("")),
+                "too much" => (0..30).fold(fine, |all, _| all.and("out", large.clone())),
+                _ => fine.and("in-again", event),
+            })
+        })
+        .await
+        .unwrap();
+    setting.topic("in-again").await;
+    let producer = setting.client.producer().await.unwrap();
+    for id in ["nowhere", "nameless", "too much", "fine"] {
+        producer.publish("in", event(id)).await.unwrap();
+    }
+    until_settled(&setting).await;
+    expect("the stage to stop", stage.stop()).await;
+    let admin = setting.client.admin();
+    let letters = admin.list_dead_letters("in", "stage").await.unwrap();
+    assert_eq!(letters.len(), 3);
+    for letter in letters {
+        let history = letter.history.unwrap();
+        let id = letter.event.unwrap().id;
+        let names = match id.as_str() {
+            "nowhere" => "\"nowhere\" does not exist",
+            "nameless" => "id is required",
+            _ => "request_bytes_max",
+        };
+        assert_eq!(history.attempt_count, 2, "{id}");
+        assert!(history.reason.contains(names), "{id}: {}", history.reason);
+    }
+    let once = BTreeMap::from([("fine".to_owned(), 1)]);
+    assert_eq!(outputs(&setting).await, once);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stage_ends_when_its_group_is_deleted() {
+    let setting = setting(patient()).await;
+    let stage = setting.client.stage("in", "stage");
+    let mut stage = stage
+        .start(|_| async { Ok::<_, StageError>(output()) })
+        .await
+        .unwrap();
+    let admin = setting.client.admin();
+    admin.delete_group("in", "stage").await.unwrap();
+    let ended = expect("the stage to end", stage.ended()).await.unwrap_err();
+    assert_eq!(ended.reason(), ErrorReason::UnknownGroup, "{ended}");
+    let again = setting.client.stage("in", "stage");
+    let again = again.start(|_| async { Ok::<_, StageError>(output()) });
+    assert_eq!(again.await.unwrap_err().reason(), ErrorReason::UnknownGroup);
 }

@@ -1,208 +1,23 @@
-//! Publishes events: batched, pipelined, and once.
+//! The task behind a producer: gathers events into batches, and keeps a stream.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
-    sync::{Arc, Mutex, PoisonError},
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
 };
 
 use sluice_proto::{
-    PartitionId, partition_of_key,
+    PartitionId,
     pb::{
         self, ErrorReason, publish_stream_request::Message as Out,
         publish_stream_response::Message as In,
     },
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Streaming};
 
-use crate::{client::Client, error::Error, event::Event, sequence::Sequence};
-
-/// Bytes of events that a producer holds before [`Producer::send`] waits.
-const QUEUE_BYTES: usize = 16 << 20;
-/// A batch is sent when it has so many bytes, whatever is under way.
-const BATCH_BYTES: usize = 256 << 10;
-const BATCH_EVENTS: usize = 4096;
-
-/// Where an event is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Position {
-    /// The topic.
-    pub topic: String,
-    /// The partition.
-    pub partition: i32,
-    /// The offset in it.
-    pub offset: i64,
-    /// It had been stored before, by an earlier try of this producer.
-    pub duplicate: bool,
-}
-
-/// Publishes events. Cheap to clone; all clones share one session.
-///
-/// Batches form by themselves: what gathers while a partition's batch is under
-/// way goes into the next one. There is no timer. After a lost connection the
-/// producer reconnects and sends again what was not acked, with the same
-/// sequence numbers, so that each event is appended once, in the order in which
-/// it was sent to its partition.
-///
-/// ```no_run
-/// # async fn example(client: sluice_client::Client) -> Result<(), sluice_client::Error> {
-/// use sluice_client::Event;
-/// let producer = client.producer().await?;
-/// // Queued: waits only while too much is under way.
-/// let receipt = producer.send("uploads", Event::new("/web", "upload")).await?;
-/// // Durable.
-/// let position = receipt.durable().await?;
-/// # Ok(()) }
-/// ```
-#[derive(Clone, Debug)]
-pub struct Producer {
-    client: Client,
-    queue: mpsc::UnboundedSender<Queued>,
-    budget: Arc<Semaphore>,
-    partitions: Arc<Mutex<HashMap<String, u32>>>,
-    /// Why the producer has ended, for good.
-    failure: Arc<Mutex<Option<Error>>>,
-}
-
-/// An event that is queued.
-#[derive(Debug)]
-#[must_use = "an event is stored when `durable` says so"]
-pub struct PublishReceipt {
-    answer: oneshot::Receiver<Result<Position, Error>>,
-    failure: Arc<Mutex<Option<Error>>>,
-}
-
-impl PublishReceipt {
-    /// Waits until the event is durable.
-    ///
-    /// # Errors
-    /// When the broker refuses it, or the session has ended.
-    pub async fn durable(self) -> Result<Position, Error> {
-        match self.answer.await {
-            Ok(result) => result,
-            Err(_) => Err(why_ended(&self.failure)),
-        }
-    }
-}
-
-fn why_ended(failure: &Mutex<Option<Error>>) -> Error {
-    let failure = failure.lock().unwrap_or_else(PoisonError::into_inner);
-    failure
-        .clone()
-        .unwrap_or_else(|| Error::closed("the producer"))
-}
-
-struct Queued {
-    topic: String,
-    /// `None` where any partition will do.
-    partition: Option<PartitionId>,
-    partitions: u32,
-    event: pb::Event,
-    bytes: usize,
-    done: oneshot::Sender<Result<Position, Error>>,
-    _budget: OwnedSemaphorePermit,
-}
-
-impl Producer {
-    pub(crate) async fn open(client: Client, name: String) -> Result<Self, Error> {
-        let api = client.publish_api();
-        let session = client
-            .retrying(|| {
-                let mut api = api.clone();
-                let request = pb::OpenProducerRequest { name: name.clone() };
-                async move { Ok(api.open_producer(request).await?.into_inner()) }
-            })
-            .await?;
-        let (queue, queued) = mpsc::unbounded_channel();
-        let failure = Arc::new(Mutex::new(None));
-        let span = u64::try_from(session.max_in_flight).unwrap_or(1);
-        let worker = Worker {
-            client: client.clone(),
-            session,
-            queued,
-            gathering: BTreeMap::new(),
-            turn: 0,
-            in_flight: VecDeque::new(),
-            sequence: Sequence::new(span),
-            failure: failure.clone(),
-        };
-        tokio::spawn(worker.run());
-        Ok(Self {
-            client,
-            queue,
-            budget: Arc::new(Semaphore::new(QUEUE_BYTES)),
-            partitions: Arc::default(),
-            failure,
-        })
-    }
-
-    /// Queues an event. Waits while too much is under way.
-    ///
-    /// # Errors
-    /// When the topic does not exist, or the session has ended.
-    pub async fn send(&self, topic: &str, event: Event) -> Result<PublishReceipt, Error> {
-        let partitions = self.partitions_of(topic).await?;
-        let partition = match event.key() {
-            Some(key) => Some(partition_of_key(key, partitions)),
-            // There is only one, so all its events keep their order.
-            None => (partitions == 1).then_some(PartitionId(0)),
-        };
-        let bytes = event.encoded_len();
-        let permits = bytes.clamp(1, QUEUE_BYTES) as u32;
-        let budget = self.budget.clone().acquire_many_owned(permits).await;
-        let (done, answer) = oneshot::channel();
-        let queued = Queued {
-            topic: topic.to_owned(),
-            partition,
-            partitions,
-            event: event.into_message(),
-            bytes,
-            done,
-            _budget: budget.map_err(|_| Error::closed("the producer"))?,
-        };
-        self.queue
-            .send(queued)
-            .map_err(|_| why_ended(&self.failure))?;
-        Ok(PublishReceipt {
-            answer,
-            failure: self.failure.clone(),
-        })
-    }
-
-    /// Publishes an event and waits until it is durable.
-    ///
-    /// # Errors
-    /// As [`Producer::send`] and [`PublishReceipt::durable`].
-    pub async fn publish(&self, topic: &str, event: Event) -> Result<Position, Error> {
-        self.send(topic, event).await?.durable().await
-    }
-
-    /// Waits until everything that was sent before has an outcome.
-    pub async fn flush(&self) {
-        // Whoever holds the whole budget knows that nobody else holds any of it.
-        drop(self.budget.acquire_many(QUEUE_BYTES as u32).await);
-    }
-
-    async fn partitions_of(&self, topic: &str) -> Result<u32, Error> {
-        let known = |of: &Mutex<HashMap<String, u32>>| {
-            let of = of.lock().unwrap_or_else(PoisonError::into_inner);
-            of.get(topic).copied()
-        };
-        if let Some(partitions) = known(&self.partitions) {
-            return Ok(partitions);
-        }
-        let described = self.client.admin().describe_topic(topic).await?;
-        let partitions = described.config.unwrap_or_default().partitions;
-        let partitions = u32::try_from(partitions).unwrap_or(1).max(1);
-        let mut known = self
-            .partitions
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        known.insert(topic.to_owned(), partitions);
-        Ok(partitions)
-    }
-}
+use super::{Position, Queued, Shared};
+use crate::{client::Client, error::Error, limits::PublishLimits, sequence::Sequence};
 
 /// What gathers together: events of one partition, or those of one topic for
 /// which any partition will do.
@@ -215,8 +30,9 @@ struct Gathered {
 }
 
 impl Gathered {
-    fn is_full(&self) -> bool {
-        self.bytes >= BATCH_BYTES || self.events.len() >= BATCH_EVENTS
+    /// Whether a batch is due, whatever is under way.
+    fn is_full(&self, limits: PublishLimits) -> bool {
+        self.bytes >= limits.batch_bytes || self.events.len() >= limits.batch_events
     }
 }
 
@@ -237,7 +53,7 @@ struct Waiting {
 }
 
 /// The task behind a producer.
-struct Worker {
+pub(super) struct Worker {
     client: Client,
     session: pb::OpenProducerResponse,
     queued: mpsc::UnboundedReceiver<Queued>,
@@ -246,7 +62,7 @@ struct Worker {
     in_flight: VecDeque<Batch>,
     sequence: Sequence,
     turn: u32,
-    failure: Arc<Mutex<Option<Error>>>,
+    shared: Arc<Shared>,
 }
 
 /// One stream's sending half, and what it may carry.
@@ -267,7 +83,27 @@ enum End {
 }
 
 impl Worker {
-    async fn run(mut self) {
+    pub(super) fn new(
+        client: Client,
+        session: pb::OpenProducerResponse,
+        queued: mpsc::UnboundedReceiver<Queued>,
+        shared: Arc<Shared>,
+    ) -> Self {
+        let span = u64::try_from(session.max_in_flight).unwrap_or(1);
+        Self {
+            client,
+            session,
+            queued,
+            gathering: BTreeMap::new(),
+            in_flight: VecDeque::new(),
+            sequence: Sequence::new(span),
+            turn: 0,
+            shared,
+        }
+    }
+
+    /// Publishes what is queued until everything is, and nobody can queue more.
+    pub(super) async fn run(mut self) {
         let mut attempt = 0;
         loop {
             match self.stream(&mut attempt).await {
@@ -285,14 +121,12 @@ impl Worker {
     /// Ends everything with the reason.
     fn fail(self, error: &Error) {
         tracing::error!(%error, "the producer cannot go on");
-        let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
-        *failure = Some(error.clone());
-        drop(failure);
+        *self.shared.failure() = Some(error.clone());
         for waiting in self.in_flight.into_iter().flat_map(|batch| batch.waiting) {
             let _ = waiting.done.send(Err(error.clone()));
         }
-        // Those that gather, and those that are queued, learn it from `failure`
-        // when their senders are dropped here.
+        // Those that gather, and those that are queued, learn it from what is
+        // shared when their senders are dropped here.
     }
 
     async fn stream(&mut self, attempt: &mut u32) -> End {
@@ -320,7 +154,10 @@ impl Worker {
                     let response = match response {
                         Ok(Some(response)) => response,
                         Ok(None) => return End::Lost(Error::closed("the stream")),
-                        Err(status) => return End::Lost(status.into()),
+                        Err(status) => {
+                            let error = Error::from(status);
+                            return if error.is_final() { End::Fatal(error) } else { End::Lost(error) };
+                        }
                     };
                     *attempt = 0;
                     if let Some(end) = self.take_response(response, &mut sending) {
@@ -377,7 +214,8 @@ impl Worker {
             .gathering
             .iter()
             .filter(|(lane, gathered)| {
-                gathered.is_full() || !self.in_flight.iter().any(|batch| batch.lane == **lane)
+                gathered.is_full(self.shared.limits)
+                    || !self.in_flight.iter().any(|batch| batch.lane == **lane)
             })
             .map(|(lane, _)| lane.clone())
             .collect();
@@ -412,7 +250,8 @@ impl Worker {
         };
         while let Some(next) = gathered.events.front() {
             let bytes = batch.bytes as usize + next.bytes;
-            let full = bytes > BATCH_BYTES || batch.events.len() == BATCH_EVENTS;
+            let full = bytes > self.shared.limits.batch_bytes
+                || batch.events.len() >= self.shared.limits.batch_events;
             if full && !batch.events.is_empty() {
                 break;
             }
@@ -463,6 +302,12 @@ impl Worker {
                 }
                 if let Some(batch) = self.take_in_flight(refused.request_id) {
                     self.sequence.refused(batch.sequence);
+                    if let ErrorReason::UnknownTopic | ErrorReason::UnknownPartition =
+                        error.reason()
+                    {
+                        // It was deleted; another of that name may be another.
+                        self.shared.partitions().remove(&batch.lane.0);
+                    }
                     for waiting in batch.waiting {
                         let _ = waiting.done.send(Err(error.clone()));
                     }

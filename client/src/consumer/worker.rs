@@ -1,205 +1,28 @@
-//! A member of a group, on a stream that comes back by itself.
+//! The task behind a consumer, on a stream that comes back by itself.
 
 use std::{
     collections::{BTreeMap, HashMap},
-    pin::Pin,
-    task::{Context, Poll},
     time::Duration,
 };
 
-use futures_util::Stream;
 use sluice_proto::pb::{
     self, consume_request::Message as Out, consume_response::Message as In, settlement::Action,
 };
 use tokio::{
     sync::{mpsc, oneshot},
-    task::JoinHandle,
     time::{Instant, MissedTickBehavior, interval_at},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Streaming};
 
-use crate::{client::Client, delivery::Delivery, error::Error, grants::Grants};
+use super::{Arrived, Command, ConsumerBuilder, LeaseKey};
+use crate::{error::Error, grants::Grants};
 
 /// Bytes that a consumer allows the broker to have under way to it.
 const MESSAGE_BYTES_MAX: i32 = 8 << 20;
 /// Settlements in one message.
 const BATCH_MAX: usize = 1000;
-
-/// A lease as a key of maps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct LeaseKey {
-    epoch: i64,
-    counter: i64,
-}
-
-impl LeaseKey {
-    pub(crate) fn token(self) -> pb::LeaseToken {
-        pb::LeaseToken {
-            epoch: self.epoch,
-            counter: self.counter,
-        }
-    }
-}
-
-impl From<pb::LeaseToken> for LeaseKey {
-    fn from(token: pb::LeaseToken) -> Self {
-        Self {
-            epoch: token.epoch,
-            counter: token.counter,
-        }
-    }
-}
-
-/// What deliveries ask of their consumer's task.
-#[derive(Debug)]
-pub(crate) enum Command {
-    Settle {
-        key: LeaseKey,
-        action: Action,
-        done: Option<oneshot::Sender<Result<(), Error>>>,
-    },
-    /// The lease was settled by a commit.
-    Forget { key: LeaseKey },
-}
-
-/// Sets up a [`Consumer`].
-#[derive(Clone, Debug)]
-pub struct ConsumerBuilder {
-    client: Client,
-    topic: String,
-    group: String,
-    member: String,
-    concurrency: u32,
-    prefetch: u32,
-}
-
-impl ConsumerBuilder {
-    pub(crate) fn new(client: Client, topic: &str, group: &str) -> Self {
-        Self {
-            client,
-            topic: topic.to_owned(),
-            group: group.to_owned(),
-            member: String::new(),
-            concurrency: 1,
-            prefetch: 0,
-        }
-    }
-
-    /// The member's name, for people and histories. Default: made up by the
-    /// broker.
-    #[must_use]
-    pub fn member(mut self, name: impl Into<String>) -> Self {
-        self.member = name.into();
-        self
-    }
-
-    /// How many events are worked on at once. Default 1.
-    #[must_use]
-    pub fn concurrency(mut self, handlers: u32) -> Self {
-        self.concurrency = handlers.max(1);
-        self
-    }
-
-    /// How many events may wait here for a free handler, beyond those being
-    /// worked on. Default 0: an event is never kept from another member that
-    /// could begin at once.
-    #[must_use]
-    pub fn prefetch(mut self, events: u32) -> Self {
-        self.prefetch = events;
-        self
-    }
-
-    /// Joins the group.
-    ///
-    /// # Errors
-    /// When the broker does not take the member, for example because there is no
-    /// such group.
-    pub async fn join(self) -> Result<Consumer, Error> {
-        let room = u64::from(self.concurrency) + u64::from(self.prefetch);
-        let (commands, commanded) = mpsc::unbounded_channel();
-        // Credit bounds what is in it.
-        let (deliveries, delivered) = mpsc::unbounded_channel();
-        let leave = CancellationToken::new();
-        let (joined, first_join) = oneshot::channel();
-        let worker = Worker {
-            config: self,
-            grants: Grants::new(room),
-            leases: HashMap::new(),
-            waiting: Vec::new(),
-            unanswered: BTreeMap::new(),
-            last_request: 0,
-            commands,
-            commanded,
-            deliveries,
-            leave: leave.clone(),
-            joined: Some(joined),
-        };
-        let task = tokio::spawn(worker.run());
-        first_join
-            .await
-            .map_err(|_| Error::closed("the consumer"))??;
-        Ok(Consumer {
-            delivered,
-            leave,
-            task: Some(task),
-        })
-    }
-}
-
-/// A member of a group: a stream of [`Delivery`]s.
-///
-/// Heartbeats, credit and reconnecting happen by themselves; after a lost
-/// connection it presents the leases of what is being worked on, and goes on
-/// with it.
-///
-/// ```no_run
-/// # async fn example(client: sluice_client::Client) -> Result<(), sluice_client::Error> {
-/// let mut consumer = client.consumer("uploads", "thumbnails").concurrency(4).join().await?;
-/// while let Some(delivery) = consumer.next().await {
-///     let delivery = delivery?;
-///     println!("{}", delivery.event().id());
-///     delivery.ack().await?;
-/// }
-/// consumer.leave().await;
-/// # Ok(()) }
-/// ```
-#[derive(Debug)]
-pub struct Consumer {
-    delivered: mpsc::UnboundedReceiver<Result<Delivery, Error>>,
-    leave: CancellationToken,
-    task: Option<JoinHandle<()>>,
-}
-
-impl Consumer {
-    /// The next event. `None` after an error, which is final, or after leaving.
-    pub async fn next(&mut self) -> Option<Result<Delivery, Error>> {
-        self.delivered.recv().await
-    }
-
-    /// Leaves the group: what was not settled goes back to it at once.
-    pub async fn leave(mut self) {
-        self.leave.cancel();
-        if let Some(task) = self.task.take() {
-            let _ = task.await;
-        }
-    }
-}
-
-impl Stream for Consumer {
-    type Item = Result<Delivery, Error>;
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.delivered.poll_recv(context)
-    }
-}
-
-impl Drop for Consumer {
-    fn drop(&mut self) {
-        self.leave.cancel();
-    }
-}
 
 /// A settlement on its way.
 struct Settling {
@@ -209,7 +32,7 @@ struct Settling {
 }
 
 /// The task behind a consumer.
-struct Worker {
+pub(super) struct Worker {
     config: ConsumerBuilder,
     grants: Grants,
     /// Leases that are held, each with what tells that it is lost.
@@ -219,9 +42,8 @@ struct Worker {
     /// Settlements that were sent, by request.
     unanswered: BTreeMap<i64, Vec<Settling>>,
     last_request: i64,
-    commands: mpsc::UnboundedSender<Command>,
     commanded: mpsc::UnboundedReceiver<Command>,
-    deliveries: mpsc::UnboundedSender<Result<Delivery, Error>>,
+    deliveries: mpsc::UnboundedSender<Result<Arrived, Error>>,
     leave: CancellationToken,
     joined: Option<oneshot::Sender<Result<(), Error>>>,
 }
@@ -236,7 +58,31 @@ enum End {
 type Requests = mpsc::Sender<pb::ConsumeRequest>;
 
 impl Worker {
-    async fn run(mut self) {
+    /// `joined` learns how the first join went.
+    pub(super) fn new(
+        config: ConsumerBuilder,
+        commanded: mpsc::UnboundedReceiver<Command>,
+        deliveries: mpsc::UnboundedSender<Result<Arrived, Error>>,
+        leave: CancellationToken,
+        joined: oneshot::Sender<Result<(), Error>>,
+    ) -> Self {
+        let room = u64::from(config.concurrency) + u64::from(config.prefetch);
+        Self {
+            config,
+            grants: Grants::new(room),
+            leases: HashMap::new(),
+            waiting: Vec::new(),
+            unanswered: BTreeMap::new(),
+            last_request: 0,
+            commanded,
+            deliveries,
+            leave,
+            joined: Some(joined),
+        }
+    }
+
+    /// Is a member until it leaves, or an error cannot pass.
+    pub(super) async fn run(mut self) {
         let mut attempt = 0;
         loop {
             match self.stream(&mut attempt).await {
@@ -416,9 +262,13 @@ impl Worker {
         let lost = CancellationToken::new();
         self.leases.insert(key, lost.clone());
         self.grants.received();
-        let delivery = Delivery::new(delivery, key, lost, self.commands.clone());
-        // When nobody reads any more, dropping it gives it back.
-        let _ = self.deliveries.send(Ok(delivery));
+        let arrived = Arrived {
+            delivery,
+            key,
+            lost,
+        };
+        // When nobody reads any more, leaving gives it back.
+        let _ = self.deliveries.send(Ok(arrived));
     }
 
     fn take_settled(&mut self, settled: pb::Settled) {

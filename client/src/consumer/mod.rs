@@ -1,0 +1,213 @@
+//! A member of a group.
+
+mod worker;
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use futures_util::Stream;
+use sluice_proto::pb::{self, settlement::Action};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+};
+use tokio_util::sync::CancellationToken;
+
+use self::worker::Worker;
+use crate::{client::Client, delivery::Delivery, error::Error};
+
+/// A lease as a key of maps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct LeaseKey {
+    epoch: i64,
+    counter: i64,
+}
+
+impl LeaseKey {
+    pub(crate) fn token(self) -> pb::LeaseToken {
+        pb::LeaseToken {
+            epoch: self.epoch,
+            counter: self.counter,
+        }
+    }
+}
+
+impl From<pb::LeaseToken> for LeaseKey {
+    fn from(token: pb::LeaseToken) -> Self {
+        Self {
+            epoch: token.epoch,
+            counter: token.counter,
+        }
+    }
+}
+
+/// What deliveries ask of their consumer's task.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Settle {
+        key: LeaseKey,
+        action: Action,
+        done: Option<oneshot::Sender<Result<(), Error>>>,
+    },
+    /// The lease was settled by a commit.
+    Forget { key: LeaseKey },
+}
+
+/// A delivery that nobody has seen yet. Dropping it does nothing: it goes back to
+/// the group when the consumer leaves, and counts no attempt.
+#[derive(Debug)]
+struct Arrived {
+    delivery: pb::Delivery,
+    key: LeaseKey,
+    lost: CancellationToken,
+}
+
+/// Sets up a [`Consumer`].
+#[derive(Clone, Debug)]
+pub struct ConsumerBuilder {
+    client: Client,
+    topic: String,
+    group: String,
+    member: String,
+    concurrency: u32,
+    prefetch: u32,
+}
+
+impl ConsumerBuilder {
+    pub(crate) fn new(client: Client, topic: &str, group: &str) -> Self {
+        Self {
+            client,
+            topic: topic.to_owned(),
+            group: group.to_owned(),
+            member: String::new(),
+            concurrency: 1,
+            prefetch: 0,
+        }
+    }
+
+    /// The member's name, for people and histories. Default: made up by the
+    /// broker.
+    #[must_use]
+    pub fn member(mut self, name: impl Into<String>) -> Self {
+        self.member = name.into();
+        self
+    }
+
+    /// How many events are worked on at once. Default 1.
+    #[must_use]
+    pub fn concurrency(mut self, handlers: u32) -> Self {
+        self.concurrency = handlers.max(1);
+        self
+    }
+
+    /// How many events may wait here for a free handler, beyond those being
+    /// worked on. Default 0: an event is never kept from another member that
+    /// could begin at once.
+    #[must_use]
+    pub fn prefetch(mut self, events: u32) -> Self {
+        self.prefetch = events;
+        self
+    }
+
+    /// Joins the group.
+    ///
+    /// # Errors
+    /// When the broker does not take the member, for example because there is no
+    /// such group.
+    pub async fn join(self) -> Result<Consumer, Error> {
+        let (commands, commanded) = mpsc::unbounded_channel();
+        // Credit bounds what is in it.
+        let (deliveries, delivered) = mpsc::unbounded_channel();
+        let leave = CancellationToken::new();
+        let (joined, first_join) = oneshot::channel();
+        let worker = Worker::new(self, commanded, deliveries, leave.clone(), joined);
+        let task = tokio::spawn(worker.run());
+        first_join
+            .await
+            .map_err(|_| Error::closed("the consumer"))??;
+        Ok(Consumer {
+            delivered,
+            commands,
+            leave,
+            task: Some(task),
+        })
+    }
+}
+
+/// A member of a group: a stream of [`Delivery`]s.
+///
+/// Heartbeats, credit and reconnecting happen by themselves; after a lost
+/// connection it presents the leases of what is being worked on, and goes on
+/// with it.
+///
+/// ```no_run
+/// # async fn example(client: sluice_client::Client) -> Result<(), sluice_client::Error> {
+/// let mut consumer = client.consumer("uploads", "thumbnails").concurrency(4).join().await?;
+/// while let Some(delivery) = consumer.next().await {
+///     let delivery = delivery?;
+///     println!("{}", delivery.event().id());
+///     delivery.ack().await?;
+/// }
+/// consumer.leave().await;
+/// # Ok(()) }
+/// ```
+#[derive(Debug)]
+pub struct Consumer {
+    delivered: mpsc::UnboundedReceiver<Result<Arrived, Error>>,
+    commands: mpsc::UnboundedSender<Command>,
+    leave: CancellationToken,
+    task: Option<JoinHandle<()>>,
+}
+
+impl Consumer {
+    /// The next event. `None` after an error, which is final, or after leaving.
+    pub async fn next(&mut self) -> Option<Result<Delivery, Error>> {
+        std::future::poll_fn(|context| self.poll_delivery(context)).await
+    }
+
+    fn poll_delivery(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Delivery, Error>>> {
+        loop {
+            return Poll::Ready(match ready!(self.delivered.poll_recv(context)) {
+                // It ran out while it waited here; somebody else has it.
+                Some(Ok(arrived)) if arrived.lost.is_cancelled() => continue,
+                Some(Ok(Arrived {
+                    delivery,
+                    key,
+                    lost,
+                })) => {
+                    let commands = self.commands.clone();
+                    Some(Ok(Delivery::new(delivery, key, lost, commands)))
+                }
+                Some(Err(error)) => Some(Err(error)),
+                None => None,
+            });
+        }
+    }
+
+    /// Leaves the group: what was not settled goes back to it at once.
+    pub async fn leave(mut self) {
+        self.leave.cancel();
+        if let Some(task) = self.task.take() {
+            let _ = task.await;
+        }
+    }
+}
+
+impl Stream for Consumer {
+    type Item = Result<Delivery, Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.poll_delivery(context)
+    }
+}
+
+impl Drop for Consumer {
+    fn drop(&mut self) {
+        self.leave.cancel();
+    }
+}

@@ -1,0 +1,138 @@
+//! Lag and dead letters.
+
+use serde_json::json;
+use sluice_client::{Client, Consumer};
+use sluice_tests::{api::expect, broker::TestBroker};
+
+use super::{assert_table, json, printed, refused};
+
+/// A broker whose group `ocr` on `in` has acked `good`, and rejected the rest.
+async fn setting(ids: &[&str]) -> TestBroker {
+    setting_with(ids, "no text on it").await
+}
+
+async fn setting_with(ids: &[&str], reason: &str) -> TestBroker {
+    let broker = TestBroker::start();
+    let url = broker.url();
+    printed(url, &["topic", "create", "in"], "");
+    printed(url, &["group", "create", "in", "ocr"], "");
+    for id in ids {
+        printed(url, &["publish", "in", "--type", "made", "--id", id], "");
+    }
+    let lag = &json(url, &["group", "lag", "in", "ocr"])[0];
+    assert_eq!(lag["lag"], ids.len());
+    let mut consumer = consumer(url).await;
+    for _ in ids {
+        let delivery = consumer.next().await.unwrap().unwrap();
+        match delivery.event().id() {
+            "good" => delivery.ack().await.unwrap(),
+            _ => delivery.reject(reason).await.unwrap(),
+        }
+    }
+    consumer.leave().await;
+    broker
+}
+
+async fn consumer(url: &str) -> Consumer {
+    let client = Client::connect(url).await.unwrap();
+    let consumer = client.consumer("in", "ocr").member("ocr-1");
+    consumer.join().await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lag_tells_how_far_groups_are() {
+    let broker = setting(&["good", "bad"]).await;
+    let url = broker.url();
+    let all = json(url, &["group", "lag"]);
+    assert_eq!(all.len(), 1);
+    let (lag, letters) = (&all[0]["lag"], &all[0]["dead_letters"]);
+    assert_eq!((lag, letters), (&json!(0), &json!(1)));
+    assert_eq!(all[0]["idle"], "empty");
+    assert_eq!(all[0]["partitions"][0]["committed_end"], 2);
+    let table = printed(url, &["group", "lag", "in"], "");
+    assert_table(&table, &["lag", "dead letters", "ocr", "empty"]);
+    let table = printed(url, &["group", "lag", "in", "ocr"], "");
+    assert_table(&table, &["partition", "committed", "in flight", "delayed"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_are_listed_and_shown() {
+    let broker = setting(&["good", "bad"]).await;
+    let url = broker.url();
+    let table = printed(url, &["dlq", "list", "in", "ocr"], "");
+    assert_table(&table, &["offset", "bad", "made", "in", "no text on it"]);
+    assert!(!table.contains("good"), "{table}");
+    let shown = printed(url, &["dlq", "show", "in", "ocr", "0"], "");
+    assert_table(
+        &shown,
+        &["in/0/1", "no text on it", "ocr-1", "reject", "\"bad\""],
+    );
+
+    let listed = json(url, &["dlq", "list", "in", "ocr"]);
+    assert_eq!(listed, json(url, &["dlq", "show", "in", "ocr", "0"]));
+    let letter = &listed[0];
+    for (name, value) in [
+        ("dead_letter_offset", json!(0)),
+        ("topic", json!("in")),
+        ("group", json!("ocr")),
+        ("partition", json!(0)),
+        ("offset", json!(1)),
+        ("reason", json!("no text on it")),
+        ("attempt_count", json!(1)),
+        ("redrives", json!(0)),
+    ] {
+        assert_eq!(letter[name], value, "{name}");
+    }
+    assert_eq!(letter["event"]["id"], "bad");
+    assert_eq!(letter["attempts"][0]["member"], "ocr-1");
+    assert_eq!(letter["attempts"][0]["end"], "reject");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_are_redriven_by_offset_or_all() {
+    let broker = setting(&["a", "b", "c"]).await;
+    let url = broker.url();
+    let redrive = |more: &[&'static str]| [&["dlq", "redrive", "in", "ocr"], more].concat();
+    let says = printed(url, &redrive(&["1"]), "");
+    assert_eq!(says, "1 redriven to group ocr\n");
+    let ids = || -> Vec<_> {
+        let letters = json(url, &["dlq", "list", "in", "ocr"]);
+        letters
+            .iter()
+            .map(|letter| letter["event"]["id"].clone())
+            .collect()
+    };
+    assert_eq!(ids(), ["a", "c"]);
+    let again = refused(url, &redrive(&["1"]), "");
+    assert!(again.contains("sluice dlq list"), "{again}");
+    let again = refused(url, &["dlq", "show", "in", "ocr", "1"], "");
+    assert!(again.contains("sluice dlq list"), "{again}");
+    let which = refused(url, &redrive(&[]), "");
+    assert!(which.contains("--all"), "{which}");
+    refused(url, &redrive(&["0", "--all"]), "");
+    assert_eq!(json(url, &redrive(&["--all"])), [json!({"redriven": 2})]);
+    assert!(ids().is_empty());
+    let mut consumer = consumer(url).await;
+    for _ in 0..3 {
+        let delivery = expect("a redriven event", consumer.next()).await;
+        let delivery = delivery.unwrap().unwrap();
+        assert_eq!((delivery.attempt(), delivery.redrives()), (1, 1));
+        delivery.ack().await.unwrap();
+    }
+}
+
+/// A reason may quote what was in a document.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_terminal_obeys_a_reason() {
+    let broker = setting_with(&["bad"], "\u{1b}[2Jone\ntwo").await;
+    let url = broker.url();
+    let table = printed(url, &["dlq", "list", "in", "ocr"], "");
+    assert_eq!(table.lines().count(), 2, "{table:?}");
+    assert!(!table.contains('\u{1b}'), "{table:?}");
+    let shown = printed(url, &["dlq", "show", "in", "ocr", "0"], "");
+    assert!(!shown.contains('\u{1b}'), "{shown:?}");
+    assert_eq!(
+        json(url, &["dlq", "list", "in", "ocr"])[0]["reason"],
+        "\u{1b}[2Jone\ntwo"
+    );
+}

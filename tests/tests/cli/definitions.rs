@@ -1,0 +1,122 @@
+//! Topics and groups.
+
+use serde_json::json;
+use sluice_tests::broker::TestBroker;
+
+use super::{assert_table, json, printed, refused};
+
+#[test]
+fn topics_and_groups_are_made_listed_described_and_deleted() {
+    let broker = TestBroker::start();
+    let url = broker.url();
+    let create = ["topic", "create", "uploads", "--partitions", "3"];
+    assert_eq!(printed(url, &create, ""), "topic uploads created\n");
+    assert_eq!(printed(url, &create, ""), "topic uploads was there\n");
+    let filter = "event.type == \"image.ready\"";
+    let group = ["group", "create", "uploads", "ocr", "--filter", filter];
+    let group = [&group[..], &["--lease", "90s", "--ordering", "none"]].concat();
+    assert_eq!(json(url, &group)[0]["created"], true);
+
+    let topics = printed(url, &["topic", "list"], "");
+    assert!(topics.contains("uploads"), "{topics}");
+    assert!(!topics.contains("_dlq"), "{topics}");
+    let described = &json(url, &["topic", "describe", "uploads"])[0];
+    assert_eq!(described["partitions"].as_array().unwrap().len(), 3);
+    let groups = printed(url, &["group", "list"], "");
+    assert!(
+        groups.contains("ocr") && groups.contains(filter),
+        "{groups}"
+    );
+    let described = &json(url, &["group", "describe", "uploads", "ocr"])[0];
+    assert_eq!(described["config"]["filter"], filter);
+    assert_eq!(described["config"]["lease"], "90s");
+    assert_eq!(described["config"]["ordering"], "none");
+
+    let first = refused(url, &["topic", "delete", "uploads"], "");
+    assert!(first.contains("\"ocr\"); delete them first"), "{first}");
+    printed(url, &["group", "delete", "uploads", "ocr"], "");
+    printed(url, &["topic", "delete", "uploads"], "");
+    assert!(json(url, &["topic", "list"]).is_empty());
+}
+
+#[test]
+fn what_a_definition_says_is_in_tables_and_json() {
+    let broker = TestBroker::start();
+    let url = broker.url();
+    let made = json(url, &["topic", "create", "in", "--partitions", "2"]);
+    assert_eq!(made, [json!({"topic": "in", "created": true})]);
+    let create = ["group", "create", "in", "ocr", "--max-attempts", "3"];
+    let more = ["--retry-delay", "250ms", "--retry-delay-max", "2m"];
+    let create = [&create[..], &more, &["--max-in-flight", "7"]].concat();
+    let made = json(url, &create);
+    assert_eq!(
+        made,
+        [json!({"topic": "in", "group": "ocr", "created": true})]
+    );
+    assert_eq!(printed(url, &create, ""), "group ocr on in was there\n");
+    let other = refused(url, &["group", "create", "in", "ocr"], "");
+    assert!(other.contains("another configuration"), "{other}");
+    let other = refused(url, &["topic", "create", "in", "--partitions", "3"], "");
+    assert!(other.contains("exists with 2 partitions, not 3"), "{other}");
+
+    let topic = json!({"topic": "in", "partitions": 2, "events": 0, "groups": 1});
+    assert_eq!(json(url, &["topic", "list"]), [topic]);
+    let table = printed(url, &["topic", "list", "--internal"], "");
+    assert_table(&table, &["topic", "partitions", "events", "groups", "ocr"]);
+    let table = printed(url, &["topic", "describe", "in"], "");
+    assert_table(&table, &["partitioner", "crc32", "ocr", "start", "end"]);
+
+    let config = json!({
+        "filter": "",
+        "ordering": "key",
+        "lease": "30s",
+        "max_attempts": 3,
+        "retry_delay": "250ms",
+        "retry_multiplier": 2.0,
+        "retry_delay_max": "2m",
+        "max_in_flight": 7,
+    });
+    let listed = &json(url, &["group", "list", "--topic", "in"])[0];
+    assert_eq!(listed["config"], config);
+    let described = &json(url, &["group", "describe", "in", "ocr"])[0];
+    assert_eq!(described["config"], config);
+    assert_eq!(described["idle"], "empty");
+    assert_eq!(described["members"], json!([]));
+    assert_eq!(described["partitions"][1]["lag"], 0);
+    let table = printed(url, &["group", "describe", "in", "ocr"], "");
+    let words = [
+        "3 attempts, first after 250ms, at most 2m",
+        "30s",
+        "committed",
+    ];
+    assert_table(&table, &words);
+
+    let gone = json(url, &["group", "delete", "in", "ocr"]);
+    assert_eq!(
+        gone,
+        [json!({"topic": "in", "group": "ocr", "deleted": true})]
+    );
+    let gone = printed(url, &["topic", "delete", "in"], "");
+    assert_eq!(gone, "topic in deleted\n");
+}
+
+/// The first of two groups reads from the beginning.
+#[test]
+fn a_group_begins_where_it_is_told() {
+    let broker = TestBroker::start();
+    let url = broker.url();
+    printed(url, &["topic", "create", "in"], "");
+    for _ in 0..3 {
+        printed(url, &["publish", "in", "--type", "made"], "");
+    }
+    for (group, from, lag) in [
+        ("all", "earliest", 3),
+        ("new", "latest", 0),
+        ("some", "1", 2),
+        ("recent", "2001-01-01T00:00:00Z", 3),
+    ] {
+        printed(url, &["group", "create", "in", group, "--from", from], "");
+        let of = &json(url, &["group", "lag", "in", group])[0];
+        assert_eq!(of["lag"], lag, "{group}");
+    }
+}
