@@ -1,5 +1,6 @@
 //! The bare path: gRPC, checksum, durable write, ack, and no broker. It serves
-//! PublishStream, so that the same load runs against it.
+//! PublishStream, so that the same load runs against it; and Consume, without
+//! anything behind it.
 
 use std::{path::Path, thread};
 
@@ -19,7 +20,7 @@ use tonic::{
     transport::{Server, server::TcpIncoming},
 };
 
-use crate::raw_disk::RawLog;
+use crate::{bare_consume, raw_disk::RawLog};
 
 /// What one write gathers, as in the broker.
 const BLOCK_BYTES: usize = 1 << 20;
@@ -162,9 +163,11 @@ impl BrokerService for Bare {
 
     async fn consume(
         &self,
-        _: Request<Streaming<wire::ConsumeRequest>>,
+        request: Request<Streaming<wire::ConsumeRequest>>,
     ) -> Result<Response<Self::ConsumeStream>, Status> {
-        Err(not_bare())
+        let (answers, stream) = mpsc::channel(4);
+        tokio::spawn(bare_consume::serve(request.into_inner(), answers));
+        Ok(Response::new(ReceiverStream::new(stream)))
     }
 
     async fn pull(
@@ -197,5 +200,5 @@ impl BrokerService for Bare {
 }
 
 fn not_bare() -> Status {
-    Status::unimplemented("the bare path has PublishStream only")
+    Status::unimplemented("the bare path has PublishStream and Consume only")
 }

@@ -4,9 +4,13 @@
 //! Figures of one run compare with each other and with nothing else.
 
 mod bare;
+mod bare_consume;
+mod consume;
 mod end_to_end;
 mod events;
+mod group_suite;
 mod log_suite;
+mod preload;
 mod process;
 mod publish;
 mod raw_disk;
@@ -30,6 +34,9 @@ enum Command {
     /// The commit log: durable publishing and the way to a consumer, beside the
     /// same path without a broker.
     Log(log_suite::Log),
+    /// Consumer groups: working events off with an ack for each, beside a bare
+    /// stream with the same messages.
+    Groups(group_suite::Groups),
     /// A broker on a free port; the bench starts it.
     #[command(hide = true)]
     Broker { data_dir: PathBuf },
@@ -44,6 +51,7 @@ fn main() -> anyhow::Result<()> {
         .build()?;
     match Cli::parse().command {
         Command::Log(log) => runtime.block_on(log_suite::run(log)),
+        Command::Groups(groups) => runtime.block_on(group_suite::run(groups)),
         Command::Broker { data_dir } => runtime.block_on(server::broker(&data_dir)),
         Command::Bare { file } => runtime.block_on(bare::serve(file.as_deref())),
     }

@@ -53,6 +53,12 @@ impl ServerProcess {
     pub(crate) fn usage(&self) -> anyhow::Result<Usage> {
         usage(&self.child.id().to_string())
     }
+
+    /// Bytes of memory that it has now.
+    pub(crate) fn memory(&self) -> anyhow::Result<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        Ok(number(&status, "VmRSS:")? * 1024)
+    }
 }
 
 impl Drop for ServerProcess {

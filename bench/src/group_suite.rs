@@ -1,0 +1,391 @@
+//! `sluice-bench groups`: what working events off costs, with an ack for each,
+//! beside a bare stream that carries the same deliveries and acks.
+
+use std::{collections::BTreeMap, ffi::OsStr, net::SocketAddr, path::PathBuf};
+
+use anyhow::Context;
+use clap::Args;
+use sluice_proto::pb::{self, admin_service_client::AdminServiceClient};
+use tonic::transport::Channel;
+
+use crate::{
+    consume::{self, Consumed, Load},
+    preload,
+    process::ServerProcess,
+    publish::connect,
+    report::{Figure, table},
+};
+
+const KEYS: usize = 1000;
+
+/// Settings of the run.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Groups {
+    /// Rounds, of which the median is told.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=50))]
+    rounds: u32,
+    /// Thousand events of 100 bytes that are worked off in one measurement; of
+    /// 1 KiB it is a quarter.
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    thousand_events: u32,
+    /// Groups of the measurement with many groups on one topic.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    groups: u32,
+    /// Groups that have nothing to do, for the memory that each takes.
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    idle_groups: u32,
+    /// Where files are written [default: the system's folder for temporary
+    /// files].
+    #[arg(long, value_name = "FOLDER")]
+    dir: Option<PathBuf>,
+}
+
+/// How events are handed out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Order {
+    Bare,
+    None,
+    Key,
+}
+
+impl Order {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Bare => "bare stream",
+            Self::None => "no order",
+            Self::Key => "by key, 1,000 keys",
+        }
+    }
+}
+
+/// One way to work off events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Way {
+    event_bytes: usize,
+    order: Order,
+    members: usize,
+}
+
+/// What it came to, by round.
+#[derive(Default)]
+struct Outcome {
+    events_per_second: Vec<f64>,
+    spread: Vec<f64>,
+    server_cpu_per_million: Vec<f64>,
+}
+
+#[derive(Default)]
+struct Results {
+    ways: BTreeMap<Way, Outcome>,
+    /// With every 100th event nacked once.
+    nacks: Outcome,
+    nacked: u64,
+    /// Deliveries of many groups on one topic.
+    many_groups: Outcome,
+    bytes_per_idle_group: Vec<f64>,
+    bytes_per_event_in_flight: Vec<f64>,
+}
+
+/// Runs the suite and prints its tables.
+pub(crate) async fn run(settings: Groups) -> anyhow::Result<()> {
+    let mut results = Results::default();
+    for round in 1..=settings.rounds {
+        eprintln!("round {round} of {}", settings.rounds);
+        settings.round(&mut results).await?;
+    }
+    settings.memory(&mut results).await?;
+    print!("{}", settings.report(&results));
+    Ok(())
+}
+
+impl Groups {
+    fn events(&self, event_bytes: usize) -> u64 {
+        let events = u64::from(self.thousand_events) * 1000;
+        if event_bytes > 100 {
+            events / 4
+        } else {
+            events
+        }
+    }
+
+    async fn round(&self, results: &mut Results) -> anyhow::Result<()> {
+        for event_bytes in [100, 1024] {
+            let bare = ServerProcess::start(&["bare".as_ref()])?;
+            for members in [1, 4, 16] {
+                let way = Way {
+                    event_bytes,
+                    order: Order::Bare,
+                    members,
+                };
+                let load = self.load(bare.addr, &event_bytes.to_string(), "", way);
+                let outcome = results.ways.entry(way).or_default();
+                measure(&bare, &load, outcome).await?;
+            }
+            drop(bare);
+
+            let broker = Broker::start(self)?;
+            for (order, topic, keys) in [(Order::None, "plain", 0), (Order::Key, "keyed", KEYS)] {
+                broker.create_topic(topic).await?;
+                let count = self.events(event_bytes);
+                preload::run(broker.process.addr, topic, count, event_bytes, keys).await?;
+                for members in [1, 4, 16] {
+                    let way = Way {
+                        event_bytes,
+                        order,
+                        members,
+                    };
+                    let group = format!("members-{members}");
+                    broker.create_group(topic, &group, order).await?;
+                    let load = self.load(broker.process.addr, topic, &group, way);
+                    let outcome = results.ways.entry(way).or_default();
+                    measure(&broker.process, &load, outcome).await?;
+                    broker.delete_group(topic, &group).await?;
+                }
+            }
+        }
+        self.nacks(results).await?;
+        self.many_groups(results).await
+    }
+
+    fn load(&self, addr: SocketAddr, topic: &str, group: &str, way: Way) -> Load {
+        Load {
+            addr,
+            topic: topic.to_owned(),
+            group: group.to_owned(),
+            members: way.members,
+            events: self.events(way.event_bytes),
+            endless: way.order == Order::Bare,
+            nack_every: None,
+        }
+    }
+
+    async fn nacks(&self, results: &mut Results) -> anyhow::Result<()> {
+        let broker = Broker::start(self)?;
+        broker.create_topic("plain").await?;
+        // As many as the goal names, with the default of the settings.
+        let events = 2 * self.events(100);
+        preload::run(broker.process.addr, "plain", events, 100, 0).await?;
+        broker.create_group("plain", "nacks", Order::None).await?;
+        let load = Load {
+            addr: broker.process.addr,
+            topic: "plain".into(),
+            group: "nacks".into(),
+            members: 4,
+            events,
+            endless: false,
+            nack_every: Some(100),
+        };
+        let consumed = measure(&broker.process, &load, &mut results.nacks).await?;
+        results.nacked = consumed.nacked;
+        Ok(())
+    }
+
+    async fn many_groups(&self, results: &mut Results) -> anyhow::Result<()> {
+        let broker = Broker::start(self)?;
+        broker.create_topic("plain").await?;
+        let events = (self.events(100) / u64::from(self.groups)).max(1000);
+        preload::run(broker.process.addr, "plain", events, 100, 0).await?;
+        let before = broker.process.usage()?;
+        let started = std::time::Instant::now();
+        let mut groups = tokio::task::JoinSet::new();
+        for group in 0..self.groups {
+            let group = format!("group-{group}");
+            broker.create_group("plain", &group, Order::None).await?;
+            let load = Load {
+                addr: broker.process.addr,
+                topic: "plain".into(),
+                group,
+                members: 1,
+                events,
+                endless: false,
+                nack_every: None,
+            };
+            groups.spawn(async move { consume::run(&load).await });
+        }
+        while let Some(group) = groups.join_next().await {
+            group??;
+        }
+        let deliveries = (events * u64::from(self.groups)) as f64;
+        let cpu = broker.process.usage()?.cpu - before.cpu;
+        let outcome = &mut results.many_groups;
+        let rate = deliveries / started.elapsed().as_secs_f64();
+        outcome.events_per_second.push(rate);
+        let per_million = cpu.as_secs_f64() * 1e6 / deliveries;
+        outcome.server_cpu_per_million.push(per_million);
+        Ok(())
+    }
+
+    /// Memory of groups that have nothing to do, and of events under lease.
+    async fn memory(&self, results: &mut Results) -> anyhow::Result<()> {
+        let broker = Broker::start(self)?;
+        broker.create_topic("plain").await?;
+        broker.create_group("plain", "first", Order::None).await?;
+        let before = broker.process.memory()?;
+        for group in 1..self.idle_groups {
+            let group = format!("group-{group}");
+            broker.create_group("plain", &group, Order::None).await?;
+        }
+        let grown = broker.process.memory()?.saturating_sub(before) as f64;
+        let each = grown / f64::from(self.idle_groups.max(2) - 1);
+        results.bytes_per_idle_group.push(each);
+
+        let broker = Broker::start(self)?;
+        broker.create_topic("plain").await?;
+        broker.create_group("plain", "holding", Order::None).await?;
+        const HELD: u64 = 50_000;
+        preload::run(broker.process.addr, "plain", HELD, 100, 0).await?;
+        let before = broker.process.memory()?;
+        let member = consume::hold(broker.process.addr, "plain", "holding", HELD).await?;
+        let grown = broker.process.memory()?.saturating_sub(before) as f64;
+        results.bytes_per_event_in_flight.push(grown / HELD as f64);
+        drop(member);
+        Ok(())
+    }
+
+    fn report(&self, results: &Results) -> String {
+        let rate = |way: &Way| Figure::of(results.ways[way].events_per_second.clone()).median();
+        let mut rows = Vec::new();
+        for (way, outcome) in &results.ways {
+            let bare = rate(&Way {
+                order: Order::Bare,
+                ..*way
+            });
+            let one = rate(&Way { members: 1, ..*way });
+            rows.push(vec![
+                format!("{} B, {}", way.event_bytes, way.order.name()),
+                way.members.to_string(),
+                Figure::of(outcome.events_per_second.clone()).show(1e3, 0),
+                format!("{:.2}", rate(way) / bare),
+                format!("{:.2}", rate(way) / one),
+                Figure::of(outcome.spread.clone()).show(1.0, 2),
+                Figure::of(outcome.server_cpu_per_million.clone()).show(1.0, 2),
+            ]);
+        }
+        let ways = table(
+            &[
+                "an ack for each event",
+                "members",
+                "1,000 events/s",
+                "of bare",
+                "of 1 member",
+                "busiest/idlest",
+                "server CPU s/million",
+            ],
+            rows,
+        );
+        let row = |name: String, outcome: &Outcome| {
+            vec![
+                name,
+                Figure::of(outcome.events_per_second.clone()).show(1e3, 0),
+                Figure::of(outcome.server_cpu_per_million.clone()).show(1.0, 2),
+            ]
+        };
+        let others = table(
+            &["100 B, no order", "1,000 events/s", "server CPU s/million"],
+            vec![
+                row(
+                    format!("every 100th nacked once ({} nacks)", results.nacked),
+                    &results.nacks,
+                ),
+                row(
+                    format!("{} groups of one member on one topic", self.groups),
+                    &results.many_groups,
+                ),
+            ],
+        );
+        format!(
+            "{} rounds, median (min–max); {} thousand events of 100 B, a quarter of 1 KiB.\n\n\
+             {ways}\n{others}\nmemory per idle group ({} groups): {:.0} bytes\n\
+             memory per event under lease: {:.0} bytes\n",
+            self.rounds,
+            self.thousand_events,
+            self.idle_groups,
+            Figure::of(results.bytes_per_idle_group.clone()).median(),
+            Figure::of(results.bytes_per_event_in_flight.clone()).median(),
+        )
+    }
+}
+
+async fn measure(
+    server: &ServerProcess,
+    load: &Load,
+    outcome: &mut Outcome,
+) -> anyhow::Result<Consumed> {
+    let before = server.usage()?;
+    let consumed = consume::run(load).await?;
+    let cpu = server.usage()?.cpu - before.cpu;
+    let acked = consumed.acked as f64;
+    let rate = acked / consumed.time.as_secs_f64();
+    outcome.events_per_second.push(rate);
+    outcome.spread.push(consumed.spread());
+    let per_million = cpu.as_secs_f64() * 1e6 / acked;
+    outcome.server_cpu_per_million.push(per_million);
+    Ok(consumed)
+}
+
+/// A broker over a folder of its own.
+struct Broker {
+    process: ServerProcess,
+    _dir: tempfile::TempDir,
+}
+
+impl Broker {
+    fn start(settings: &Groups) -> anyhow::Result<Self> {
+        let dir = match &settings.dir {
+            Some(dir) => tempfile::tempdir_in(dir),
+            None => tempfile::tempdir(),
+        };
+        let dir = dir.context("no temporary folder can be made")?;
+        let args: [&OsStr; 2] = ["broker".as_ref(), dir.path().as_os_str()];
+        Ok(Self {
+            process: ServerProcess::start(&args)?,
+            _dir: dir,
+        })
+    }
+
+    async fn admin(&self) -> anyhow::Result<AdminServiceClient<Channel>> {
+        Ok(AdminServiceClient::new(connect(self.process.addr).await?))
+    }
+
+    async fn create_topic(&self, topic: &str) -> anyhow::Result<()> {
+        let topic = topic.to_owned();
+        let request = pb::CreateTopicRequest {
+            topic,
+            config: None,
+        };
+        self.admin().await?.create_topic(request).await?;
+        Ok(())
+    }
+
+    async fn create_group(&self, topic: &str, group: &str, order: Order) -> anyhow::Result<()> {
+        let ordering = match order {
+            Order::Key => pb::Ordering::Key,
+            Order::Bare | Order::None => pb::Ordering::None,
+        };
+        let config = pb::GroupConfig {
+            ordering: ordering.into(),
+            max_in_flight: 100_000,
+            retry: Some(pb::RetryPolicy {
+                initial_delay: Some(prost_types::Duration::default()),
+                ..pb::RetryPolicy::default()
+            }),
+            ..pb::GroupConfig::default()
+        };
+        let request = pb::CreateGroupRequest {
+            topic: topic.to_owned(),
+            group: group.to_owned(),
+            config: Some(config),
+        };
+        self.admin().await?.create_group(request).await?;
+        Ok(())
+    }
+
+    async fn delete_group(&self, topic: &str, group: &str) -> anyhow::Result<()> {
+        let request = pb::DeleteGroupRequest {
+            topic: topic.to_owned(),
+            group: group.to_owned(),
+        };
+        self.admin().await?.delete_group(request).await?;
+        Ok(())
+    }
+}
