@@ -130,6 +130,63 @@ impl Store {
         }
     }
 
+    /// Reads single events, whose offsets are in ascending order and below the
+    /// visible end. Each frame is read once, however many of them are in it. May
+    /// wait for the disk.
+    ///
+    /// # Errors
+    /// As [`Store::read`].
+    pub fn pick(
+        &self,
+        partition: &Partition,
+        offsets: &[Offset],
+    ) -> Result<Vec<StoredEvent>, ReadError> {
+        let mut picked = Vec::with_capacity(offsets.len());
+        let mut rest = offsets;
+        while let Some(first) = rest.first() {
+            for entry in self.locate(partition, *first)? {
+                let here = rest.partition_point(|offset| *offset < entry.end());
+                if here > 0 {
+                    let payload = self.reader.frame(entry.position, entry.length)?;
+                    pick_from(&payload, partition, entry, &rest[..here], &mut picked)?;
+                    rest = &rest[here..];
+                }
+            }
+        }
+        Ok(picked)
+    }
+
+    /// As [`Store::pick`], but from memory alone: stops at the first event that is
+    /// not there.
+    ///
+    /// # Errors
+    /// When a frame is damaged.
+    pub fn pick_cached(
+        &self,
+        partition: &Partition,
+        offsets: &[Offset],
+    ) -> Result<Vec<StoredEvent>, ReadError> {
+        let mut picked = Vec::with_capacity(offsets.len());
+        let mut rest = offsets;
+        while let Some(first) = rest.first() {
+            let entries = head_entries(partition, *first);
+            if entries.is_empty() {
+                break;
+            }
+            for entry in entries {
+                let here = rest.partition_point(|offset| *offset < entry.end());
+                if here > 0 {
+                    let Some(payload) = self.reader.cached(entry.position) else {
+                        return Ok(picked);
+                    };
+                    pick_from(&payload, partition, entry, &rest[..here], &mut picked)?;
+                    rest = &rest[here..];
+                }
+            }
+        }
+        Ok(picked)
+    }
+
     /// The first offset whose event was appended at `time_ms` or later; the end
     /// if there is none.
     ///
@@ -193,6 +250,34 @@ fn head_entries(partition: &Partition, offset: Offset) -> Vec<IndexEntry> {
         }
         _ => Vec::new(),
     }
+}
+
+/// Adds those of the frame's events that are at `offsets`.
+fn pick_from(
+    payload: &Bytes,
+    partition: &Partition,
+    entry: IndexEntry,
+    offsets: &[Offset],
+    picked: &mut Vec<StoredEvent>,
+) -> Result<(), ReadError> {
+    let damaged = |error| ReadError::Frame(entry.position, error);
+    let mut events = record::events_at(payload, partition.source, entry.first).map_err(damaged)?;
+    let mut next = entry.first;
+    for offset in offsets {
+        let skipped = offset.0.checked_sub(next.0);
+        let event = skipped
+            .and_then(|skipped| events.nth(skipped as usize))
+            .ok_or(ReadError::Missing(*offset, entry.position))?
+            .map_err(damaged)?;
+        next = offset.next();
+        picked.push(StoredEvent {
+            offset: *offset,
+            append_time_ms: entry.time_ms,
+            event: event.event,
+            note: event.note,
+        });
+    }
+    Ok(())
 }
 
 /// Adds the frame's events to the page. True when the page is full.

@@ -1,5 +1,6 @@
 //! Events that were read and wait for delivery, as far as a budget of bytes
-//! goes; others are read again when their turn comes.
+//! goes; others are read again when their turn comes, within a budget of the
+//! same size, so that what was read far ahead does not keep them out.
 
 use std::collections::HashMap;
 
@@ -8,39 +9,88 @@ use crate::commit::StoredEvent;
 
 #[derive(Debug)]
 pub(super) struct Payloads {
-    events: HashMap<EventId, StoredEvent>,
+    events: HashMap<EventId, Kept>,
+    ahead: Budget,
+    needed: Budget,
+}
+
+#[derive(Debug)]
+struct Kept {
+    event: StoredEvent,
+    /// Its turn had come when it was read.
+    needed: bool,
+}
+
+#[derive(Debug)]
+struct Budget {
     bytes: usize,
     bytes_max: usize,
 }
 
+impl Budget {
+    fn room(&self) -> usize {
+        self.bytes_max.saturating_sub(self.bytes)
+    }
+}
+
 impl Payloads {
+    /// Two budgets of `bytes_max` each.
     pub(super) fn new(bytes_max: usize) -> Self {
-        Self {
-            events: HashMap::new(),
+        let budget = || Budget {
             bytes: 0,
             bytes_max,
+        };
+        Self {
+            events: HashMap::new(),
+            ahead: budget(),
+            needed: budget(),
         }
     }
 
-    /// Keeps an event if there is room. The one that is needed next is always
-    /// kept.
-    pub(super) fn keep(&mut self, id: EventId, event: StoredEvent, needed_next: bool) {
-        let size = event.event.len() + event.note.len();
-        if needed_next || self.bytes + size <= self.bytes_max {
-            self.bytes += size;
-            if let Some(before) = self.events.insert(id, event) {
-                self.bytes -= before.event.len() + before.note.len();
-            }
+    /// Keeps an event that was read ahead, if there is room.
+    pub(super) fn keep_ahead(&mut self, id: EventId, event: StoredEvent) {
+        if size(&event) <= self.ahead.room() {
+            self.insert(id, event, false);
         }
+    }
+
+    /// Keeps an event whose turn has come. Whoever had it read has asked for room
+    /// before.
+    pub(super) fn keep_needed(&mut self, id: EventId, event: StoredEvent) {
+        self.insert(id, event, true);
+    }
+
+    fn insert(&mut self, id: EventId, event: StoredEvent, needed: bool) {
+        self.take(id);
+        self.budget(needed).bytes += size(&event);
+        self.events.insert(id, Kept { event, needed });
     }
 
     pub(super) fn take(&mut self, id: EventId) -> Option<StoredEvent> {
-        let event = self.events.remove(&id)?;
-        self.bytes -= event.event.len() + event.note.len();
+        let Kept { event, needed } = self.events.remove(&id)?;
+        self.budget(needed).bytes -= size(&event);
         Some(event)
     }
 
     pub(super) fn has(&self, id: EventId) -> bool {
         self.events.contains_key(&id)
     }
+
+    /// Bytes of events whose turn has come that may still be read; 0 while as
+    /// many wait to be taken.
+    pub(super) fn room_for_needed(&self) -> usize {
+        self.needed.room()
+    }
+
+    fn budget(&mut self, needed: bool) -> &mut Budget {
+        if needed {
+            &mut self.needed
+        } else {
+            &mut self.ahead
+        }
+    }
+}
+
+fn size(event: &StoredEvent) -> usize {
+    event.event.len() + event.note.len()
 }

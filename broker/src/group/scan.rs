@@ -43,6 +43,19 @@ impl Feed {
         self.partition().map_or(Offset(0), Partition::visible_end)
     }
 
+    /// Reads single events, whose offsets are in ascending order. May take a
+    /// while.
+    pub(super) fn pick(
+        &self,
+        store: &Store,
+        offsets: &[Offset],
+    ) -> Result<Vec<StoredEvent>, ReadError> {
+        match self.partition() {
+            Some(partition) => store.pick(partition, offsets),
+            None => Ok(Vec::new()),
+        }
+    }
+
     /// Reads one event. May take a while.
     pub(super) fn fetch(
         &self,

@@ -47,6 +47,7 @@ impl GroupTask {
         if self.disabled.is_some() || (self.pulls.is_empty() && !self.members.any_credit()) {
             return;
         }
+        self.fetch_missing();
         let mut round = Round::default();
         let mut passed_over = 0;
         while self.board.in_flight() < self.config().max_in_flight as usize
@@ -60,7 +61,6 @@ impl GroupTask {
                 continue;
             }
             if !self.payloads.has(id) {
-                self.fetch(id);
                 self.board.rotate_ready();
                 passed_over += 1;
                 continue;
@@ -94,13 +94,13 @@ impl GroupTask {
         }
     }
 
-    fn size(&self, id: EventId) -> usize {
+    pub(super) fn size(&self, id: EventId) -> usize {
         self.board.size_and_key(id).map_or(0, |(size, _)| size) as usize
     }
 
     /// Whether somebody who waits takes messages in which an event of `size`
     /// fits.
-    fn could_be_taken(&self, size: usize) -> bool {
+    pub(super) fn could_be_taken(&self, size: usize) -> bool {
         self.pulls.iter().any(|pull| fits(pull, 0, size)) || self.members.could_take(size)
     }
 

@@ -12,7 +12,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use sluice_proto::Offset;
 use tokio::{
     sync::{Notify, mpsc, watch},
@@ -37,8 +37,8 @@ use crate::{
 
 /// Read ahead while fewer events are ready.
 const READY_LOW: usize = 512;
-/// Events that may be read again at once.
-const FETCHES_MAX: usize = 16;
+/// Events that are looked at in one turn whether they must be read again.
+const FETCHES_MAX: usize = 256;
 /// A lease that lasts so long is noted in the log, so that a restart of the
 /// broker waits for its holder.
 const NOTE_AFTER_MS: u64 = 1000;
@@ -50,6 +50,8 @@ const READ_AGAIN_AFTER: Duration = Duration::from_secs(1);
 const READING_EXTENSION: Duration = Duration::from_secs(5);
 /// Commands handled before the group delivers again.
 const COMMANDS_PER_TURN: usize = 64;
+/// The same for what the task waited for.
+const JOBS_PER_TURN: usize = 256;
 
 /// What is left to do when something that the task waited for is done.
 pub(super) type Continuation = Box<dyn FnOnce(&mut GroupTask) + Send>;
@@ -192,10 +194,6 @@ impl GroupTask {
                 command = self.commands.recv() => {
                     let Some(command) = command else { return };
                     self.handle(command);
-                    for _ in 0..COMMANDS_PER_TURN {
-                        let Ok(command) = self.commands.try_recv() else { break };
-                        self.handle(command);
-                    }
                 }
                 Some(continuation) = self.jobs.next() => continuation(&mut self),
                 Ok(()) = topic.changed() => {}
@@ -204,6 +202,24 @@ impl GroupTask {
                 () = sleep => {}
                 () = task::yield_now(), if more => {}
             }
+            self.catch_up();
+        }
+    }
+
+    /// Takes what else has happened, so that one delivery answers to all of it:
+    /// what was settled in one block of the log goes on in one message.
+    fn catch_up(&mut self) {
+        for _ in 0..COMMANDS_PER_TURN {
+            let Ok(command) = self.commands.try_recv() else {
+                break;
+            };
+            self.handle(command);
+        }
+        for _ in 0..JOBS_PER_TURN {
+            let Some(Some(continuation)) = self.jobs.next().now_or_never() else {
+                break;
+            };
+            continuation(self);
         }
     }
 

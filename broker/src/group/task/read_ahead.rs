@@ -1,6 +1,8 @@
 //! Reads pages of the group's sources, and single events again whose turn has
 //! come, so that something is ready when somebody has credit.
 
+use std::collections::BTreeMap;
+
 use sluice_proto::Offset;
 use tokio::task;
 
@@ -99,27 +101,84 @@ impl GroupTask {
             if new.peek().is_some_and(|id| id.offset == event.offset)
                 && let Some(id) = new.next()
             {
-                self.payloads.keep(id, event, false);
+                self.payloads.keep_ahead(id, event);
             }
         }
     }
 
-    /// Reads an event again whose turn has come.
-    pub(super) fn fetch(&mut self, id: EventId) {
-        if self.fetching.len() >= FETCHES_MAX || !self.fetching.insert(id) {
-            return;
+    /// Reads events again whose turn has come and that are not in memory: those
+    /// in the tail cache at once, the others beside the task.
+    pub(super) fn fetch_missing(&mut self) {
+        let mut room = self.payloads.room_for_needed();
+        let mut wanted: BTreeMap<usize, Vec<Offset>> = BTreeMap::new();
+        for id in self.board.first_ready(FETCHES_MAX) {
+            if self.payloads.has(id) || self.fetching.contains(&id) {
+                continue;
+            }
+            let size = self.size(id);
+            // One always moves, however large it is.
+            let first = wanted.is_empty() && self.fetching.is_empty();
+            if !self.could_be_taken(size) || (size > room && !first) {
+                continue;
+            }
+            room = room.saturating_sub(size);
+            wanted.entry(id.source).or_default().push(id.offset);
         }
-        let fetched = self.read_event(id);
+        for (source, mut offsets) in wanted {
+            offsets.sort_unstable();
+            let picked = self.pick_cached(source, &offsets);
+            offsets.retain(|offset| {
+                picked
+                    .binary_search_by_key(offset, |event| event.offset)
+                    .is_err()
+            });
+            self.keep_needed(source, picked);
+            if !offsets.is_empty() {
+                self.fetch(source, offsets);
+            }
+        }
+    }
+
+    fn pick_cached(&self, source: usize, offsets: &[Offset]) -> Vec<StoredEvent> {
+        let partition = self.feeds[source].partition();
+        let picked = partition.map(|partition| self.scanner.store.pick_cached(partition, offsets));
+        // What is damaged in memory is looked for on the disk.
+        picked.and_then(Result::ok).unwrap_or_default()
+    }
+
+    fn keep_needed(&mut self, source: usize, events: Vec<StoredEvent>) {
+        for event in events {
+            let offset = event.offset;
+            let id = EventId { source, offset };
+            // It may have left the board while it was read.
+            if self.board.size_and_key(id).is_some() {
+                self.payloads.keep_needed(id, event);
+            }
+        }
+    }
+
+    fn fetch(&mut self, source: usize, offsets: Vec<Offset>) {
+        let id = move |offset: &Offset| EventId {
+            source,
+            offset: *offset,
+        };
+        self.fetching.extend(offsets.iter().map(id));
+        let feed = self.feeds[source].clone();
+        let store = self.scanner.store.clone();
         self.jobs.push(Box::pin(async move {
-            let event = fetched.await;
-            if event.is_err() {
+            let wanted = offsets.clone();
+            let read = task::spawn_blocking(move || feed.pick(&store, &wanted)).await;
+            if !matches!(read, Ok(Ok(_))) {
                 tokio::time::sleep(READ_AGAIN_AFTER).await;
             }
             Box::new(move |task: &mut Self| {
-                task.fetching.remove(&id);
-                match event {
-                    Ok(event) => task.payloads.keep(id, event, true),
-                    Err(error) => tracing::error!(%error, ?id, "cannot read an event again"),
+                for id in offsets.iter().map(id) {
+                    task.fetching.remove(&id);
+                }
+                match read {
+                    Ok(Ok(events)) => task.keep_needed(source, events),
+                    Ok(Err(error)) => tracing::error!(%error, "cannot read events again"),
+                    Err(error) => tracing::error!(%error, "a read ended with a panic"),
                 }
             }) as Continuation
         }));
