@@ -1,25 +1,35 @@
-//! A group's filter: CEL over an event (<https://cel.dev>), by way of the `cel`
-//! crate.
+//! Filters: which events of a topic a group, or a reader, wants.
+//!
+//! A filter is written in CEL (<https://cel.dev>) over the variable `event`, and
+//! compiled to a [`Predicate`]. Comparisons, `in`, string functions and `has` on
+//! attributes and payload paths are evaluated where the event lies, and the
+//! payload is read in one pass, when the first condition asks for it; the rest
+//! of CEL is evaluated by the `cel` crate.
 //!
 //! Filters and payloads come from users and must not hurt the broker. So a
 //! filter's size and shape are bounded before it is ever evaluated, it is parsed
-//! on a thread with a stack that no source within the bound can exhaust, and
-//! what it reads of a payload is bounded.
+//! on a thread with a stack that no source within the bound can exhaust, what
+//! is read of a payload is bounded, and so are the steps of an evaluation.
 
-mod shape;
-mod value;
+pub mod budget;
+mod cel;
+mod json;
+pub mod operand;
+mod pattern;
+mod predicate;
+mod subject;
 
-use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
-    thread,
-};
+use std::{sync::Arc, thread};
 
-use cel::{Context, Program, Value};
 use sluice_proto::event::EventRef;
 
-use self::shape::Shape;
-pub use self::shape::ShapeError;
+use self::json::Paths;
+pub use self::{
+    cel::ShapeError,
+    pattern::Pattern,
+    predicate::{Comparison, Leaf, Predicate},
+    subject::Subject,
+};
 
 /// Longest source of a filter, in bytes.
 pub const FILTER_BYTES_MAX: usize = 4096;
@@ -29,12 +39,45 @@ pub const FILTER_BYTES_MAX: usize = 4096;
 /// Pages that are not touched cost nothing.
 const COMPILE_STACK_BYTES: usize = 64 << 20;
 
-/// A filter that can be evaluated. Cheap to clone.
+/// A filter that can be evaluated: a conjunction of [`Term`]s. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Filter {
-    program: Arc<Program>,
-    /// The expression looks at the payload.
-    reads_data: bool,
+pub struct Filter(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    terms: Vec<Term>,
+    /// What the terms read of the payload.
+    paths: Paths,
+}
+
+/// One part of the conjunction that a filter is, which can be judged alone.
+#[derive(Clone, Debug)]
+pub struct Term {
+    text: String,
+    predicate: Predicate,
+}
+
+/// What a filter says of an event.
+///
+/// Exactly one of these holds, so over many events
+/// `matched + dropped by each term + errors = seen`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Every term is true.
+    Matched,
+    /// A term is false. It is the first one that is, in the order of the source,
+    /// even if one before it is an error.
+    Dropped {
+        /// The place of the term in [`Filter::terms`].
+        term: usize,
+    },
+    /// No term is false, and at least one is an error, which counts as no match.
+    Failed {
+        /// The place of the first such term.
+        term: usize,
+        /// Why it cannot be judged.
+        error: EvaluationError,
+    },
 }
 
 /// Why a filter is refused.
@@ -52,6 +95,14 @@ pub enum FilterError {
     /// It looks at something else than `event`.
     #[error("the filter refers to {0:?}; the only variable is \"event\"")]
     UnknownVariable(String),
+    /// A regular expression in it is none, or too large.
+    #[error("the regular expression {pattern:?} is refused: {reason}")]
+    Pattern {
+        /// The expression.
+        pattern: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The machine has no thread left to compile it.
     #[error("the filter could not be compiled now: {0}")]
     NoThread(String),
@@ -60,15 +111,34 @@ pub enum FilterError {
 /// Why an event could not be judged, which counts as no match.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EvaluationError {
-    /// CEL says so, for example that an attribute is missing.
-    #[error("{0}")]
-    Cel(String),
+    /// The event has no such attribute, or its payload no such field.
+    #[error("the event has no {0}")]
+    Missing(Arc<str>),
+    /// Values of these types cannot be compared like this.
+    #[error("{operation} is not defined for {left} and {right}")]
+    NoOverload {
+        /// The operator or function.
+        operation: &'static str,
+        /// The type of what is left of it.
+        left: &'static str,
+        /// The type of what is right of it.
+        right: &'static str,
+    },
     /// The result is neither true nor false.
     #[error("the filter gives a {0}, not a bool")]
-    NotBool(String),
+    NotBool(&'static str),
+    /// CEL says so.
+    #[error("{0}")]
+    Cel(String),
     /// The payload is no JSON, or too large or too deep a one.
     #[error("the payload cannot be read: {0}")]
-    Data(String),
+    Data(Arc<str>),
+    /// It would take more work than a filter may be.
+    #[error(
+        "the filter takes more than {} steps for one event, the limit",
+        budget::STEPS_MAX
+    )]
+    OverBudget,
     /// The evaluator failed; a fault of the broker's.
     #[error("the evaluator failed")]
     Panicked,
@@ -88,57 +158,97 @@ impl Filter {
         let compiled = thread::Builder::new()
             .name("filter-compile".into())
             .stack_size(COMPILE_STACK_BYTES)
-            .spawn(move || Self::compile_here(&source))
+            .spawn(move || cel::compile(&source))
             .map_err(|error| FilterError::NoThread(error.to_string()))?
             .join();
-        compiled.unwrap_or_else(|_| Err(FilterError::Parse("the parser failed".into())))
+        compiled
+            .unwrap_or_else(|_| Err(FilterError::Parse("the parser failed".into())))
+            .map(Self::of)
     }
 
-    fn compile_here(source: &str) -> Result<Self, FilterError> {
-        let program = Program::compile(source).map_err(|errors| {
-            let first = errors.errors.first();
-            FilterError::Parse(first.map_or_else(
-                || one_line(&errors.to_string()),
-                |error| {
-                    let (line, column) = error.pos;
-                    let message = if error.msg.contains("Recursion limit") {
-                        "it nests brackets more than 96 deep, the limit".to_owned()
-                    } else {
-                        one_line(&error.msg)
-                    };
-                    format!("line {line}, column {column}: {message}")
-                },
-            ))
-        })?;
-        let shape = Shape::of(program.expression())?;
-        if let Some(other) = shape.unknown_variable {
-            return Err(FilterError::UnknownVariable(other));
+    /// The filter that is the conjunction of these terms; without any, all
+    /// events match.
+    #[must_use]
+    pub fn of(mut terms: Vec<Term>) -> Self {
+        let mut paths = Paths::default();
+        for term in &mut terms {
+            term.predicate.paths(&mut |path| paths.add(path));
         }
-        Ok(Self {
-            program: Arc::new(program),
-            reads_data: shape.reads_data,
-        })
+        Self(Arc::new(Inner { terms, paths }))
     }
 
-    /// Whether the filter is true of the event.
+    /// The parts of the top-level conjunction, in the order of the source.
+    #[must_use]
+    pub fn terms(&self) -> &[Term] {
+        &self.0.terms
+    }
+
+    /// An event as this filter's terms look at it. `attempt` is which delivery
+    /// it is judged for, from 1.
+    #[must_use]
+    pub fn subject<'a>(&'a self, event: &'a EventRef<'a>, attempt: u32) -> Subject<'a> {
+        Subject::new(event, attempt, &self.0.paths)
+    }
+
+    /// Judges an event.
+    #[must_use]
+    pub fn judge(&self, subject: &Subject<'_>) -> Verdict {
+        let mut failed = None;
+        for (term, part) in self.0.terms.iter().enumerate() {
+            match part.evaluate(subject) {
+                Ok(true) => {}
+                Ok(false) => return Verdict::Dropped { term },
+                Err(error) => {
+                    let over_budget = error == EvaluationError::OverBudget;
+                    let failure = Verdict::Failed { term, error };
+                    if over_budget {
+                        return failure;
+                    }
+                    failed.get_or_insert(failure);
+                }
+            }
+        }
+        failed.unwrap_or(Verdict::Matched)
+    }
+
+    /// Whether the filter is true of the event, judged for its first delivery.
     ///
     /// # Errors
     /// When it cannot be evaluated.
     pub fn matches(&self, event: &EventRef<'_>) -> Result<bool, EvaluationError> {
-        let event = value::event(event, self.reads_data).map_err(EvaluationError::Data)?;
-        // The crate is not written against hostile input; a panic in it must
-        // cost this evaluation and nothing else.
-        let result = catch_unwind(AssertUnwindSafe(|| {
-            let mut context = Context::default();
-            context.add_variable_from_value("event", event);
-            self.program.execute(&context)
-        }));
-        match result {
-            Ok(Ok(Value::Bool(matches))) => Ok(matches),
-            Ok(Ok(other)) => Err(EvaluationError::NotBool(other.type_of().to_string())),
-            Ok(Err(error)) => Err(EvaluationError::Cel(error.to_string())),
-            Err(_) => Err(EvaluationError::Panicked),
+        match self.judge(&self.subject(event, 1)) {
+            Verdict::Matched => Ok(true),
+            Verdict::Dropped { .. } => Ok(false),
+            Verdict::Failed { error, .. } => Err(error),
         }
+    }
+}
+
+impl Term {
+    /// A term that is shown as `text`.
+    #[must_use]
+    pub fn new(text: String, predicate: Predicate) -> Self {
+        Self { text, predicate }
+    }
+
+    /// The term as it was written.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// What it says.
+    #[must_use]
+    pub fn predicate(&self) -> &Predicate {
+        &self.predicate
+    }
+
+    /// Whether it holds.
+    ///
+    /// # Errors
+    /// When that cannot be said.
+    pub fn evaluate(&self, subject: &Subject<'_>) -> Result<bool, EvaluationError> {
+        self.predicate.evaluate(subject)
     }
 }
 

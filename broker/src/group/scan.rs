@@ -126,7 +126,7 @@ impl Scanner {
                     Ok(event) => event,
                     Err(error) => {
                         scanned.errors += 1;
-                        scanned.last_error = Some(EvaluationError::Data(error.to_string()));
+                        scanned.last_error = Some(EvaluationError::Data(error.to_string().into()));
                         continue;
                     }
                 };

@@ -9,8 +9,7 @@ use cel::{
 use chrono::{DateTime, Utc};
 use sluice_proto::event::{AttributeRef, EventRef, Timestamp};
 
-/// Largest payload that is read as JSON.
-pub(super) const JSON_BYTES_MAX: usize = 1 << 20;
+use crate::filter::json::JSON_BYTES_MAX;
 
 /// The event as a map; the payload is only read if the filter looks at it.
 pub(super) fn event(event: &EventRef<'_>, with_data: bool) -> Result<Value, String> {
