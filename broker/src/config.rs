@@ -98,6 +98,8 @@ limits! {
     group_payload_bytes_max: usize = 4 * MIB, 0..=1 << 30;
     /// Size of a segment file of the log. Default 64 MiB.
     segment_bytes: u64 = 64 * MIB as u64, SEGMENT_BYTES_MIN.next_multiple_of(4096)..=16 << 30;
+    /// Files of removed segments that are kept to be written again. Default 4.
+    spare_segments_max: usize = 4, 0..=1024;
     /// Bytes that one block of the log gathers; a larger frame goes alone.
     /// Default 1 MiB.
     block_bytes: usize = MIB, 4 * KIB..=FRAME_BYTES_MAX;
@@ -182,6 +184,7 @@ impl Config {
             log: LogConfig {
                 segment_bytes: limits.segment_bytes,
                 tail_cache_bytes: limits.tail_cache_bytes,
+                spares_max: limits.spare_segments_max,
             },
             block_bytes: limits.block_bytes,
             checkpoint_bytes: limits.checkpoint_bytes,

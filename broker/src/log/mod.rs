@@ -22,7 +22,8 @@
 //! | 56 | 8 | size of the file |
 //! | 64 | 8 | epoch in which it was created |
 //! | 72 | 4 | CRC of the last block of the segment before; 0 in the first |
-//! | 76 | | zeros |
+//! | 76 | 4 | flags: bit 0, the file held other blocks before |
+//! | 80 | | zeros |
 //!
 //! Block, which is one write: begins at a multiple of 4096 and is padded with
 //! zeros to one; never spans segments.
@@ -65,6 +66,32 @@
 //! anything is appended, so that no leftover is ever taken for new, and what was
 //! recovered is synced before it is served. Damage refuses to open.
 //!
+//! # Recycling
+//!
+//! Segments may be removed, except the last: then positions below the place from
+//! which replay begins may be missing, at the front or in gaps. A removed
+//! segment's file gets a name that is none of a segment, the folder is synced,
+//! and only then may the file be written again, so no crash brings back a name
+//! whose blocks are gone. As a new segment it gets a header with its new base,
+//! is synced, renamed, and the folder is synced, before the first block goes in.
+//!
+//! A recycled file still holds old blocks. None can be taken for a new one: a
+//! block carries its position, bases only ever grow, and so at each place of the
+//! file the position of an old block is smaller than the one that is looked for.
+//! That holds for following the chain and for what vouches alike. Of a crash a
+//! file may keep blocks that were under way, at their positions; but only the
+//! last segment has such, they are zeroed below, and no segment ever gets the
+//! base of another.
+//!
+//! After a stop that was not clean everything behind the end of the chain is
+//! zeroed in a recycled file too, old blocks included, because what lies between
+//! the headers of torn blocks cannot be told from them. It does not count as
+//! cut: there only the pages count that a header claims which is where it says
+//! to be. After a close nothing was under way but perhaps the first block of the
+//! next epoch, which always goes alone: if its header is there the rest is
+//! zeroed, and if not, of one page nothing is left that could be taken for a
+//! block.
+//!
 //! We assume that sectors that are not being written survive a torn write; no
 //! two blocks share a 4096-byte page.
 //!
@@ -78,18 +105,21 @@ mod block;
 mod cache;
 mod disk;
 mod reader;
+mod reclaim;
 mod recovery;
 mod segment;
+mod spares;
 #[cfg(test)]
 mod tests;
 mod writer;
 
-use std::{fmt, io, path::Path, sync::Arc};
+use std::{fmt, io, path::Path};
 
 pub use self::{
     block::{BlockBuilder, FrameSlot},
-    reader::{ReadError, Reader},
-    recovery::{OpenError, OpenReport, ReplayedFrame},
+    reader::{ReadError, Reader, SegmentInfo},
+    reclaim::{ReclaimError, Reclaimed, Reclaimer},
+    recovery::{Found, OpenError, OpenReport, ReplayedFrame},
     writer::{WriteError, Writer, Written},
 };
 
@@ -131,6 +161,8 @@ pub struct LogConfig {
     pub segment_bytes: u64,
     /// Bytes of the newest blocks to keep in memory.
     pub tail_cache_bytes: usize,
+    /// Files of removed segments to keep, at most, to be written again.
+    pub spares_max: usize,
 }
 
 /// An open log.
@@ -140,14 +172,14 @@ pub struct Opened {
     pub writer: Writer,
     /// A reading end, to be cloned.
     pub reader: Reader,
+    /// Removes segments.
+    pub reclaimer: Reclaimer,
     /// What was found.
     pub report: OpenReport,
 }
 
-/// Opens the log in `dir`, or makes one, and gives every frame from `from` on
-/// (`None`: from the beginning) to `visit`, in order.
-///
-/// The log then has a new epoch, which becomes durable with the first block.
+/// Opens the log in `dir`, or makes one: [`Found::new`] and [`Found::open`] in
+/// one go.
 ///
 /// # Errors
 /// When the folder cannot be used, is damaged, or was written by a newer
@@ -158,8 +190,7 @@ pub fn open(
     from: Option<LogPoint>,
     visit: &mut dyn FnMut(ReplayedFrame<'_>) -> Result<(), String>,
 ) -> Result<Opened, OpenError> {
-    let disk = disk::Folder::open(dir).map_err(|error| OpenError::io("the log's folder", error))?;
-    recovery::open(Arc::new(disk), config, from, visit)
+    Found::new(dir, config)?.open(from, visit)
 }
 
 /// Up to the next multiple of a page.

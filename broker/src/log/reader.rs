@@ -17,6 +17,7 @@ use super::{
     cache::TailCache,
     disk::{Disk, DiskFile},
     segment::{self, SegmentHeader},
+    spares::Spares,
 };
 
 /// How many segment files are kept open.
@@ -25,7 +26,7 @@ const OPEN_FILES_MAX: usize = 64;
 /// Why a frame cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    /// Nothing durable is there.
+    /// Nothing durable is there: not yet, or not any more.
     #[error("nothing is stored at {0}")]
     NotThere(Position),
     /// What is there fails its checksum.
@@ -52,12 +53,43 @@ pub(super) struct Shared {
     pub(super) failure: OnceLock<Arc<str>>,
     pub(super) cache: RwLock<TailCache>,
     pub(super) segments: RwLock<BTreeMap<Position, Segment>>,
+    pub(super) spares: Spares,
 }
 
 #[derive(Debug)]
 pub(super) struct Segment {
     pub(super) end: Position,
     pub(super) file: Option<Arc<dyn DiskFile>>,
+    /// Cloned by whoever reads from the file, so that it is not written over
+    /// under their hands.
+    pub(super) pin: Arc<()>,
+}
+
+/// A segment of the log, as its owner sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentInfo {
+    /// Its first position.
+    pub base: Position,
+    /// The first position after it.
+    pub end: Position,
+    /// Blocks are, or will be, appended to it. There is one such segment, the
+    /// last; it cannot be removed.
+    pub open: bool,
+}
+
+impl SegmentInfo {
+    /// Bytes of its file.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.end.0 - self.base.0
+    }
+}
+
+/// A file that is not written over as long as this lives.
+pub(super) struct Pinned {
+    pub(super) base: Position,
+    pub(super) file: Arc<dyn DiskFile>,
+    _pin: Arc<()>,
 }
 
 impl Reader {
@@ -74,9 +106,12 @@ impl Reader {
         if (length as usize) < FRAME_HEADER_BYTES || end > self.durable_end().0 {
             return Err(ReadError::NotThere(position));
         }
-        let (base, file) = self.shared.file_at(position)?;
+        let pinned = self.shared.file_at(position)?;
         let mut buffer = vec![0; length as usize];
-        file.read_at(&mut buffer, position.0 - base.0)
+        let offset = position.0 - pinned.base.0;
+        pinned
+            .file
+            .read_at(&mut buffer, offset)
             .map_err(|error| ReadError::Io(position, error))?;
         match block::decode_frame(&buffer) {
             Some((_, whole)) if whole == buffer.len() => {
@@ -115,6 +150,27 @@ impl Reader {
         self.shared.failure.get().cloned()
     }
 
+    /// The segments, in order. There may be gaps where some were removed.
+    #[must_use]
+    pub fn segments(&self) -> Vec<SegmentInfo> {
+        let segments = read(&self.shared.segments);
+        let last = segments.last_key_value().map(|(base, _)| *base);
+        segments
+            .iter()
+            .map(|(base, segment)| SegmentInfo {
+                base: *base,
+                end: segment.end,
+                open: Some(*base) == last,
+            })
+            .collect()
+    }
+
+    /// Bytes of the files that are kept to be written again.
+    #[must_use]
+    pub fn spare_bytes(&self) -> u64 {
+        self.shared.spares.bytes()
+    }
+
     /// Bytes of all segment files.
     #[must_use]
     pub fn stored_bytes(&self) -> u64 {
@@ -125,24 +181,50 @@ impl Reader {
     }
 }
 
+#[cfg(test)]
+impl Reader {
+    /// Keeps the file at `position` from being written over.
+    pub(super) fn pin(&self, position: Position) -> impl Sized + use<> {
+        self.shared.file_at(position).ok()
+    }
+}
+
 impl Shared {
-    /// The file that holds `position`, and its base.
-    fn file_at(&self, position: Position) -> Result<(Position, Arc<dyn DiskFile>), ReadError> {
+    /// The file that holds `position`.
+    fn file_at(&self, position: Position) -> Result<Pinned, ReadError> {
         let segments = read(&self.segments);
         let (base, segment) = segments
             .range(..=position)
             .next_back()
             .filter(|(_, segment)| position < segment.end)
             .ok_or(ReadError::NotThere(position))?;
-        let base = *base;
-        if let Some(file) = &segment.file {
-            return Ok((base, file.clone()));
-        }
+        let (base, pin) = (*base, segment.pin.clone());
+        let open = segment.file.clone();
         drop(segments);
-        let file = self
-            .disk
-            .open(&segment::file_name(base))
-            .map_err(|error| ReadError::Io(position, error))?;
+        let file = match open {
+            Some(file) => file,
+            None => self.open_file(base, position)?,
+        };
+        Ok(Pinned {
+            base,
+            file,
+            _pin: pin,
+        })
+    }
+
+    fn open_file(
+        &self,
+        base: Position,
+        position: Position,
+    ) -> Result<Arc<dyn DiskFile>, ReadError> {
+        let file =
+            self.disk
+                .open(&segment::file_name(base))
+                .map_err(|error| match error.kind() {
+                    // Removed since; no other file ever gets its name.
+                    io::ErrorKind::NotFound => ReadError::NotThere(position),
+                    _ => ReadError::Io(position, error),
+                })?;
         let mut segments = write(&self.segments);
         let open = segments.values().filter(|s| s.file.is_some()).count();
         if open >= OPEN_FILES_MAX
@@ -153,13 +235,14 @@ impl Shared {
         if let Some(segment) = segments.get_mut(&base) {
             segment.file = Some(file.clone());
         }
-        Ok((base, file))
+        Ok(file)
     }
 
-    pub(super) fn add_segment(&self, header: &SegmentHeader, file: Arc<dyn DiskFile>) {
+    pub(super) fn add_segment(&self, header: &SegmentHeader, file: Option<Arc<dyn DiskFile>>) {
         let segment = Segment {
             end: header.end(),
-            file: Some(file),
+            file,
+            pin: Arc::default(),
         };
         write(&self.segments).insert(header.base, segment);
     }

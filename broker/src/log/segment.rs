@@ -8,6 +8,7 @@ use super::{
     PAGE_BYTES, Position,
     disk::{Disk, DiskFile},
     invalid,
+    spares::Spare,
 };
 
 const MAGIC: &[u8; 8] = b"SLUICEsg";
@@ -15,8 +16,10 @@ const FORMAT_VERSION: u32 = 1;
 const KNOWN_REQUIRED_FEATURES: u64 = 0;
 const CRC_AT: usize = 12;
 const SUFFIX: &str = ".seg";
-/// A segment in the making; removed when the log is opened.
-const UNFINISHED_SUFFIX: &str = ".tmp";
+/// A file in the making; removed when the log is opened.
+pub(super) const UNFINISHED_SUFFIX: &str = ".tmp";
+/// Bit of the flags: the file held other blocks before.
+const RECYCLED: u32 = 1;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SegmentHeader {
@@ -25,6 +28,9 @@ pub(super) struct SegmentHeader {
     pub(super) size: u64,
     pub(super) epoch: u64,
     pub(super) prev_crc: u32,
+    /// The file held blocks of a segment that is gone. They carry other
+    /// positions; see "Recycling" in `log/mod.rs`.
+    pub(super) recycled: bool,
 }
 
 pub(super) fn file_name(base: Position) -> String {
@@ -65,6 +71,7 @@ impl SegmentHeader {
         out.put_u64_le(self.size);
         out.put_u64_le(self.epoch);
         out.put_u32_le(self.prev_crc);
+        out.put_u32_le(if self.recycled { RECYCLED } else { 0 });
         out.resize(PAGE_BYTES as usize, 0);
         let crc = crc32fast::hash(&out);
         out[CRC_AT..CRC_AT + 4].copy_from_slice(&crc.to_le_bytes());
@@ -108,6 +115,7 @@ impl SegmentHeader {
             size: fields.get_u64_le(),
             epoch: fields.get_u64_le(),
             prev_crc: fields.get_u32_le(),
+            recycled: fields.get_u32_le() & RECYCLED != 0,
         };
         let sound = header.size.is_multiple_of(PAGE_BYTES)
             && header.size >= 3 * PAGE_BYTES
@@ -119,14 +127,24 @@ impl SegmentHeader {
         Ok(header)
     }
 
-    /// Makes the segment's file, whole and durable or not at all.
-    pub(super) fn create(&self, disk: &dyn Disk) -> io::Result<Arc<dyn DiskFile>> {
+    /// Makes the segment's file, whole and durable or not at all: of a spare one,
+    /// or a new one.
+    pub(super) fn create(
+        &self,
+        disk: &dyn Disk,
+        spare: Option<Spare>,
+    ) -> io::Result<Arc<dyn DiskFile>> {
         let name = file_name(self.base);
-        let unfinished = format!("{name}{UNFINISHED_SUFFIX}");
-        let file = disk.create(&unfinished, self.size)?;
+        let (file, from) = match spare {
+            Some(spare) => (disk.open(&spare.name)?, spare.name),
+            None => {
+                let unfinished = format!("{name}{UNFINISHED_SUFFIX}");
+                (disk.create(&unfinished, self.size)?, unfinished)
+            }
+        };
         file.write_at(&self.encode(), 0)?;
         file.sync()?;
-        disk.rename(&unfinished, &name)?;
+        disk.rename(&from, &name)?;
         disk.sync_dir()?;
         Ok(file)
     }

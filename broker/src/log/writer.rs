@@ -152,15 +152,17 @@ impl Writer {
         };
         // A segment that was made smaller than its largest block is made to fit.
         let size = self.segment_bytes.max(length + 2 * PAGE_BYTES);
+        let spare = self.shared.spares.take(size);
         let segment = SegmentHeader {
             log_id: self.log_id,
             base: next_base,
             size,
             epoch: self.epoch,
             prev_crc: self.prev_crc,
+            recycled: spare.as_ref().is_some_and(|spare| spare.used),
         };
-        let file = segment.create(&*self.shared.disk)?;
-        self.shared.add_segment(&segment, file.clone());
+        let file = segment.create(&*self.shared.disk, spare)?;
+        self.shared.add_segment(&segment, Some(file.clone()));
         let next = segment.first_block();
         self.at = Where::In {
             segment,

@@ -4,7 +4,12 @@
 
 use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
 
-use super::{super::LogPoint, Stored, open, sim_disk::SimDisk, write};
+use super::{
+    super::{LogPoint, Opened, Position, ReadError, ReclaimError},
+    CONFIG, Stored, open,
+    sim_disk::SimDisk,
+    write,
+};
 
 const SEEDS: u64 = 300;
 const LIVES: usize = 12;
@@ -19,6 +24,8 @@ struct Model {
     epoch: u64,
     /// A place to begin from, and how many frames are below.
     point: Option<(LogPoint, usize)>,
+    /// Everything below it may have been removed. Replay begins above.
+    reclaimed_below: Position,
     clean: bool,
 }
 
@@ -26,7 +33,7 @@ impl Model {
     /// One life of the log, up to the next crash. Tells what was wrong.
     fn live(&mut self, disk: &SimDisk, rng: &mut impl Rng) -> Result<(), String> {
         disk.power_off_after(rng.random_range(0..40));
-        let from = self.point.filter(|_| rng.random_bool(0.5));
+        let from = self.begin(rng.random_bool(0.5));
         let (mut opened, frames) = match open(disk, from.map(|(point, _)| point)) {
             Ok(opened) => opened,
             Err(super::OpenError::Io(..)) => return Ok(()),
@@ -45,6 +52,7 @@ impl Model {
             let read = opened.reader.frame(stored.position, stored.length);
             match read {
                 Ok(payload) if payload[..] == stored.payload[..] => {}
+                Err(ReadError::NotThere(_)) if stored.position < self.reclaimed_below => {}
                 other => return Err(format!("{} reads as {other:?}", stored.position)),
             }
         }
@@ -54,6 +62,9 @@ impl Model {
             // Before the first block there is nothing to begin from.
             if !self.acked.is_empty() && rng.random_bool(0.1) {
                 self.point = Some((opened.writer.end(), self.acked.len()));
+            }
+            if rng.random_bool(0.1) && self.reclaim(&mut opened, rng).is_err() {
+                return Ok(());
             }
             if rng.random_bool(0.03) {
                 self.clean = opened.writer.close().is_ok();
@@ -69,6 +80,28 @@ impl Model {
                 Err(_) => return Ok(()),
             }
         }
+    }
+
+    /// Where to replay from: nothing that may be gone is below.
+    fn begin(&self, from_point: bool) -> Option<(LogPoint, usize)> {
+        let must = self.reclaimed_below > Position(0);
+        self.point.filter(|_| from_point || must)
+    }
+
+    /// Removes some of the segments that no replay needs any more.
+    fn reclaim(&mut self, opened: &mut Opened, rng: &mut impl Rng) -> Result<(), ReclaimError> {
+        let Some((point, _)) = self.point else {
+            return Ok(());
+        };
+        let segments = opened.reader.segments();
+        let unneeded = segments.iter().filter(|s| s.end <= point.position);
+        let some: Vec<_> = unneeded.filter(|_| rng.random_bool(0.7)).collect();
+        let Some(last) = some.last() else {
+            return Ok(());
+        };
+        self.reclaimed_below = self.reclaimed_below.max(last.end);
+        let bases: Vec<_> = some.iter().map(|s| s.base).collect();
+        opened.reclaimer.remove(&bases).map(drop)
     }
 
     /// Compares what was given back from the frame numbered `below` on.
@@ -106,7 +139,7 @@ fn payload(rng: &mut impl Rng) -> Vec<u8> {
 }
 
 /// Several lives with a kill or a crash after each.
-fn lives(disk: &SimDisk, seed: u64) -> Result<usize, String> {
+fn lives(disk: &SimDisk, seed: u64) -> Result<(usize, usize), String> {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut model = Model::default();
     for _ in 0..LIVES {
@@ -119,17 +152,26 @@ fn lives(disk: &SimDisk, seed: u64) -> Result<usize, String> {
     }
     disk.crash(&mut rng);
     // The last word has a log that opens in peace.
-    let (_, frames) = open(disk, None).map_err(|error| error.to_string())?;
-    model.check(0, &frames)?;
-    Ok(model.acked.len())
+    let from = model.begin(false);
+    let (opened, frames) =
+        open(disk, from.map(|(point, _)| point)).map_err(|error| error.to_string())?;
+    model.check(from.map_or(0, |(_, below)| below), &frames)?;
+    let recycled = disk.recycled();
+    if opened.reader.spare_bytes() > CONFIG.spares_max as u64 * CONFIG.segment_bytes {
+        return Err("too many spare files".into());
+    }
+    Ok((model.acked.len(), recycled))
 }
 
 #[test]
 fn what_was_acked_survives_every_crash() {
-    let mut acked = 0;
+    let (mut acked, mut recycled) = (0, 0);
     for seed in 0..SEEDS {
         match lives(&SimDisk::default(), seed) {
-            Ok(frames) => acked += frames,
+            Ok((frames, files)) => {
+                acked += frames;
+                recycled += files;
+            }
             Err(wrong) => panic!("seed {seed}: {wrong}"),
         }
     }
@@ -137,6 +179,7 @@ fn what_was_acked_survives_every_crash() {
         acked > SEEDS as usize * 20,
         "only {acked} frames were acked"
     );
+    assert!(recycled > 100, "only {recycled} files were recycled");
 }
 
 /// The test above would notice a log that does not sync.

@@ -6,19 +6,21 @@
 mod crashes;
 mod damage;
 mod faults;
+mod reclaim;
 mod sim_disk;
 
 use std::sync::Arc;
 
 use self::sim_disk::SimDisk;
 use super::{
-    LogConfig, LogPoint, OpenError, Opened, PAGE_BYTES, Position, WriteError, Writer, recovery,
+    Found, LogConfig, LogPoint, OpenError, Opened, PAGE_BYTES, Position, WriteError, Writer,
 };
 
 /// Small segments, so that a few blocks need several.
 const CONFIG: LogConfig = LogConfig {
     segment_bytes: 8 * PAGE_BYTES,
     tail_cache_bytes: 0,
+    spares_max: 2,
 };
 
 /// A frame as it was acked, or as it was read back.
@@ -32,7 +34,8 @@ struct Stored {
 /// Opens the log on `disk` and collects what it gives back.
 fn open(disk: &SimDisk, from: Option<LogPoint>) -> Result<(Opened, Vec<Stored>), OpenError> {
     let mut frames = Vec::new();
-    let opened = recovery::open(Arc::new(disk.clone()), CONFIG, from, &mut |frame| {
+    let found = Found::on(Arc::new(disk.clone()), CONFIG)?;
+    let opened = found.open(from, &mut |frame| {
         frames.push(Stored {
             position: frame.position,
             length: frame.length,

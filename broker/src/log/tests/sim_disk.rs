@@ -30,6 +30,7 @@ struct State {
     power_off_at: Option<u64>,
     /// Only this one fails.
     fail_at: Option<u64>,
+    recycled: usize,
     /// Syncs do nothing.
     syncs_lie: bool,
 }
@@ -83,6 +84,16 @@ impl SimDisk {
         let mut state = self.state();
         let file = state.names[name];
         change(&mut state.files[file].bytes)
+    }
+
+    /// How many files were made.
+    pub(super) fn created(&self) -> usize {
+        self.state().files.len()
+    }
+
+    /// How many segments were made of spare files.
+    pub(super) fn recycled(&self) -> usize {
+        self.state().recycled
     }
 
     pub(super) fn remove_file(&self, name: &str) {
@@ -222,6 +233,7 @@ impl Disk for SimDisk {
         let mut state = self.state();
         state.operation()?;
         let file = state.file(from)?;
+        state.recycled += usize::from(from.ends_with(".spare"));
         state.change_names(NameChange::Renamed(from.to_owned(), to.to_owned(), file));
         Ok(())
     }
