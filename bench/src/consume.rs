@@ -189,12 +189,14 @@ async fn one_member(
     Ok(())
 }
 
-type Stream = (
+/// Where a member sends, and what it gets.
+pub(crate) type Stream = (
     mpsc::Sender<wire::ConsumeRequest>,
     tonic::Streaming<wire::ConsumeResponse>,
 );
 
-async fn join(
+/// Joins a group.
+pub(crate) async fn join(
     addr: SocketAddr,
     topic: &str,
     group: &str,

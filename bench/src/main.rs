@@ -9,6 +9,8 @@ mod consume;
 mod end_to_end;
 mod events;
 mod group_suite;
+mod load;
+mod load_suite;
 mod log_suite;
 mod preload;
 mod process;
@@ -16,6 +18,7 @@ mod publish;
 mod raw_disk;
 mod report;
 mod server;
+mod targets;
 
 use std::path::PathBuf;
 
@@ -37,6 +40,13 @@ enum Command {
     /// Consumer groups: working events off with an ack for each, beside a bare
     /// stream with the same messages.
     Groups(group_suite::Groups),
+    /// Named loads on Sluice: throughput, latency, fan-out and more.
+    Run(load_suite::Run),
+    /// A short look at every load, in less than two minutes.
+    Quick,
+    /// The same loads on Sluice and other brokers, in turn. Which ones it knows
+    /// is chosen by features (`nats`, `redis`) when it is built.
+    Compare(load_suite::Compare),
     /// A broker on a free port; the bench starts it.
     #[command(hide = true)]
     Broker { data_dir: PathBuf },
@@ -52,6 +62,9 @@ fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Log(log) => runtime.block_on(log_suite::run(log)),
         Command::Groups(groups) => runtime.block_on(group_suite::run(groups)),
+        Command::Run(run) => runtime.block_on(load_suite::run(run)),
+        Command::Quick => runtime.block_on(load_suite::quick()),
+        Command::Compare(compare) => runtime.block_on(load_suite::compare(compare)),
         Command::Broker { data_dir } => runtime.block_on(server::broker(&data_dir)),
         Command::Bare { file } => runtime.block_on(bare::serve(file.as_deref())),
     }

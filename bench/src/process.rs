@@ -50,6 +50,10 @@ impl ServerProcess {
         Ok(Self { child, addr })
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn usage(&self) -> anyhow::Result<Usage> {
         usage(&self.child.id().to_string())
     }
@@ -58,6 +62,17 @@ impl ServerProcess {
     pub(crate) fn memory(&self) -> anyhow::Result<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
         Ok(number(&status, "VmRSS:")? * 1024)
+    }
+}
+
+impl Usage {
+    /// What was used since an earlier look; the peak is the peak.
+    pub(crate) fn since(&self, before: &Self) -> Self {
+        Self {
+            cpu: self.cpu.saturating_sub(before.cpu),
+            written: self.written.saturating_sub(before.written),
+            peak_memory: self.peak_memory,
+        }
     }
 }
 

@@ -1,0 +1,203 @@
+//! Redis Streams: XADD in pipelines, XREADGROUP and XACK
+//! (<https://redis.io/docs/latest/develop/data-types/streams/>).
+
+use anyhow::Context;
+use async_trait::async_trait;
+use bytes::Bytes;
+use redis::{
+    AsyncCommands,
+    aio::MultiplexedConnection,
+    streams::{StreamReadOptions, StreamReadReply},
+};
+
+use super::peer::{PeerProcess, free_port};
+use crate::load::{
+    target::{Acked, Consumer, Message, Producer, Target},
+    workload::{Ack, Spec},
+};
+
+/// Events of one read.
+const READ_COUNT: usize = 1000;
+
+pub(crate) struct Redis {
+    process: PeerProcess,
+    name: String,
+    settings: String,
+    url: String,
+}
+
+impl Redis {
+    /// Starts a server that syncs before it answers, or once a second.
+    pub(crate) fn start(dir: tempfile::TempDir, synced: bool) -> anyhow::Result<Self> {
+        let port = free_port()?;
+        let fsync = if synced { "always" } else { "everysec" };
+        let port_text = port.to_string();
+        let args = [
+            "--bind",
+            "127.0.0.1",
+            "--port",
+            &port_text,
+            "--save",
+            "",
+            "--appendonly",
+            "yes",
+            "--appendfsync",
+            fsync,
+            "--dir",
+        ];
+        let process = PeerProcess::start("redis-server", &args, dir, port)?;
+        Ok(Self {
+            settings: format!(
+                "{}, appendonly yes, appendfsync {fsync}",
+                process.version()?
+            ),
+            name: format!("redis, {fsync}"),
+            url: format!("redis://127.0.0.1:{port}/"),
+            process,
+        })
+    }
+
+    async fn connect(&self) -> anyhow::Result<MultiplexedConnection> {
+        let client = redis::Client::open(self.url.as_str())?;
+        Ok(client.get_multiplexed_async_connection().await?)
+    }
+}
+
+#[async_trait]
+impl Target for Redis {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn settings(&self) -> &str {
+        &self.settings
+    }
+
+    fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    async fn create(&self, topic: &str, spec: &Spec) -> anyhow::Result<()> {
+        let mut connection = self.connect().await?;
+        for group in 0..spec.groups {
+            let group = format!("group-{group}");
+            let _: () = connection.xgroup_create_mkstream(topic, group, "0").await?;
+        }
+        Ok(())
+    }
+
+    async fn producer(&self, topic: &str) -> anyhow::Result<Box<dyn Producer>> {
+        Ok(Box::new(Publisher {
+            topic: topic.to_owned(),
+            connection: self.connect().await?,
+        }))
+    }
+
+    async fn consumer(
+        &self,
+        topic: &str,
+        group: usize,
+        spec: &Spec,
+    ) -> anyhow::Result<Box<dyn Consumer>> {
+        // One that waits blocks its connection, so that each has its own.
+        let mut connection = self.connect().await?;
+        connection.set_response_timeout(std::time::Duration::from_secs(60));
+        let id: u64 = redis::cmd("CLIENT")
+            .arg("ID")
+            .query_async(&mut connection)
+            .await?;
+        Ok(Box::new(Member {
+            topic: topic.to_owned(),
+            group: format!("group-{group}"),
+            member: format!("bench-{id}"),
+            connection,
+            ack: spec.ack,
+            unacked: Vec::new(),
+        }))
+    }
+}
+
+struct Publisher {
+    topic: String,
+    connection: MultiplexedConnection,
+}
+
+#[async_trait]
+impl Producer for Publisher {
+    async fn send(&mut self, batch: Vec<Message>) -> anyhow::Result<Acked> {
+        let mut pipeline = redis::pipe();
+        for message in &batch {
+            let add = pipeline.cmd("XADD").arg(&self.topic).arg("*");
+            if let Some(key) = message.key {
+                add.arg("k").arg(key);
+            }
+            add.arg("p").arg(&message.payload[..]).ignore();
+        }
+        let mut connection = self.connection.clone();
+        // Spawned, so that it goes out now and not when the ack is awaited.
+        let sent = tokio::spawn(async move { pipeline.query_async::<()>(&mut connection).await });
+        Ok(Box::pin(async move { Ok(sent.await??) }))
+    }
+}
+
+struct Member {
+    topic: String,
+    group: String,
+    member: String,
+    connection: MultiplexedConnection,
+    ack: Ack,
+    unacked: Vec<String>,
+}
+
+impl Member {
+    async fn acknowledge(&mut self) -> anyhow::Result<()> {
+        let ids = std::mem::take(&mut self.unacked);
+        if ids.is_empty() {
+            return Ok(());
+        }
+        match self.ack {
+            Ack::Batch => {
+                let _: u64 = self.connection.xack(&self.topic, &self.group, &ids).await?;
+            }
+            Ack::Event => {
+                let mut pipeline = redis::pipe();
+                for id in &ids {
+                    pipeline.xack(&self.topic, &self.group, &[id]).ignore();
+                }
+                pipeline.query_async::<()>(&mut self.connection).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Consumer for Member {
+    async fn next(&mut self) -> anyhow::Result<Vec<Bytes>> {
+        self.acknowledge().await?;
+        let options = StreamReadOptions::default()
+            .group(&self.group, &self.member)
+            .count(READ_COUNT)
+            .block(500);
+        loop {
+            let reply: Option<StreamReadReply> = self
+                .connection
+                .xread_options(&[&self.topic], &[">"], &options)
+                .await?;
+            let entries = reply.into_iter().flat_map(|reply| reply.keys);
+            let mut payloads = Vec::new();
+            for entry in entries.flat_map(|key| key.ids) {
+                let payload: Vec<u8> = entry.get("p").context("an entry without payload")?;
+                payloads.push(payload.into());
+                self.unacked.push(entry.id);
+            }
+            if !payloads.is_empty() {
+                return Ok(payloads);
+            }
+        }
+    }
+
+    async fn finish(&mut self) -> anyhow::Result<()> {
+        self.acknowledge().await
+    }
+}
