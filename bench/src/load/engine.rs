@@ -6,17 +6,23 @@
 
 use std::{
     collections::HashSet,
+    ops::Range,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, ensure};
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use hdrhistogram::Histogram;
-use tokio::{sync::watch, task::JoinSet, time::sleep_until};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::sleep_until,
+};
 
 use super::{
     payload::Payloads,
@@ -24,9 +30,6 @@ use super::{
     workload::{Kind, Spec},
 };
 use crate::process::{self, Usage};
-
-/// Longest wait for what is still on its way when the time is over.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Latencies in microseconds.
 pub(crate) type Latencies = Histogram<u64>;
@@ -170,7 +173,7 @@ async fn drain(target: Arc<dyn Target>, topic: &str, spec: Spec) -> anyhow::Resu
         target,
         topic: topic.to_owned(),
         from,
-        until: from + PATIENCE,
+        until: from + spec.patience(),
         sent: AtomicU64::new(spec.events),
         spec,
     });
@@ -210,23 +213,17 @@ async fn produce(run: Arc<Run>, producer: usize) -> anyhow::Result<(u64, Latenci
     let mut acks = latencies();
     let mut acked = 0;
     let mut on_their_way = FuturesUnordered::new();
-    let mut schedule = Schedule::new(&run, producer);
+    let mut due = match Schedule::new(&run, producer) {
+        Some(schedule) => Due::Paced(pace(schedule, run.until)?),
+        None => Due::AtOnce { until: run.until },
+    };
     loop {
-        let now = Instant::now();
-        if now >= run.until {
-            break;
-        }
-        let due = schedule.next_due(now);
-        if due >= run.until {
-            break;
-        }
         let full = on_their_way.len() >= run.spec.outstanding;
         tokio::select! {
             biased;
             Some(done) = on_their_way.next() => count(&run, done, &mut acked, &mut acks)?,
-            () = sleep_until(due.into()), if !full && due > now => {}
-            () = std::future::ready(()), if !full && due <= now => {
-                schedule.sent();
+            due = due.next(), if !full => {
+                let Some(due) = due else { break };
                 let batch = batch(&run, due);
                 let events = batch.len() as u64;
                 let ack = sender.send(batch).await?;
@@ -240,8 +237,9 @@ async fn produce(run: Arc<Run>, producer: usize) -> anyhow::Result<(u64, Latenci
         }
         anyhow::Ok(())
     };
-    let rest = tokio::time::timeout(PATIENCE, rest).await;
-    rest.with_context(|| format!("batches are not acked after {PATIENCE:?}"))??;
+    let patience = run.spec.patience();
+    let rest = tokio::time::timeout(patience, rest).await;
+    rest.with_context(|| format!("batches are not acked after {patience:?}"))??;
     Ok((acked, acks))
 }
 
@@ -281,48 +279,79 @@ fn batch(run: &Run, due: Instant) -> Vec<Message> {
     (first..first + events).map(message).collect()
 }
 
-/// When batches are due. Pure but for the clock that it is given.
+/// When batches are due.
+enum Due {
+    /// As soon as they may be sent.
+    AtOnce { until: Instant },
+    /// At the times that come here, whether or not they may be sent then.
+    Paced(mpsc::UnboundedReceiver<Instant>),
+}
+
+impl Due {
+    /// When the next one is due, once it is; `None` when the time is over.
+    async fn next(&mut self) -> Option<Instant> {
+        match self {
+            Self::AtOnce { until } => Some(Instant::now()).filter(|now| now < until),
+            Self::Paced(times) => times.recv().await,
+        }
+    }
+}
+
+/// Tells each time of a schedule when it has come. On a thread of its own,
+/// because the runtime's timers are too coarse: they go by milliseconds.
+fn pace(
+    mut schedule: Schedule,
+    until: Instant,
+) -> anyhow::Result<mpsc::UnboundedReceiver<Instant>> {
+    let (tell, times) = mpsc::unbounded_channel();
+    thread::Builder::new().name("pacer".into()).spawn(move || {
+        while schedule.next < until {
+            let due = schedule.take();
+            thread::sleep(due.saturating_duration_since(Instant::now()));
+            if tell.send(due).is_err() {
+                return;
+            }
+        }
+    })?;
+    Ok(times)
+}
+
+/// When batches are due at a rate.
 struct Schedule {
-    /// When the next one is, if there is a rate.
-    next: Option<Instant>,
+    next: Instant,
     interval: Duration,
     burst_interval: Duration,
-    burst: std::ops::Range<Instant>,
+    burst: Range<Instant>,
 }
 
 impl Schedule {
-    fn new(run: &Run, producer: usize) -> Self {
+    /// `None` when there is no rate.
+    fn new(run: &Run, producer: usize) -> Option<Self> {
         let spec = &run.spec;
-        let interval = if spec.rate > 0.0 {
-            let per_producer = spec.rate / spec.producers as f64;
-            Duration::from_secs_f64(spec.batch as f64 / per_producer)
-        } else {
-            Duration::ZERO
-        };
+        if spec.rate == 0.0 {
+            return None;
+        }
+        let per_producer = spec.rate / spec.producers as f64;
+        let interval = Duration::from_secs_f64(spec.batch as f64 / per_producer);
         // Producers take turns.
         let offset = interval.mul_f64(producer as f64 / spec.producers as f64);
-        let start = Instant::now() + offset;
-        Self {
-            next: (spec.rate > 0.0).then_some(start),
+        let time = spec.time();
+        Some(Self {
+            next: Instant::now() + offset,
             interval,
             burst_interval: interval.div_f64(spec.burst),
-            burst: run.from + spec.time().mul_f64(0.4)..run.from + spec.time().mul_f64(0.6),
-        }
+            burst: run.from + time.mul_f64(0.4)..run.from + time.mul_f64(0.6),
+        })
     }
 
-    /// When the next batch is due; now, when there is no rate.
-    fn next_due(&self, now: Instant) -> Instant {
-        self.next.unwrap_or(now)
-    }
-
-    fn sent(&mut self) {
-        if let Some(due) = &mut self.next {
-            *due += if self.burst.contains(due) {
-                self.burst_interval
-            } else {
-                self.interval
-            };
-        }
+    fn take(&mut self) -> Instant {
+        let due = self.next;
+        self.next += if self.burst.contains(&due) {
+            self.burst_interval
+        } else {
+            self.interval
+        };
+        due
     }
 }
 
@@ -424,8 +453,9 @@ async fn join_members(
         }
         anyhow::Ok(())
     };
-    let all = tokio::time::timeout(PATIENCE, all).await;
-    all.with_context(|| format!("events have not arrived after {PATIENCE:?}"))??;
+    let patience = run.spec.patience();
+    let all = tokio::time::timeout(patience, all).await;
+    all.with_context(|| format!("events have not arrived after {patience:?}"))??;
     let sent = run.sent.load(Ordering::Relaxed);
     for (group, sequences) in by_group.iter().enumerate() {
         ensure!(
@@ -444,4 +474,196 @@ fn spread(by_member: &[u64]) -> f64 {
     let max = by_member.iter().max().copied().unwrap_or(1);
     let min = by_member.iter().min().copied().unwrap_or(1);
     max as f64 / min.max(1) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::sync::Mutex;
+
+    use async_trait::async_trait;
+    use bytes::Bytes;
+    use tokio::sync::Notify;
+
+    use super::*;
+    use crate::load::{
+        target::{Acked, Consumer, Producer},
+        workload::Spec,
+    };
+
+    /// A broker in memory that is as slow as it is told to be.
+    #[derive(Clone)]
+    struct Slow {
+        /// Each ack and each delivery comes so much later.
+        delay: Duration,
+        /// In this time after its start it does nothing.
+        stall: Range<Duration>,
+        started: Instant,
+        loses: bool,
+        events: Arc<Mutex<Vec<Bytes>>>,
+        arrived: Arc<Notify>,
+    }
+
+    impl Slow {
+        fn new() -> Self {
+            Self {
+                delay: Duration::ZERO,
+                stall: Duration::ZERO..Duration::ZERO,
+                started: Instant::now(),
+                loses: false,
+                events: Arc::default(),
+                arrived: Arc::default(),
+            }
+        }
+
+        fn ready_at(&self) -> Instant {
+            let now = Instant::now();
+            let stalled = self.stall.contains(&(now - self.started));
+            let start = if stalled {
+                self.started + self.stall.end
+            } else {
+                now
+            };
+            start + self.delay
+        }
+    }
+
+    #[async_trait]
+    impl Target for Slow {
+        fn name(&self) -> &str {
+            "slow"
+        }
+
+        fn settings(&self) -> &str {
+            ""
+        }
+
+        fn pid(&self) -> u32 {
+            std::process::id()
+        }
+
+        async fn create(&self, _: &str, _: &Spec) -> anyhow::Result<()> {
+            Ok(())
+        }
+
+        async fn producer(&self, _: &str) -> anyhow::Result<Box<dyn Producer>> {
+            Ok(Box::new(self.clone()))
+        }
+
+        async fn consumer(&self, _: &str, _: usize, _: &Spec) -> anyhow::Result<Box<dyn Consumer>> {
+            Ok(Box::new(self.clone()))
+        }
+    }
+
+    #[async_trait]
+    impl Producer for Slow {
+        async fn send(&mut self, batch: Vec<Message>) -> anyhow::Result<Acked> {
+            let slow = self.clone();
+            let ready = self.ready_at();
+            Ok(Box::pin(async move {
+                sleep_until(ready.into()).await;
+                let mut events = slow.events.lock().unwrap();
+                let kept = if slow.loses {
+                    batch.len() - 1
+                } else {
+                    batch.len()
+                };
+                events.extend(batch.into_iter().take(kept).map(|m| m.payload));
+                slow.arrived.notify_waiters();
+                Ok(())
+            }))
+        }
+    }
+
+    #[async_trait]
+    impl Consumer for Slow {
+        async fn next(&mut self) -> anyhow::Result<Vec<Bytes>> {
+            loop {
+                let arrived = self.arrived.notified();
+                let events = std::mem::take(&mut *self.events.lock().unwrap());
+                if !events.is_empty() {
+                    return Ok(events);
+                }
+                arrived.await;
+            }
+        }
+
+        async fn finish(&mut self) -> anyhow::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn spec() -> Spec {
+        Spec {
+            kind: Kind::EndToEnd,
+            event_bytes: 64,
+            rate: 500.0,
+            outstanding: 10_000,
+            groups: 1,
+            members: 1,
+            seconds: 1.0,
+            warmup_seconds: 0.2,
+            ..Spec::default()
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_known_delay_is_in_every_latency() {
+        let slow = Slow {
+            delay: Duration::from_millis(50),
+            ..Slow::new()
+        };
+        let outcome = run(Arc::new(slow), "t", &spec()).await.unwrap();
+        // It can only be later than that.
+        assert!(outcome.acks.min() >= 50_000, "{}", outcome.acks.min());
+        assert!(outcome.deliveries.min() >= 50_000);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn every_event_that_was_due_in_a_stall_has_waited_for_its_end() {
+        // From 0.4 s to 0.9 s: half of the measured second.
+        let slow = Slow {
+            stall: Duration::from_millis(400)..Duration::from_millis(900),
+            ..Slow::new()
+        };
+        // One at a time, so that a bench that waits for its broker before it
+        // sends the next would see the stall once.
+        let spec = Spec {
+            outstanding: 1,
+            ..spec()
+        };
+        let outcome = run(Arc::new(slow), "t", &spec).await.unwrap();
+        // Of the 500 events of the second, 250 were due in the stall, the first
+        // of which waits 500 ms; the 150 that were due in its first 300 ms wait
+        // for 200 ms at least.
+        let long = outcome.deliveries.len() - outcome.deliveries.count_between(1, 199_000);
+        assert!(long >= 145, "only {long} events have waited");
+        let all = outcome.deliveries.len();
+        assert!((495..=501).contains(&all), "{all} events were due");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn as_many_come_out_as_went_in() {
+        let spec = Spec {
+            batch: 7,
+            members: 3,
+            producers: 2,
+            ..spec()
+        };
+        let outcome = run(Arc::new(Slow::new()), "t", &spec).await.unwrap();
+        assert!(outcome.published > 0 && outcome.consumed > 0);
+        let losing = Slow {
+            loses: true,
+            ..Slow::new()
+        };
+        let spec = Spec {
+            kind: Kind::Drain,
+            events: 1000,
+            patience_seconds: 0.5,
+            ..spec
+        };
+        let error = run(Arc::new(losing), "t", &spec).await.unwrap_err();
+        assert!(error.to_string().contains("have not arrived"), "{error}");
+    }
 }

@@ -64,6 +64,9 @@ pub(crate) struct Spec {
     pub(crate) events: u64,
     pub(crate) seconds: f64,
     pub(crate) warmup_seconds: f64,
+    /// Longest wait for what is still on its way when the time is over, and for
+    /// all of a drain.
+    pub(crate) patience_seconds: f64,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
@@ -117,6 +120,7 @@ impl Default for Spec {
             events: 0,
             seconds: 2.0,
             warmup_seconds: 0.5,
+            patience_seconds: 60.0,
         }
     }
 }
@@ -124,6 +128,10 @@ impl Default for Spec {
 impl Spec {
     pub(crate) fn time(&self) -> Duration {
         Duration::from_secs_f64(self.seconds)
+    }
+
+    pub(crate) fn patience(&self) -> Duration {
+        Duration::from_secs_f64(self.patience_seconds)
     }
 
     pub(crate) fn warmup(&self) -> Duration {
@@ -176,6 +184,11 @@ impl Spec {
         ensure!(
             self.kind != Kind::Drain || self.events >= 1,
             "events is 0, and there is nothing to work off"
+        );
+        ensure!(
+            (0.1..=3600.0).contains(&self.patience_seconds),
+            "patience_seconds is {}",
+            self.patience_seconds
         );
         ensure!(
             (0.1..=3600.0).contains(&self.seconds) && (0.0..=600.0).contains(&self.warmup_seconds),
