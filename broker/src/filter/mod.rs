@@ -13,6 +13,8 @@
 
 pub mod budget;
 mod cel;
+mod cesql;
+mod dialects;
 mod json;
 pub mod operand;
 mod pattern;
@@ -26,6 +28,7 @@ use sluice_proto::event::EventRef;
 use self::json::Paths;
 pub use self::{
     cel::ShapeError,
+    dialects::{DIALECT_DEPTH_MAX, DIALECT_FILTERS_MAX, Dialect, DialectError},
     pattern::Pattern,
     predicate::{Comparison, Leaf, Predicate},
     subject::Subject,
@@ -130,6 +133,9 @@ pub enum EvaluationError {
     /// CEL says so.
     #[error("{0}")]
     Cel(String),
+    /// CloudEvents SQL says so.
+    #[error("{0}")]
+    Cesql(String),
     /// The payload is no JSON, or too large or too deep a one.
     #[error("the payload cannot be read: {0}")]
     Data(Arc<str>),
