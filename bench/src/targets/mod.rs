@@ -45,9 +45,11 @@ impl Broker {
         match self {
             Self::Sluice => true,
             #[cfg(feature = "redis")]
-            Self::RedisSynced | Self::Redis => peer::is_installed("redis-server"),
+            Self::RedisSynced | Self::Redis => peer::version("redis-server").is_some(),
             #[cfg(feature = "nats")]
-            Self::NatsSynced | Self::Nats => peer::is_installed("nats-server"),
+            Self::NatsSynced => nats::can_sync_always(),
+            #[cfg(feature = "nats")]
+            Self::Nats => peer::version("nats-server").is_some(),
         }
     }
 

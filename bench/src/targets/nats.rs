@@ -1,9 +1,8 @@
 //! NATS JetStream: publishing with acks, pull consumers with explicit acks
 //! (<https://docs.nats.io/nats-concepts/jetstream>).
 
-use std::{fs, time::Duration};
+use std::fs;
 
-use anyhow::Context;
 use async_nats::jetstream::{
     self, AckKind,
     consumer::{AckPolicy, PullConsumer, pull},
@@ -11,15 +10,15 @@ use async_nats::jetstream::{
 };
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::{StreamExt, future::try_join_all};
+use futures_util::{FutureExt, StreamExt, future::try_join_all};
 
-use super::peer::{PeerProcess, free_port};
+use super::peer::{self, PeerProcess, free_port};
 use crate::load::{
     target::{Acked, Consumer, Message, Producer, Target},
     workload::{Ack, Spec},
 };
 
-/// Events of one fetch.
+/// Events that the server sends ahead of the acks.
 const FETCH_COUNT: usize = 1000;
 
 pub(crate) struct Nats {
@@ -34,16 +33,21 @@ impl Nats {
     /// its default.
     pub(crate) fn start(dir: tempfile::TempDir, synced: bool) -> anyhow::Result<Self> {
         let port = free_port()?;
-        let sync = if synced { "always" } else { "2m" };
+        // Older servers do not know the setting, so it is only given to change it.
+        let (sync, setting) = if synced {
+            ("always", ", sync_interval: always")
+        } else {
+            ("2m", "")
+        };
         let store = dir.path().join("store");
         let file = dir.path().join("nats.conf");
         let text = format!(
-            "listen: \"127.0.0.1:{port}\"\njetstream {{ store_dir: {store:?}, sync_interval: {sync} }}\n"
+            "listen: \"127.0.0.1:{port}\"\njetstream {{ store_dir: {store:?}{setting} }}\n"
         );
         fs::write(&file, text)?;
         let process = PeerProcess::start_with_file("nats-server", "-c", &file, dir, port)?;
         Ok(Self {
-            settings: format!("{}, file storage, sync_interval {sync}", process.version()?),
+            settings: format!("{}, file storage, sync_interval {sync}", process.version()),
             name: format!("nats, sync {sync}"),
             url: format!("nats://127.0.0.1:{port}"),
             process,
@@ -54,6 +58,16 @@ impl Nats {
         let client = async_nats::ConnectOptions::new().connect(&self.url).await?;
         Ok(jetstream::new(client))
     }
+}
+
+/// Whether there is a server that can sync before each ack, which came with
+/// version 2.10.
+pub(super) fn can_sync_always() -> bool {
+    let version = peer::version("nats-server").unwrap_or_default();
+    let numbers = version.rsplit_once('v').map_or("", |(_, numbers)| numbers);
+    let mut numbers = numbers.split('.').map_while(|number| number.parse().ok());
+    let version: (u32, u32) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    version >= (2, 10)
 }
 
 #[async_trait]
@@ -110,8 +124,14 @@ impl Target for Nats {
     ) -> anyhow::Result<Box<dyn Consumer>> {
         let stream = self.connect().await?.get_stream(topic).await?;
         let consumer = stream.get_consumer(&format!("group-{group}")).await;
+        let consumer: PullConsumer = consumer.map_err(|error| anyhow::anyhow!("{error}"))?;
+        let messages = consumer
+            .stream()
+            .max_messages_per_batch(FETCH_COUNT)
+            .messages()
+            .await?;
         Ok(Box::new(Member {
-            consumer: consumer.map_err(|error| anyhow::anyhow!("{error}"))?,
+            messages,
             ack: spec.ack,
             unacked: Vec::new(),
         }))
@@ -139,7 +159,7 @@ impl Producer for Publisher {
 }
 
 struct Member {
-    consumer: PullConsumer,
+    messages: pull::Stream,
     ack: Ack,
     unacked: Vec<jetstream::Message>,
 }
@@ -164,26 +184,20 @@ impl Member {
 impl Consumer for Member {
     async fn next(&mut self) -> anyhow::Result<Vec<Bytes>> {
         self.acknowledge().await?;
-        loop {
-            let mut batch = self
-                .consumer
-                .batch()
-                .max_messages(FETCH_COUNT)
-                .expires(Duration::from_millis(500))
-                .messages()
-                .await
-                .context("a fetch failed")?;
-            // What has come is handed on as soon as nothing more is at hand.
-            let mut payloads = Vec::new();
-            while let Some(message) = batch.next().await {
-                let message = message.map_err(|error| anyhow::anyhow!("{error}"))?;
-                payloads.push(message.payload.clone());
-                self.unacked.push(message);
+        let mut payloads = Vec::new();
+        let mut next = self.messages.next().await;
+        // What has come is handed on as soon as nothing more is at hand.
+        while let Some(message) = next {
+            let message = message.map_err(|error| anyhow::anyhow!("{error}"))?;
+            payloads.push(message.payload.clone());
+            self.unacked.push(message);
+            if payloads.len() == FETCH_COUNT {
+                break;
             }
-            if !payloads.is_empty() {
-                return Ok(payloads);
-            }
+            next = self.messages.next().now_or_never().flatten();
         }
+        anyhow::ensure!(!payloads.is_empty(), "the stream has ended");
+        Ok(payloads)
     }
 
     async fn finish(&mut self) -> anyhow::Result<()> {

@@ -78,10 +78,8 @@ impl PeerProcess {
     }
 
     /// What the program calls itself.
-    pub(crate) fn version(&self) -> anyhow::Result<String> {
-        let output = Command::new(&self.program).arg("--version").output()?;
-        let text = String::from_utf8_lossy(&output.stdout);
-        Ok(text.lines().next().unwrap_or_default().trim().to_owned())
+    pub(crate) fn version(&self) -> String {
+        version(&self.program).unwrap_or_default()
     }
 }
 
@@ -92,15 +90,15 @@ impl Drop for PeerProcess {
     }
 }
 
-/// Whether a program can be found.
-pub(crate) fn is_installed(program: &str) -> bool {
-    let probe = Command::new(program)
+/// What a program calls itself; `None` when it cannot be found.
+pub(crate) fn version(program: &str) -> Option<String> {
+    let output = Command::new(program)
         .arg("--version")
         .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status();
-    probe.is_ok()
+        .output()
+        .ok()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    Some(text.lines().next().unwrap_or_default().trim().to_owned())
 }
 
 /// A port of the loopback that was free a moment ago.

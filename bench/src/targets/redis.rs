@@ -47,10 +47,7 @@ impl Redis {
         ];
         let process = PeerProcess::start("redis-server", &args, dir, port)?;
         Ok(Self {
-            settings: format!(
-                "{}, appendonly yes, appendfsync {fsync}",
-                process.version()?
-            ),
+            settings: format!("{}, appendonly yes, appendfsync {fsync}", process.version()),
             name: format!("redis, {fsync}"),
             url: format!("redis://127.0.0.1:{port}/"),
             process,
