@@ -149,10 +149,15 @@ impl Producer for Publisher {
         let mut acks = Vec::with_capacity(batch.len());
         for message in batch {
             let topic = self.topic.clone();
-            acks.push(self.context.publish(topic, message.payload).await?);
+            let ack = self.context.publish(topic, message.payload).await?;
+            // Spawned, because the client lets no more than so many wait that
+            // nobody asks for.
+            acks.push(tokio::spawn(ack.into_future()));
         }
         Ok(Box::pin(async move {
-            try_join_all(acks.into_iter().map(IntoFuture::into_future)).await?;
+            for ack in try_join_all(acks).await? {
+                ack?;
+            }
             Ok(())
         }))
     }
