@@ -295,7 +295,10 @@ async fn create(addr: SocketAddr, topic: &str, partitions: i32) -> anyhow::Resul
     admin
         .create_topic(pb::CreateTopicRequest {
             topic: topic.into(),
-            config: Some(pb::TopicConfig { partitions }),
+            config: Some(pb::TopicConfig {
+                partitions,
+                ..pb::TopicConfig::default()
+            }),
         })
         .await?;
     if topic == "events" {

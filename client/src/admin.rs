@@ -94,6 +94,45 @@ impl GroupOptions {
     }
 }
 
+/// How a topic is to be; what is not said is as the broker's default. A number
+/// is that many partitions.
+///
+/// ```
+/// use sluice_client::TopicOptions;
+/// let four: TopicOptions = 4.into();
+/// assert_eq!(four, TopicOptions::default().partitions(4));
+/// ```
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TopicOptions(pb::TopicConfig);
+
+impl TopicOptions {
+    /// How many partitions it gets, for good.
+    #[must_use]
+    pub fn partitions(mut self, partitions: i32) -> Self {
+        self.0.partitions = partitions;
+        self
+    }
+
+    /// What an ack means and what survives, for good.
+    #[must_use]
+    pub fn channel(mut self, channel: pb::Channel) -> Self {
+        self.0.channel = channel.into();
+        self
+    }
+}
+
+impl From<i32> for TopicOptions {
+    fn from(partitions: i32) -> Self {
+        Self::default().partitions(partitions)
+    }
+}
+
+impl From<pb::TopicConfig> for TopicOptions {
+    fn from(config: pb::TopicConfig) -> Self {
+        Self(config)
+    }
+}
+
 impl From<pb::GroupConfig> for GroupOptions {
     fn from(config: pb::GroupConfig) -> Self {
         Self(config)
@@ -131,14 +170,18 @@ impl Admin {
         call!(self.describe_broker(pb::DescribeBrokerRequest {}))
     }
 
-    /// Makes a topic. False when it was there, with as many partitions.
+    /// Makes a topic. False when it was there, with the same configuration.
     ///
     /// # Errors
-    /// When it is there with another number of partitions, or the name is none.
-    pub async fn create_topic(&self, topic: &str, partitions: i32) -> Result<bool, Error> {
+    /// When it is there with another configuration, or the name is none.
+    pub async fn create_topic(
+        &self,
+        topic: &str,
+        options: impl Into<TopicOptions>,
+    ) -> Result<bool, Error> {
         let request = pb::CreateTopicRequest {
             topic: topic.to_owned(),
-            config: Some(pb::TopicConfig { partitions }),
+            config: Some(options.into().0),
         };
         Ok(call!(self.create_topic(request))?.created)
     }

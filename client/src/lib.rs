@@ -54,7 +54,7 @@ mod trace;
 pub use sluice_proto::pb;
 
 pub use self::{
-    admin::{Admin, GroupOptions},
+    admin::{Admin, GroupOptions, TopicOptions},
     client::{Client, ClientOptions},
     consumer::{Consumer, ConsumerBuilder},
     delivery::{Acker, Delivery},

@@ -78,7 +78,10 @@ impl Api {
     pub async fn create_topic(&self, topic: &str, partitions: i32) {
         let request = CreateTopicRequest {
             topic: topic.to_owned(),
-            config: Some(TopicConfig { partitions }),
+            config: Some(TopicConfig {
+                partitions,
+                ..TopicConfig::default()
+            }),
         };
         let created = self.admin.clone().create_topic(request).await;
         created.expect("the topic can be created");

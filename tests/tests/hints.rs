@@ -151,7 +151,10 @@ async fn creating_without_a_configuration_takes_what_is_there() {
     assert!(!there.into_inner().created);
     let there = api.admin.create_group(group(None)).await.unwrap();
     assert!(!there.into_inner().created);
-    let other = TopicConfig { partitions: 1 };
+    let other = TopicConfig {
+        partitions: 1,
+        ..TopicConfig::default()
+    };
     let refused = api.admin.create_topic(topic(Some(other))).await;
     assert_eq!(refused.unwrap_err().code(), Code::AlreadyExists);
     let other = GroupConfig::default();

@@ -1,14 +1,15 @@
 //! `sluice topic`.
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
+use sluice_client::{TopicOptions, pb};
 
 use super::{Common, output};
 
 /// `sluice topic`.
 #[derive(Debug, Subcommand)]
 pub(super) enum Topic {
-    /// Makes a topic; one that is there already with as many partitions is fine.
+    /// Makes a topic; one that is there already with the same settings is fine.
     Create(Create),
     /// Lists topics.
     List(List),
@@ -25,8 +26,34 @@ pub(super) struct Create {
     /// How many partitions it gets, for good.
     #[arg(long, default_value_t = 1)]
     partitions: i32,
+    /// What an ack of a publish means, for good.
+    #[arg(long, value_enum, default_value_t)]
+    channel: Channel,
     #[command(flatten)]
     common: Common,
+}
+
+/// How a topic's events are kept.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum Channel {
+    /// Acked and delivered when on the disk.
+    #[default]
+    Fsync,
+}
+
+impl From<Channel> for pb::Channel {
+    fn from(channel: Channel) -> Self {
+        match channel {
+            Channel::Fsync => Self::Fsync,
+        }
+    }
+}
+
+/// The channel of a topic, as `--channel` has it.
+fn channel_name(config: Option<&pb::TopicConfig>) -> String {
+    let channel = config.map(pb::TopicConfig::channel).unwrap_or_default();
+    let name = channel.as_str_name().trim_start_matches("CHANNEL_");
+    name.to_ascii_lowercase()
 }
 
 #[derive(Debug, Args)]
@@ -60,7 +87,10 @@ impl Topic {
 impl Create {
     async fn run(self) -> anyhow::Result<()> {
         let admin = self.common.connect().await?.admin();
-        let created = admin.create_topic(&self.topic, self.partitions).await?;
+        let options = TopicOptions::default()
+            .partitions(self.partitions)
+            .channel(self.channel.into());
+        let created = admin.create_topic(&self.topic, options).await?;
         if self.common.json {
             output::json(&json!({"topic": self.topic, "created": created}))?;
         } else {
@@ -76,12 +106,13 @@ impl List {
         let admin = self.common.connect().await?.admin();
         let topics = admin.list_topics(self.internal).await?;
         let partitions =
-            |config: Option<sluice_client::pb::TopicConfig>| config.unwrap_or_default().partitions;
+            |config: Option<&pb::TopicConfig>| config.map_or(0, |config| config.partitions);
         if self.common.json {
             for of in topics {
                 output::json(&json!({
                     "topic": of.topic,
-                    "partitions": partitions(of.config),
+                    "partitions": partitions(of.config.as_ref()),
+                    "channel": channel_name(of.config.as_ref()),
                     "events": of.event_count,
                     "groups": of.group_count,
                 }))?;
@@ -91,12 +122,13 @@ impl List {
         let rows = topics.into_iter().map(|of| {
             [
                 of.topic,
-                partitions(of.config).to_string(),
+                partitions(of.config.as_ref()).to_string(),
+                channel_name(of.config.as_ref()),
                 of.event_count.to_string(),
                 of.group_count.to_string(),
             ]
         });
-        output::table(["topic", "partitions", "events", "groups"], rows)?;
+        output::table(["topic", "partitions", "channel", "events", "groups"], rows)?;
         Ok(())
     }
 }
@@ -122,6 +154,7 @@ impl Named {
                 "topic": of.topic,
                 "topic_id": of.topic_id,
                 "created_at": output::timestamp(of.created_at),
+                "channel": channel_name(of.config.as_ref()),
                 "partitioner": of.partitioner,
                 "partitions": partitions,
                 "groups": of.groups,
@@ -132,6 +165,7 @@ impl Named {
             ("topic", of.topic),
             ("id", of.topic_id.to_string()),
             ("created", output::timestamp(of.created_at)),
+            ("channel", channel_name(of.config.as_ref())),
             ("partitioner", of.partitioner),
             ("groups", of.groups.join(", ")),
         ])?;

@@ -13,7 +13,7 @@ use sluice_proto::{GroupId, GroupName, Offset, PartitionId, TopicId, TopicName};
 use tokio::sync::watch;
 
 use super::{
-    record::{GroupConfig, GroupCreated, Record, Source, TopicCreated},
+    record::{Channel, GroupConfig, GroupCreated, Record, Source, TopicCreated},
     state::{PartitionState, State},
 };
 use crate::view::IndexEntry;
@@ -35,6 +35,8 @@ pub struct Topic {
     pub name: TopicName,
     /// When it was created, milliseconds since 1970.
     pub created_ms: u64,
+    /// How its events are kept.
+    pub channel: Channel,
     /// Its partitions.
     pub partitions: Vec<Partition>,
     /// Counts appends, so that a reader can wait for the next.
@@ -154,6 +156,7 @@ impl Catalog {
             id,
             name: TopicName::from_stored(&created.name),
             created_ms: created.created_ms,
+            channel: created.channel(),
             partitions: partitions.collect(),
             changed: watch::Sender::new(0),
         });

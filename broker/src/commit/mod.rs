@@ -31,7 +31,8 @@ pub use self::{
     producers::{Appended, SEQUENCES_REMEMBERED, SequenceError},
     proposal::{
         AppendRequest, CatalogChange, CatalogChanged, CatalogError, Changes, CommitError,
-        Committed, NewGroup, OpenProducerError, ProducerSession, Proposals, Submitted, Unavailable,
+        Committed, NewGroup, OpenProducerError, ProducerSession, Proposals, Submitted, TopicConfig,
+        Unavailable,
     },
     state::{ATTEMPTS_REMEMBERED, GroupState, SourceState},
     store::{Page, PageLimits, ReadError, Store, StoredEvent},

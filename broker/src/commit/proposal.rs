@@ -8,7 +8,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use super::{
     catalog::Catalog,
     producers::{Appended, SequenceError},
-    record::{AttemptFailed, GroupConfig, LeaseNoted, NewEvent, ProducerSequence, Settle, Source},
+    record::{
+        AttemptFailed, Channel, GroupConfig, LeaseNoted, NewEvent, ProducerSequence, Settle, Source,
+    },
     state::GroupState,
 };
 use crate::log::FRAME_BYTES_MAX;
@@ -92,6 +94,24 @@ pub struct NewGroup {
     pub start: Vec<u64>,
 }
 
+/// What a topic is to be, for good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TopicConfig {
+    /// How many partitions it has.
+    pub partitions: u32,
+    /// How its events are kept.
+    pub channel: Channel,
+}
+
+impl Default for TopicConfig {
+    fn default() -> Self {
+        Self {
+            partitions: 1,
+            channel: Channel::Fsync,
+        }
+    }
+}
+
 /// A change to the catalog.
 #[derive(Debug)]
 pub enum CatalogChange {
@@ -99,8 +119,8 @@ pub enum CatalogChange {
     CreateTopic {
         /// Its name.
         name: TopicName,
-        /// How many partitions it gets; `None` for one, or as many as it has.
-        partitions: Option<u32>,
+        /// What it is to be; `None` for the default, or as it is.
+        config: Option<TopicConfig>,
     },
     /// Deletes a topic.
     DeleteTopic {
@@ -150,14 +170,17 @@ pub enum CatalogError {
         group: String,
     },
     /// There is a topic of that name with another configuration.
-    #[error("topic {name:?} exists with {existing} partitions, not {requested}")]
+    #[error(
+        "topic {name:?} exists with {} partitions and channel {}, not {} and {}",
+        existing.partitions, existing.channel, requested.partitions, requested.channel
+    )]
     TopicDiffers {
         /// The topic.
         name: String,
-        /// Partitions that it has.
-        existing: u32,
-        /// Partitions asked for.
-        requested: u32,
+        /// What it is.
+        existing: TopicConfig,
+        /// What was asked for.
+        requested: TopicConfig,
     },
     /// There is a group of that name with another configuration.
     #[error("group {0:?} exists with another configuration")]

@@ -18,7 +18,10 @@ async fn a_bad_topic_group_or_filter_is_refused() {
 
     let topic = |topic: &str, partitions| CreateTopicRequest {
         topic: topic.to_owned(),
-        config: Some(TopicConfig { partitions }),
+        config: Some(TopicConfig {
+            partitions,
+            ..TopicConfig::default()
+        }),
     };
     let topics = [
         ("a bad name of a topic", topic("a b", 1), invalid("topic")),

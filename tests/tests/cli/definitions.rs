@@ -59,7 +59,8 @@ fn what_a_definition_says_is_in_tables_and_json() {
     let other = refused(url, &["topic", "create", "in", "--partitions", "3"], "");
     assert!(other.contains("exists with 2 partitions, not 3"), "{other}");
 
-    let topic = json!({"topic": "in", "partitions": 2, "events": 0, "groups": 1});
+    let topic =
+        json!({"topic": "in", "partitions": 2, "channel": "fsync", "events": 0, "groups": 1});
     assert_eq!(json(url, &["topic", "list"]), [topic]);
     let table = printed(url, &["topic", "list", "--internal"], "");
     assert_table(&table, &["topic", "partitions", "events", "groups", "ocr"]);

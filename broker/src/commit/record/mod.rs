@@ -220,6 +220,25 @@ pub struct TopicCreated {
     /// Wall clock of its creation.
     #[prost(uint64, tag = "4")]
     pub created_ms: u64,
+    /// How its events are kept.
+    #[prost(enumeration = "Channel", tag = "5")]
+    pub channel: i32,
+}
+
+/// How a topic's events are kept. The numbers are the format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, prost::Enumeration)]
+#[repr(i32)]
+pub enum Channel {
+    /// Acked and readable when they are durable.
+    Fsync = 0,
+}
+
+impl std::fmt::Display for Channel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Fsync => "fsync",
+        })
+    }
 }
 
 /// A topic and its events are gone.

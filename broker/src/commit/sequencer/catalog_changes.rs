@@ -4,7 +4,7 @@ use sluice_proto::{GroupName, TopicId, TopicName};
 
 use super::{Pending, Sequencer};
 use crate::commit::{
-    proposal::{CatalogChange, CatalogChanged, CatalogError, NewGroup},
+    proposal::{CatalogChange, CatalogChanged, CatalogError, NewGroup, TopicConfig},
     record::{GroupCreated, GroupDeleted, Record, TopicCreated, TopicDeleted},
     state::GroupState,
 };
@@ -16,8 +16,8 @@ impl Sequencer {
         pending: &mut Pending,
     ) -> Result<CatalogChanged, CatalogError> {
         match change {
-            CatalogChange::CreateTopic { name, partitions } => {
-                self.create_topic(&name, partitions, pending)
+            CatalogChange::CreateTopic { name, config } => {
+                self.create_topic(&name, config, pending)
             }
             CatalogChange::DeleteTopic { name } => self.delete_topic(&name, pending),
             CatalogChange::CreateGroup(group) => self.create_group(*group, pending),
@@ -28,7 +28,7 @@ impl Sequencer {
     fn create_topic(
         &mut self,
         name: &TopicName,
-        partitions: Option<u32>,
+        config: Option<TopicConfig>,
         pending: &mut Pending,
     ) -> Result<CatalogChanged, CatalogError> {
         if let Some(topic) = self
@@ -36,8 +36,11 @@ impl Sequencer {
             .topic_id(name)
             .and_then(|id| self.state.topic(id))
         {
-            let existing = topic.definition.partitions;
-            return match partitions {
+            let existing = TopicConfig {
+                partitions: topic.definition.partitions,
+                channel: topic.definition.channel(),
+            };
+            return match config {
                 Some(requested) if requested != existing => Err(CatalogError::TopicDiffers {
                     name: name.to_string(),
                     existing,
@@ -55,7 +58,7 @@ impl Sequencer {
             });
         }
         let id = self.state.next_id();
-        let created = self.topic_record(id, name, partitions.unwrap_or(1));
+        let created = self.topic_record(id, name, config.unwrap_or_default());
         let frame = self.frame(None, vec![Record::TopicCreated(created)]);
         self.add(&frame, pending);
         Ok(CatalogChanged::TopicCreated)
@@ -139,9 +142,13 @@ impl Sequencer {
             Record::TopicCreated(self.topic_record(
                 dead_letters,
                 &TopicName::dead_letters(&topic, &name),
-                1,
+                TopicConfig::default(),
             )),
-            Record::TopicCreated(self.topic_record(parking, &TopicName::parking(&topic, &name), 1)),
+            Record::TopicCreated(self.topic_record(
+                parking,
+                &TopicName::parking(&topic, &name),
+                TopicConfig::default(),
+            )),
             Record::GroupCreated(created.clone()),
         ];
         let frame = self.frame(None, records);
@@ -186,12 +193,13 @@ impl Sequencer {
             .ok_or_else(|| CatalogError::UnknownTopic(name.to_string()))
     }
 
-    fn topic_record(&self, id: u64, name: &TopicName, partitions: u32) -> TopicCreated {
+    fn topic_record(&self, id: u64, name: &TopicName, config: TopicConfig) -> TopicCreated {
         TopicCreated {
             topic: id,
             name: name.to_string(),
-            partitions,
+            partitions: config.partitions,
             created_ms: self.now_ms(),
+            channel: config.channel.into(),
         }
     }
 }

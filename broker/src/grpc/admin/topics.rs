@@ -6,7 +6,7 @@ use sluice_proto::wire;
 
 use super::{next_token, page_size};
 use crate::{
-    commit::{CatalogChange, CatalogChanged, Topic},
+    commit::{CatalogChange, CatalogChanged, Topic, TopicConfig, record::Channel},
     grpc::{
         api::Api,
         authorize::{Action, Resource},
@@ -23,12 +23,9 @@ impl Api {
         self.allow(Action::Administer, Resource::Topic(&request.topic))?;
         let name = convert::topic_name("topic", &request.topic)?;
         let max = self.limits.partitions_max as usize;
-        let count = |asked: wire::TopicConfig| {
-            convert::count_or("config.partitions", asked.partitions.into(), 1, max)
-        };
-        let partitions = request.config.map(count).transpose()?;
-        let partitions = partitions.map(|count| count as u32);
-        let change = CatalogChange::CreateTopic { name, partitions };
+        let config = request.config.map(|asked| checked_config(asked, max));
+        let config = config.transpose()?;
+        let change = CatalogChange::CreateTopic { name, config };
         let changed = self.proposals.change_catalog(change).await?;
         let created = matches!(changed, CatalogChanged::TopicCreated);
         if created {
@@ -110,8 +107,29 @@ impl Api {
     }
 }
 
+/// Checks a topic's configuration and fills in the defaults.
+fn checked_config(asked: wire::TopicConfig, partitions_max: usize) -> Result<TopicConfig, Refusal> {
+    let field = "config.partitions";
+    let partitions = convert::count_or(field, asked.partitions.into(), 1, partitions_max)?;
+    let channel = match wire::Channel::try_from(asked.channel) {
+        Ok(wire::Channel::Unspecified | wire::Channel::Fsync) => Channel::Fsync,
+        Err(_) => {
+            let message = format!("{} is no channel that this broker knows", asked.channel);
+            return Err(Refusal::field("config.channel", message));
+        }
+    };
+    Ok(TopicConfig {
+        partitions: partitions as u32,
+        channel,
+    })
+}
+
 fn topic_config(topic: &Topic) -> wire::TopicConfig {
+    let channel = match topic.channel {
+        Channel::Fsync => wire::Channel::Fsync,
+    };
     wire::TopicConfig {
         partitions: topic.partitions.len() as i32,
+        channel: channel.into(),
     }
 }
