@@ -108,6 +108,10 @@ limits! {
     /// Bytes of the log between two checkpoints of the view, which is also about
     /// how much a start after a kill reads again. Default 32 MiB.
     checkpoint_bytes: u64 = 32 * MIB as u64, 4096..=1 << 40;
+    /// Bytes of the newest events that a memory topic keeps. Default 16 MiB.
+    memory_topic_bytes: usize = 16 * MIB, 128 * KIB..=1 << 40;
+    /// Bytes that all memory topics keep together. Default 64 MiB.
+    memory_bytes: usize = 64 * MIB, 128 * KIB..=1 << 40;
     /// Bytes of changes that may wait for the log. Default 64 MiB.
     commit_queue_bytes: usize = 64 * MIB, MIB..=1 << 32;
     /// Streams of one HTTP/2 connection. Default 1000.
@@ -169,6 +173,18 @@ impl Config {
                 limits.request_bytes_max, limits.event_bytes_max
             )));
         }
+        for (key, given) in [
+            ("memory_topic_bytes", limits.memory_topic_bytes),
+            ("memory_bytes", limits.memory_bytes),
+        ] {
+            // The newest event of a topic always has a place.
+            if limits.event_bytes_max + 64 * KIB > given {
+                return Err(ConfigError::Contradiction(format!(
+                    "limits.{key} ({given}) must exceed limits.event_bytes_max ({}) by 64 KiB",
+                    limits.event_bytes_max
+                )));
+            }
+        }
         if !limits.segment_bytes.is_multiple_of(4096) {
             return Err(ConfigError::Contradiction(format!(
                 "limits.segment_bytes ({}) must be a multiple of 4096",
@@ -188,6 +204,8 @@ impl Config {
             },
             block_bytes: limits.block_bytes,
             checkpoint_bytes: limits.checkpoint_bytes,
+            memory_topic_bytes: limits.memory_topic_bytes,
+            memory_bytes: limits.memory_bytes,
             queue_len: 8192,
             queue_bytes: limits.commit_queue_bytes,
             topics_max: limits.topics_max,

@@ -82,7 +82,7 @@ impl GroupOptions {
     #[must_use]
     pub fn from_latest(mut self) -> Self {
         let at = Some(At::Latest(pb::Latest {}));
-        self.0.start = Some(pb::ReadStart { at });
+        self.0.start = Some(pb::ReadStart { at, epoch: 0 });
         self
     }
 

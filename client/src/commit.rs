@@ -46,6 +46,7 @@ impl Committer {
                 producer_epoch: session.producer_epoch,
                 sequence: number as i64,
             }),
+            allow_volatile: false,
         };
         let api = self.client.publish_api();
         let result = self

@@ -16,6 +16,9 @@ pub struct ReadEvent {
     pub partition: i32,
     /// Its offset in it.
     pub offset: i64,
+    /// Tells the offset from an earlier one with the same number, which a
+    /// restart took away; 0 in topics whose stored events are never lost.
+    pub epoch: i64,
     /// When the broker stored it.
     pub append_time: Option<SystemTime>,
     /// In a topic of dead letters: where it comes from, and what was tried.
@@ -65,6 +68,15 @@ impl ReadBuilder {
         self.start(At::Offset(offset))
     }
 
+    /// Begins at this offset in every partition, if the topic has not lost events
+    /// below it since it was in this epoch; both as in [`ReadEvent`].
+    #[must_use]
+    pub fn from_position(mut self, offset: i64, epoch: i64) -> Self {
+        let at = Some(At::Offset(offset));
+        self.request.start = Some(pb::ReadStart { at, epoch });
+        self
+    }
+
     /// Begins at the first event that was stored at this time or later.
     #[must_use]
     pub fn from_time(self, time: SystemTime) -> Self {
@@ -74,7 +86,10 @@ impl ReadBuilder {
     /// Begins here.
     #[must_use]
     pub fn start(mut self, at: At) -> Self {
-        self.request.start = Some(pb::ReadStart { at: Some(at) });
+        self.request.start = Some(pb::ReadStart {
+            at: Some(at),
+            epoch: 0,
+        });
         self
     }
 
@@ -143,6 +158,7 @@ fn from_message(read: pb::ReadEvent) -> ReadEvent {
         event: read.event.unwrap_or_default().into(),
         partition: read.partition,
         offset: read.offset,
+        epoch: read.epoch,
         append_time: read.append_time.and_then(|time| time.try_into().ok()),
         dead_letter: read.dead_letter,
     }

@@ -83,6 +83,7 @@ pub fn commit(
             partition: None,
         }],
         producer: None,
+        allow_volatile: false,
     }
 }
 

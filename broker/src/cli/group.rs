@@ -120,6 +120,7 @@ impl Create {
             }),
             start: Some(pb::ReadStart {
                 at: Some(self.from),
+                epoch: 0,
             }),
             max_in_flight: self.max_in_flight,
         };
@@ -200,6 +201,7 @@ impl Named {
             ),
             ("max in flight", config.max_in_flight.to_string()),
             ("filtered", of.filtered_count.to_string()),
+            ("dropped", of.dropped_count.to_string()),
             (
                 "filter errors",
                 with_detail(of.filter_error_count.to_string(), &of.last_filter_error),
@@ -344,6 +346,7 @@ fn describe_json(of: &pb::DescribeGroupResponse, idle: &str) -> Value {
         "idle": idle,
         "idle_detail": of.idle_detail,
         "filtered": of.filtered_count,
+        "dropped": of.dropped_count,
         "filter_errors": of.filter_error_count,
         "last_filter_error": of.last_filter_error,
         "dead_letters": of.dead_letter_count,

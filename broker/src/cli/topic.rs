@@ -39,12 +39,15 @@ enum Channel {
     /// Acked and delivered when on the disk.
     #[default]
     Fsync,
+    /// Never written: the fastest, and gone when the broker ends.
+    Memory,
 }
 
 impl From<Channel> for pb::Channel {
     fn from(channel: Channel) -> Self {
         match channel {
             Channel::Fsync => Self::Fsync,
+            Channel::Memory => Self::Memory,
         }
     }
 }

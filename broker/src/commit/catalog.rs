@@ -13,6 +13,7 @@ use sluice_proto::{GroupId, GroupName, Offset, PartitionId, TopicId, TopicName};
 use tokio::sync::watch;
 
 use super::{
+    memory::{Chunk, Ring},
     record::{Channel, GroupConfig, GroupCreated, Record, Source, TopicCreated},
     state::{PartitionState, State},
 };
@@ -52,6 +53,8 @@ pub struct Partition {
     last_append_ms: AtomicU64,
     /// Where its newest frames are; older ones are in the view.
     head: Mutex<VecDeque<IndexEntry>>,
+    /// All that there is of a memory topic.
+    ring: Option<Mutex<Ring>>,
 }
 
 /// A consumer group.
@@ -151,6 +154,7 @@ impl Catalog {
             visible_end: AtomicU64::new(p.next_offset.0),
             last_append_ms: AtomicU64::new(p.last_append_ms),
             head: Mutex::default(),
+            ring: (created.channel() == Channel::Memory).then(Mutex::default),
         });
         let topic = Arc::new(Topic {
             id,
@@ -226,6 +230,43 @@ impl Partition {
         self.head().push_back(entry);
         self.last_append_ms.store(entry.time_ms, Ordering::Relaxed);
         self.visible_end.store(entry.end().0, Ordering::Release);
+    }
+
+    /// The first offset that can be read.
+    #[must_use]
+    pub fn start_offset(&self) -> Offset {
+        self.ring().map_or(Offset(0), |ring| ring.start())
+    }
+
+    /// How many events can be read.
+    #[must_use]
+    pub fn event_count(&self) -> u64 {
+        // The start may have moved beyond an end that was looked at before.
+        let end = self.visible_end().0;
+        end.saturating_sub(self.start_offset().0)
+    }
+
+    /// The events of a memory topic; `None` for those that are in the log.
+    pub(super) fn ring(&self) -> Option<MutexGuard<'_, Ring>> {
+        // Nothing that runs under this lock can leave the ring half changed.
+        let ring = self.ring.as_ref()?;
+        Some(ring.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Makes events of a memory topic readable.
+    pub(super) fn push(&self, chunk: Chunk, time_ms: u64) {
+        if let Some(mut ring) = self.ring() {
+            ring.push(chunk);
+            self.last_append_ms.store(time_ms, Ordering::Relaxed);
+            self.visible_end.store(ring.end().0, Ordering::Release);
+        }
+    }
+
+    /// Forgets the oldest events of a memory topic.
+    pub(super) fn drop_oldest(&self) {
+        if let Some(mut ring) = self.ring() {
+            ring.drop_oldest();
+        }
     }
 
     /// The newest index entries; the view has those before them.

@@ -15,6 +15,7 @@
 mod ack_window;
 mod catalog;
 mod checkpoint;
+mod memory;
 mod open;
 mod producers;
 mod proposal;

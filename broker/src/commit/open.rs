@@ -18,7 +18,7 @@ use super::{
     checkpoint::{self, Checkpoints, Identity},
     proposal::Proposals,
     record::{EpochStarted, Frame, Record},
-    sequencer::Sequencer,
+    sequencer::{Sequencer, Volatile},
     state::{GroupState, LoadError, State},
     store::Store,
 };
@@ -36,6 +36,10 @@ pub struct CommitConfig {
     pub block_bytes: usize,
     /// Log bytes between two checkpoints of the view.
     pub checkpoint_bytes: u64,
+    /// Bytes of the events of one memory topic.
+    pub memory_topic_bytes: usize,
+    /// Bytes of the events of all memory topics.
+    pub memory_bytes: usize,
     /// Proposals that may wait.
     pub queue_len: usize,
     /// Bytes of proposals that may wait.
@@ -377,7 +381,8 @@ impl Replayed {
             .apply(&started)
             .expect("starting an epoch refers to nothing");
 
-        let store = Store::new(self.reader.clone(), self.view.clone());
+        let store = Store::new(self.reader.clone(), self.view.clone(), self.writer.epoch());
+        state.producers.resume();
         let groups = state
             .groups()
             .map(|(id, group)| (id, group.clone()))
@@ -399,6 +404,7 @@ impl Replayed {
             catalog: catalog.subscribe(),
         };
         let sequencer = Sequencer {
+            volatile: Volatile::new(config.memory_topic_bytes, config.memory_bytes),
             state,
             writer: self.writer,
             queue: proposed,

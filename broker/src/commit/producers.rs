@@ -89,6 +89,35 @@ struct Producer {
     highest: u64,
     results: BTreeMap<u64, Vec<Appended>>,
     last_used_ms: u64,
+    volatile: Volatile,
+    /// The session is from before this run of the broker, and has not been used
+    /// in it: what it appended to memory topics is not known any more, so its
+    /// next sequence may be any.
+    resumed: bool,
+}
+
+/// Results of which the log does not know all, or anything, as memory topics
+/// have a part in them. Gone with this run of the broker.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Volatile {
+    highest: u64,
+    results: BTreeMap<u64, Vec<Appended>>,
+    last_used_ms: u64,
+}
+
+impl Producer {
+    fn highest(&self) -> u64 {
+        self.highest.max(self.volatile.highest)
+    }
+
+    fn last_used_ms(&self) -> u64 {
+        self.last_used_ms.max(self.volatile.last_used_ms)
+    }
+
+    fn result(&self, sequence: u64) -> Option<&Vec<Appended>> {
+        let volatile = self.volatile.results.get(&sequence);
+        volatile.or_else(|| self.results.get(&sequence))
+    }
 }
 
 /// Every producer that the broker knows.
@@ -115,14 +144,14 @@ impl Producers {
                 current: producer.epoch,
             });
         }
-        let (sent, highest) = (sequence.sequence, producer.highest);
-        if let Some(result) = producer.results.get(&sent) {
+        let (sent, highest) = (sequence.sequence, producer.highest());
+        if let Some(result) = producer.result(sent) {
             return Ok(Verdict::Applied(result));
         }
         if sent.saturating_add(SEQUENCES_REMEMBERED) <= highest {
             return Err(SequenceError::TooOld { sent, highest });
         }
-        if sent > highest.saturating_add(SEQUENCES_REMEMBERED) {
+        if !producer.resumed && sent > highest.saturating_add(SEQUENCES_REMEMBERED) {
             return Err(SequenceError::TooNew { sent, highest });
         }
         Ok(Verdict::Fresh)
@@ -138,8 +167,37 @@ impl Producers {
         producer.results.insert(sequence.sequence, result);
         producer.highest = producer.highest.max(sequence.sequence);
         producer.last_used_ms = time_ms;
+        producer.resumed = false;
         let first_kept = (producer.highest + 1).saturating_sub(SEQUENCES_REMEMBERED);
         producer.results = producer.results.split_off(&first_kept);
+    }
+
+    /// As [`Producers::applied`], for a result of which the log does not know
+    /// all. It is remembered in this run of the broker alone.
+    pub fn applied_in_memory(
+        &mut self,
+        sequence: ProducerSequence,
+        result: Vec<Appended>,
+        time_ms: u64,
+    ) {
+        let Some(producer) = self.by_id.get_mut(&sequence.producer) else {
+            return;
+        };
+        let highest = producer.highest().max(sequence.sequence);
+        let volatile = &mut producer.volatile;
+        volatile.results.insert(sequence.sequence, result);
+        volatile.highest = highest;
+        volatile.last_used_ms = time_ms;
+        let first_kept = (highest + 1).saturating_sub(SEQUENCES_REMEMBERED);
+        volatile.results = volatile.results.split_off(&first_kept);
+        producer.resumed = false;
+    }
+
+    /// A new run of the broker begins with these sessions.
+    pub fn resume(&mut self) {
+        for producer in self.by_id.values_mut() {
+            producer.resumed = true;
+        }
     }
 
     /// The id and epoch that the next session under `name` gets; `fresh` is the
@@ -164,8 +222,8 @@ impl Producers {
         let mut idle: Vec<_> = self
             .by_id
             .iter()
-            .filter(|(_, p)| p.last_used_ms < idle_since_ms)
-            .map(|(id, p)| (p.last_used_ms, *id))
+            .filter(|(_, p)| p.last_used_ms() < idle_since_ms)
+            .map(|(id, p)| (p.last_used_ms(), *id))
             .collect();
         idle.sort_unstable();
         // Some more than needed, so that not every open has to look again.
@@ -190,6 +248,8 @@ impl Producers {
                 highest: 0,
                 results: BTreeMap::new(),
                 last_used_ms: time_ms,
+                volatile: Volatile::default(),
+                resumed: false,
             },
         );
     }
@@ -261,6 +321,8 @@ impl Producers {
                 highest: saved.highest,
                 results,
                 last_used_ms: saved.last_used_ms,
+                volatile: Volatile::default(),
+                resumed: false,
             },
         );
         Ok(())
@@ -398,6 +460,45 @@ mod tests {
             [ProducerId(2), ProducerId(3)]
         );
         assert!(producers.forgettable(2, 5).is_empty());
+    }
+
+    #[test]
+    fn what_memory_topics_got_is_remembered_until_the_next_run() {
+        let mut producers = Producers::default();
+        open(&mut producers, 1, "", 1, 0);
+        let saved = producers.save(ProducerId(1)).expect("known");
+        for s in 1..=100 {
+            assert_eq!(producers.check(sequence(1, 1, s)), Ok(Verdict::Fresh));
+            producers.applied_in_memory(sequence(1, 1, s), result(s), 7);
+        }
+        assert_eq!(
+            producers.check(sequence(1, 1, 100)),
+            Ok(Verdict::Applied(&result(100)))
+        );
+        assert_eq!(
+            producers.check(sequence(1, 1, 36)),
+            Err(SequenceError::TooOld {
+                sent: 36,
+                highest: 100
+            })
+        );
+        assert!(producers.forgettable(1, 7).is_empty());
+        // The log knows nothing of it.
+        assert_eq!(producers.save(ProducerId(1)), Some(saved.clone()));
+
+        let mut later = Producers::default();
+        later.load(ProducerId(1), &saved).expect("valid");
+        let too_new = Err(SequenceError::TooNew {
+            sent: 101,
+            highest: 0,
+        });
+        assert_eq!(later.check(sequence(1, 1, 101)), too_new);
+        // The first one of a run goes on from wherever the session was.
+        later.resume();
+        assert_eq!(later.check(sequence(1, 1, 101)), Ok(Verdict::Fresh));
+        later.applied(sequence(1, 1, 101), result(0), 8);
+        assert_eq!(later.check(sequence(1, 1, 100)), Ok(Verdict::Fresh));
+        assert!(later.check(sequence(1, 1, 166)).is_err());
     }
 
     proptest! {

@@ -39,10 +39,10 @@ pub struct Changes {
     pub leases: Vec<LeaseNoted>,
 }
 
-/// Changes that are durable.
+/// Changes that are durable, but for what memory topics have of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Committed {
-    /// What was appended, in the order of the request.
+    /// What was appended, in the order of the request, to memory topics last.
     pub appended: Vec<Appended>,
     /// The producer's sequence had been applied before, with this result.
     pub duplicate: bool,
@@ -101,6 +101,16 @@ pub struct TopicConfig {
     pub partitions: u32,
     /// How its events are kept.
     pub channel: Channel,
+}
+
+impl TopicConfig {
+    /// What is different in another one, for people.
+    fn unlike(self, other: Self) -> String {
+        if self.partitions == other.partitions {
+            return format!("the channel {}, not {}", self.channel, other.channel);
+        }
+        format!("{} partitions, not {}", self.partitions, other.partitions)
+    }
 }
 
 impl Default for TopicConfig {
@@ -170,10 +180,7 @@ pub enum CatalogError {
         group: String,
     },
     /// There is a topic of that name with another configuration.
-    #[error(
-        "topic {name:?} exists with {} partitions and channel {}, not {} and {}",
-        existing.partitions, existing.channel, requested.partitions, requested.channel
-    )]
+    #[error("topic {name:?} exists with {}", existing.unlike(*requested))]
     TopicDiffers {
         /// The topic.
         name: String,

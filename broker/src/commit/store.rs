@@ -28,7 +28,8 @@ pub struct StoredEvent {
 /// Consecutive events.
 #[derive(Clone, Debug, Default)]
 pub struct Page {
-    /// In order, without gaps.
+    /// In order, without gaps. The first may be behind the offset asked for:
+    /// those between are gone.
     pub events: Vec<StoredEvent>,
     /// Where to go on; the offset asked for if there is nothing yet.
     pub next: Offset,
@@ -65,11 +66,23 @@ pub enum ReadError {
 pub struct Store {
     reader: Reader,
     view: View,
+    epoch: u64,
 }
 
 impl Store {
-    pub(super) fn new(reader: Reader, view: View) -> Self {
-        Self { reader, view }
+    pub(super) fn new(reader: Reader, view: View, epoch: u64) -> Self {
+        Self {
+            reader,
+            view,
+            epoch,
+        }
+    }
+
+    /// The epoch that a position needs to be told from another one with the same
+    /// offset; `None` where no offset is ever given twice.
+    #[must_use]
+    pub fn epoch_of(&self, partition: &Partition) -> Option<u64> {
+        partition.ring().map(|_| self.epoch)
     }
 
     /// Reads events from `from` on. May wait for the disk.
@@ -82,6 +95,9 @@ impl Store {
         from: Offset,
         limits: PageLimits,
     ) -> Result<Page, ReadError> {
+        if let Some(ring) = partition.ring() {
+            return Ok(ring.read(from, limits));
+        }
         let mut page = Page {
             events: Vec::new(),
             next: from,
@@ -109,6 +125,9 @@ impl Store {
         from: Offset,
         limits: PageLimits,
     ) -> Result<Option<Page>, ReadError> {
+        if let Some(ring) = partition.ring() {
+            return Ok(Some(ring.read(from, limits)));
+        }
         let mut page = Page {
             events: Vec::new(),
             next: from,
@@ -131,8 +150,8 @@ impl Store {
     }
 
     /// Reads single events, whose offsets are in ascending order and below the
-    /// visible end. Each frame is read once, however many of them are in it. May
-    /// wait for the disk.
+    /// visible end; without those that are gone. Each frame is read once, however
+    /// many of them are in it. May wait for the disk.
     ///
     /// # Errors
     /// As [`Store::read`].
@@ -141,6 +160,9 @@ impl Store {
         partition: &Partition,
         offsets: &[Offset],
     ) -> Result<Vec<StoredEvent>, ReadError> {
+        if let Some(ring) = partition.ring() {
+            return Ok(ring.pick(offsets));
+        }
         let mut picked = Vec::with_capacity(offsets.len());
         let mut rest = offsets;
         while let Some(first) = rest.first() {
@@ -166,6 +188,9 @@ impl Store {
         partition: &Partition,
         offsets: &[Offset],
     ) -> Result<Vec<StoredEvent>, ReadError> {
+        if let Some(ring) = partition.ring() {
+            return Ok(ring.pick(offsets));
+        }
         let mut picked = Vec::with_capacity(offsets.len());
         let mut rest = offsets;
         while let Some(first) = rest.first() {
@@ -193,6 +218,9 @@ impl Store {
     /// # Errors
     /// When the index cannot be read.
     pub fn offset_at_time(&self, partition: &Partition, time_ms: u64) -> Result<Offset, ReadError> {
+        if let Some(ring) = partition.ring() {
+            return Ok(ring.offset_at_time(time_ms));
+        }
         // Append times never decrease within a partition.
         let (mut low, mut high) = (Offset(0), partition.visible_end());
         while low < high {

@@ -30,6 +30,9 @@ pub struct Delivery {
     pub attempt: u32,
     /// How often it was redriven.
     pub redrives: u32,
+    /// Tells its offset from an earlier one with the same number; 0 where there
+    /// is none.
+    pub epoch: u64,
 }
 
 /// What a member's stream is sent without having asked.
@@ -174,6 +177,8 @@ pub struct Description {
     pub filter_errors: u64,
     /// Why, the last time.
     pub last_filter_error: String,
+    /// Events that were gone before they were settled, since the broker's start.
+    pub dropped: u64,
 }
 
 /// How a group stands in one partition. As in `sluice.v1.GroupPartition`.

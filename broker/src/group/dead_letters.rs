@@ -120,8 +120,17 @@ impl DeadLetterMove {
     pub(super) async fn commit(
         mut self,
         proposals: &Proposals,
-        event: StoredEvent,
-    ) -> Result<(), SettlementError> {
+        event: Option<StoredEvent>,
+    ) -> Result<Moved, SettlementError> {
+        let Some(event) = event else {
+            let settles = vec![self.settle];
+            let changes = Changes {
+                settles,
+                ..Changes::default()
+            };
+            proposals.commit(changes).await?;
+            return Ok(Moved::Gone);
+        };
         // What fails again after it was redriven keeps its first place.
         if !event.note.is_empty()
             && let Ok(before) = DeadLetterNote::decode(event.note)
@@ -143,8 +152,16 @@ impl DeadLetterMove {
             ..Changes::default()
         };
         proposals.commit(changes).await?;
-        Ok(())
+        Ok(Moved::Kept)
     }
+}
+
+/// What became of an event that was to be a dead letter.
+pub(super) enum Moved {
+    /// It is one.
+    Kept,
+    /// Its topic had dropped it before.
+    Gone,
 }
 
 /// What moves dead letters back to their group, each in one frame.

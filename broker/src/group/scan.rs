@@ -21,6 +21,8 @@ pub(super) struct Scanned {
     pub(super) filtered: u64,
     pub(super) errors: u64,
     pub(super) last_error: Option<EvaluationError>,
+    /// Events before the first of the page that are gone.
+    pub(super) dropped: u64,
 }
 
 /// A partition that a group reads.
@@ -56,7 +58,7 @@ impl Feed {
         }
     }
 
-    /// Reads one event. May take a while.
+    /// Reads one event; `None` when it is gone. May take a while.
     pub(super) fn fetch(
         &self,
         store: &Store,
@@ -67,7 +69,11 @@ impl Feed {
             bytes: usize::MAX,
         };
         match self.partition() {
-            Some(partition) => Ok(store.read(partition, offset, one)?.events.pop()),
+            Some(partition) => {
+                let mut events = store.read(partition, offset, one)?.events;
+                // It may be gone, and what is read a later one.
+                Ok(events.pop().filter(|event| event.offset == offset))
+            }
             None => Ok(None),
         }
     }
@@ -90,7 +96,7 @@ impl Scanner {
         }
         let partition = of.partition()?;
         match self.store.read_cached(partition, from, self.limits) {
-            Ok(page) => Some(Ok(self.sift(page?, of.filtered))),
+            Ok(page) => Some(Ok(self.sift(from, page?, of.filtered))),
             Err(error) => Some(Err(error)),
         }
     }
@@ -100,7 +106,7 @@ impl Scanner {
         match of.partition() {
             Some(partition) => {
                 let page = self.store.read(partition, from, self.limits)?;
-                Ok(self.sift(page, of.filtered))
+                Ok(self.sift(from, page, of.filtered))
             }
             None => Ok(Scanned {
                 next: from,
@@ -109,10 +115,12 @@ impl Scanner {
         }
     }
 
-    fn sift(&self, page: Page, filtered: bool) -> Scanned {
+    fn sift(&self, from: Offset, page: Page, filtered: bool) -> Scanned {
         let filter = self.filter.as_ref().filter(|_| filtered);
+        let first = page.events.first().map_or(page.next, |event| event.offset);
         let mut scanned = Scanned {
             next: page.next,
+            dropped: first.0.saturating_sub(from.0),
             ..Scanned::default()
         };
         if filter.is_none() && !self.keyed {

@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 use super::{
     board::{EventId, LeaseError, LeaseToken},
     command::{Frozen, Settlement, SettlementAction, SettlementError, SettlementFailures, Thaw},
+    dead_letters::Moved,
     note::AttemptEnd,
     retry::{self, Verdict},
     task::{Continuation, GroupTask, wall_ms},
@@ -48,7 +49,7 @@ struct Settled {
     plan: Plan,
     main: Result<(), CommitError>,
     /// In the order of the plan's dead letters.
-    dead_letters: Vec<Result<(), SettlementError>>,
+    dead_letters: Vec<Result<Moved, SettlementError>>,
 }
 
 impl GroupTask {
@@ -244,7 +245,11 @@ impl GroupTask {
         }
         for (letter, moved) in plan.dead_letters.into_iter().zip(dead_letters) {
             match moved {
-                Ok(()) => {
+                Ok(Moved::Gone) => {
+                    self.dropped += 1;
+                    self.board.settled(letter.id, now);
+                }
+                Ok(Moved::Kept) => {
                     tracing::info!(
                         group = %self.group.name, offset = %letter.id.offset,
                         attempt = letter.last.attempt, reason = letter.last.reason,

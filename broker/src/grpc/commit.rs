@@ -6,7 +6,10 @@ use sluice_proto::wire;
 
 use super::{api::Api, authorize::Action, convert, events, refusal::Refusal};
 use crate::{
-    commit::{Changes, CommitError, Committed, record::ProducerSequence},
+    commit::{
+        Changes, CommitError, Committed,
+        record::{Channel, ProducerSequence},
+    },
     group::{FrozenInputs, GroupHandle, LeaseError, LeaseToken},
 };
 
@@ -42,6 +45,13 @@ impl Api {
         let mut appends = Vec::new();
         for (at, output) in request.outputs.into_iter().enumerate() {
             let path = format!("outputs[{at}].");
+            let topic = self.topic(Action::Publish, &output.topic)?;
+            if topic.channel == Channel::Memory && !request.allow_volatile {
+                return Err(Refusal::volatile_output(
+                    format!("{path}topic"),
+                    &topic.name,
+                ));
+            }
             appends.extend(self.place_events(
                 &path,
                 &output.topic,
@@ -60,7 +70,7 @@ impl Api {
         let work = tokio::spawn(async move { api.settle_and_append(inputs, changes).await });
         let committed = work.await.map_err(Refusal::internal)??;
         Ok(wire::CommitResponse {
-            ranges: convert::ranges(&committed, &self.proposals.catalog()),
+            ranges: convert::ranges(&committed, self),
             duplicate: committed.duplicate,
         })
     }

@@ -6,9 +6,9 @@ use prost::Message;
 use prost_types::Timestamp;
 use sluice_proto::{GroupName, TopicName, wire};
 
-use super::refusal::Refusal;
+use super::{api::Api, refusal::Refusal};
 use crate::{
-    commit::{Appended, Catalog, Committed, StoredEvent},
+    commit::{Appended, Committed, StoredEvent},
     group::{self, DeadLetterNote, Delivery, Grant, IdleReason, LeaseToken},
 };
 
@@ -138,6 +138,7 @@ pub(super) fn delivery(delivery: Delivery) -> wire::Delivery {
         append_time: Some(time_ms(delivery.append_time_ms)),
         attempt: delivery.attempt as i32,
         redrives: delivery.redrives as i32,
+        epoch: delivery.epoch as i64,
     }
 }
 
@@ -157,10 +158,16 @@ pub(super) fn idle(reason: IdleReason) -> wire::IdleReason {
 }
 
 /// What was appended, with the names of the topics.
-pub(super) fn ranges(committed: &Committed, catalog: &Catalog) -> Vec<wire::AppendedRange> {
+pub(super) fn ranges(committed: &Committed, api: &Api) -> Vec<wire::AppendedRange> {
+    let catalog = api.proposals.catalog();
     let name = |appended: &Appended| {
         let topic = catalog.topic_by_id(appended.topic);
         topic.map_or_else(String::new, |topic| topic.name.to_string())
+    };
+    let epoch = |appended: &Appended| {
+        let topic = catalog.topic_by_id(appended.topic);
+        let partition = topic.and_then(|topic| topic.partition(appended.partition));
+        partition.and_then(|partition| api.store.epoch_of(partition))
     };
     committed
         .appended
@@ -171,6 +178,7 @@ pub(super) fn ranges(committed: &Committed, catalog: &Catalog) -> Vec<wire::Appe
             first_offset: appended.first.0 as i64,
             count: appended.count as i32,
             append_time: Some(time_ms(appended.time_ms)),
+            epoch: epoch(appended).unwrap_or(0) as i64,
         })
         .collect()
 }

@@ -40,7 +40,7 @@ impl Api {
         };
         let committed = self.proposals.commit(changes).await?;
         Ok(wire::PublishResponse {
-            ranges: convert::ranges(&committed, &self.proposals.catalog()),
+            ranges: convert::ranges(&committed, self),
             duplicate: committed.duplicate,
         })
     }

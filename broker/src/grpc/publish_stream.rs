@@ -167,7 +167,7 @@ impl<'a> PublishStream<'a> {
             Ok(committed) => {
                 let ack = wire::PublishAck {
                     request_id: done.request_id,
-                    ranges: convert::ranges(&committed, &self.api.proposals.catalog()),
+                    ranges: convert::ranges(&committed, &self.api),
                     duplicate: committed.duplicate,
                 };
                 self.respond(Out::Ack(ack)).await?;

@@ -46,9 +46,14 @@ pub(super) async fn start(
     let filter = compile("filter", &request.filter).await?;
     let max_events = convert::count("max_events", request.max_events)?;
     let partitions = chosen_partitions(&topic, &request.partitions)?;
+    let epoch = convert::count("start.epoch", request.start.map_or(0, |start| start.epoch))?;
     let start = request.start.and_then(|start| start.at);
     let mut cursors = Vec::with_capacity(partitions.len());
     for partition in partitions {
+        if let Some(At::Offset(offset)) = start {
+            let offset = convert::count("start.offset", offset)?;
+            check_epoch(&api, &topic, partition, offset, epoch)?;
+        }
         let next = start_offset(&api, &topic, partition, start, "start").await?;
         let end = visible_end(&topic, partition);
         cursors.push(Cursor {
@@ -103,6 +108,27 @@ fn chosen_partitions(topic: &Topic, given: &[i32]) -> Result<Vec<PartitionId>, R
 pub(super) fn visible_end(topic: &Topic, partition: PartitionId) -> Offset {
     let of = topic.partition(partition);
     of.map_or(Offset(0), crate::commit::Partition::visible_end)
+}
+
+/// Refuses a position that was told before the topic lost events below it.
+fn check_epoch(
+    api: &Api,
+    topic: &Topic,
+    id: PartitionId,
+    offset: u64,
+    epoch: u64,
+) -> Result<(), Refusal> {
+    let Some(partition) = topic.partition(id) else {
+        return Ok(());
+    };
+    match api.store.epoch_of(partition) {
+        Some(now) if epoch != 0 && epoch != now => {
+            let there = partition.start_offset().0..partition.visible_end().0;
+            let given = (offset, epoch);
+            Err(Refusal::position_lost("start.offset", given, (now, there)))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Where in a partition a start is. `field` is the request's field that has it.
@@ -199,11 +225,18 @@ impl Reading {
         let filter = self.filter.clone();
         let left = self.left.unwrap_or(u64::MAX);
         let work = tokio::task::spawn_blocking(move || {
-            let page = match topic.partition(partition) {
+            let of = topic.partition(partition);
+            let page = match of {
                 Some(of) => api.store.read(of, next, PAGE)?,
                 None => Page::default(),
             };
-            Ok::<_, Refusal>(sift(page, partition, end, filter.as_ref(), left))
+            let epoch = of.and_then(|of| api.store.epoch_of(of)).unwrap_or(0);
+            let found = Found {
+                page,
+                partition,
+                epoch,
+            };
+            Ok::<_, Refusal>(found.sift(end, filter.as_ref(), left))
         });
         let (response, next) = work.await.map_err(Refusal::internal)??;
         self.cursors[at].next = next;
@@ -211,34 +244,43 @@ impl Reading {
     }
 }
 
-fn sift(
+/// A page, and where it is from.
+struct Found {
     page: Page,
     partition: PartitionId,
-    end: Offset,
-    filter: Option<&Filter>,
-    left: u64,
-) -> (wire::ReadResponse, Offset) {
-    let mut events = Vec::new();
-    let mut next = page.next.min(end);
-    for stored in page.events {
-        if stored.offset >= end || events.len() as u64 == left {
-            next = stored.offset;
-            break;
-        }
-        let matches = filter.is_none_or(|filter| {
-            // What cannot be judged does not match.
-            let event = EventRef::read(&stored.event);
-            event.is_ok_and(|event| filter.matches(&event).unwrap_or(false))
-        });
-        if matches {
-            events.push(wire::ReadEvent {
-                partition: partition.0 as i32,
-                offset: stored.offset.0 as i64,
-                append_time: Some(convert::time_ms(stored.append_time_ms)),
-                dead_letter: convert::dead_letter_history(&stored),
-                event: stored.event,
+    epoch: u64,
+}
+
+impl Found {
+    fn sift(self, end: Offset, filter: Option<&Filter>, left: u64) -> (wire::ReadResponse, Offset) {
+        let Self {
+            page,
+            partition,
+            epoch,
+        } = self;
+        let mut events = Vec::new();
+        let mut next = page.next.min(end);
+        for stored in page.events {
+            if stored.offset >= end || events.len() as u64 == left {
+                next = stored.offset;
+                break;
+            }
+            let matches = filter.is_none_or(|filter| {
+                // What cannot be judged does not match.
+                let event = EventRef::read(&stored.event);
+                event.is_ok_and(|event| filter.matches(&event).unwrap_or(false))
             });
+            if matches {
+                events.push(wire::ReadEvent {
+                    partition: partition.0 as i32,
+                    offset: stored.offset.0 as i64,
+                    append_time: Some(convert::time_ms(stored.append_time_ms)),
+                    dead_letter: convert::dead_letter_history(&stored),
+                    event: stored.event,
+                    epoch: epoch as i64,
+                });
+            }
         }
+        (wire::ReadResponse { events }, next)
     }
-    (wire::ReadResponse { events }, next)
 }

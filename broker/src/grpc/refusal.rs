@@ -1,10 +1,10 @@
 //! How errors become gRPC status: the one place where the broker's errors meet
 //! the API's reasons.
 
-use std::time::Duration;
+use std::{ops::Range, time::Duration};
 
 use sluice_proto::{
-    NameError,
+    NameError, TopicName,
     event::EventError,
     wire::{self, ErrorReason},
 };
@@ -82,6 +82,27 @@ impl Refusal {
     pub(super) fn out_of_range(field: &str, given: u64, end: u64) -> Self {
         let message = format!("{field} is {given}, and the partition ends at {end}");
         Self::new(Code::OutOfRange, ErrorReason::OffsetOutOfRange, message).at(field)
+    }
+
+    /// The position is of an epoch whose events are not all there any more.
+    pub(super) fn position_lost(field: &str, given: (u64, u64), now: (u64, Range<u64>)) -> Self {
+        let (offset, of_epoch) = given;
+        let (epoch, there) = now;
+        let message = format!(
+            "{field} is {offset} of epoch {of_epoch}, whose events are lost; the partition now \
+             has the offsets from {} up to {} of epoch {epoch}",
+            there.start, there.end
+        );
+        Self::new(Code::OutOfRange, ErrorReason::PositionLost, message).at(field)
+    }
+
+    /// A Commit has an output that the log does not keep.
+    pub(super) fn volatile_output(field: String, topic: &TopicName) -> Self {
+        let message = format!(
+            "{field}: {topic} is a memory topic, which loses its events when the broker ends; \
+             say allow_volatile if that may be"
+        );
+        Self::new(Code::InvalidArgument, ErrorReason::VolatileOutput, message).at(field)
     }
 
     pub(super) fn stream_state(message: &str) -> Self {

@@ -63,7 +63,10 @@ fn what_a_definition_says_is_in_tables_and_json() {
         json!({"topic": "in", "partitions": 2, "channel": "fsync", "events": 0, "groups": 1});
     assert_eq!(json(url, &["topic", "list"]), [topic]);
     let table = printed(url, &["topic", "list", "--internal"], "");
-    assert_table(&table, &["topic", "partitions", "events", "groups", "ocr"]);
+    assert_table(
+        &table,
+        &["topic", "partitions", "channel", "events", "groups", "ocr"],
+    );
     let table = printed(url, &["topic", "describe", "in"], "");
     assert_table(&table, &["partitioner", "crc32", "ocr", "start", "end"]);
 

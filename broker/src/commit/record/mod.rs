@@ -231,12 +231,15 @@ pub struct TopicCreated {
 pub enum Channel {
     /// Acked and readable when they are durable.
     Fsync = 0,
+    /// Never in the log.
+    Memory = 2,
 }
 
 impl std::fmt::Display for Channel {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Fsync => "fsync",
+            Self::Memory => "memory",
         })
     }
 }

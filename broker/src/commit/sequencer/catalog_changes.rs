@@ -128,13 +128,20 @@ impl Sequencer {
         }
         let id = self.state.next_id();
         let (dead_letters, parking) = (id + 1, id + 2);
+        // A memory topic begins anew at every start of the broker, and so does
+        // the group: at 0, which all starts are in an empty topic.
+        let replayed_start = if self.is_memory(topic_id) {
+            vec![0; start.len()]
+        } else {
+            start.clone()
+        };
         let created = GroupCreated {
             group: id,
             name: name.to_string(),
             topic: topic_id.0,
             dead_letters,
             parking,
-            start,
+            start: replayed_start,
             created_ms: self.now_ms(),
             config,
         };
@@ -152,7 +159,7 @@ impl Sequencer {
             Record::GroupCreated(created.clone()),
         ];
         let frame = self.frame(None, records);
-        let state = GroupState::new(&created);
+        let state = GroupState::new(&GroupCreated { start, ..created });
         self.add(&frame, pending);
         Ok(CatalogChanged::GroupCreated(Box::new(state)))
     }

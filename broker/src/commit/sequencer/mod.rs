@@ -9,6 +9,7 @@
 //! the log for good, which does no harm, as nothing is written any more.
 
 mod catalog_changes;
+mod volatile;
 
 use std::{
     collections::BTreeMap,
@@ -25,9 +26,10 @@ use super::{
     open::CommitConfig,
     producers::{Appended, Verdict},
     proposal::{
-        Changes, CommitError, Committed, OpenProducerError, ProducerSession, Proposal, Unavailable,
+        AppendRequest, Changes, CommitError, Committed, OpenProducerError, ProducerSession,
+        Proposal, Unavailable,
     },
-    record::{Append, Frame, ProducerOpened, ProducerSequence, Record, Source},
+    record::{Append, Channel, Frame, ProducerOpened, ProducerSequence, Record, Source},
     state::State,
 };
 use crate::{
@@ -35,8 +37,12 @@ use crate::{
     view::IndexEntry,
 };
 
+pub(super) use self::volatile::Volatile;
+use self::volatile::VolatileAppend;
+
 pub(super) struct Sequencer {
     pub(super) state: State,
+    pub(super) volatile: Volatile,
     pub(super) writer: Writer,
     pub(super) queue: mpsc::Receiver<Proposal>,
     pub(super) catalog: watch::Sender<Arc<Catalog>>,
@@ -50,8 +56,18 @@ type DurableReply = Box<dyn FnOnce(Result<(), Unavailable>) + Send>;
 struct Pending {
     block: BlockBuilder,
     frames: Vec<PendingFrame>,
+    /// Appends to memory topics that are shown with it.
+    volatile: Vec<VolatileAppend>,
     /// Run once the block is durable, or with the reason why it is not.
     replies: Vec<DurableReply>,
+}
+
+/// Changes that have their offsets.
+enum Sequenced {
+    /// They are what they are when their block is durable.
+    InBlock(Committed),
+    /// They have nothing to do with the log.
+    InMemory(Committed),
 }
 
 struct PendingFrame {
@@ -66,6 +82,7 @@ impl Pending {
         Self {
             block: writer.block(),
             frames: Vec::new(),
+            volatile: Vec::new(),
             replies: Vec::new(),
         }
     }
@@ -123,10 +140,15 @@ impl Sequencer {
                 changes,
                 reply,
                 budget,
-            } => {
-                let result = self.sequence_changes(changes, pending);
-                answer_when_durable(reply, result, Some(budget), pending);
-            }
+            } => match self.sequence_changes(changes, pending) {
+                Ok(Sequenced::InMemory(committed)) => {
+                    let _ = reply.send(Ok(committed));
+                }
+                Ok(Sequenced::InBlock(committed)) => {
+                    answer_when_durable(reply, Ok(committed), Some(budget), pending);
+                }
+                Err(error) => drop(reply.send(Err(error))),
+            },
             Proposal::Catalog { change, reply } => {
                 let result = self.sequence_catalog(change, pending);
                 answer_when_durable(reply, result, None, pending);
@@ -157,11 +179,11 @@ impl Sequencer {
         &mut self,
         changes: Changes,
         pending: &mut Pending,
-    ) -> Result<Committed, CommitError> {
+    ) -> Result<Sequenced, CommitError> {
         if let Some(sequence) = changes.producer
             && let Some(committed) = self.look_up(sequence)?
         {
-            return Ok(committed);
+            return Ok(Sequenced::InBlock(committed));
         }
         for settle in &changes.settles {
             self.check_group(settle.group, settle.source)?;
@@ -175,16 +197,20 @@ impl Sequencer {
             self.check_group(sluice_proto::GroupId(lease.group), source)?;
         }
         let mut records = Vec::new();
+        let mut in_memory = Vec::new();
         // Where each partition goes on within this frame.
         let mut next: BTreeMap<Source, Offset> = BTreeMap::new();
         for append in changes.appends {
             let target = append.target;
             let gone = CommitError::TopicGone(target.topic);
-            let partition = self
-                .state
-                .topic(target.topic)
+            let topic = self.state.topic(target.topic);
+            let partition = topic
                 .and_then(|t| t.partitions.get(target.partition.0 as usize))
                 .ok_or(gone)?;
+            if self.is_memory(target.topic) {
+                in_memory.push(append);
+                continue;
+            }
             let next = next.entry(target).or_insert(partition.next_offset);
             let first = *next;
             *next = first + append.events.len() as u64;
@@ -195,19 +221,88 @@ impl Sequencer {
                 events: append.events,
             }));
         }
-        records.extend(changes.settles.into_iter().map(Record::Settle));
-        records.extend(changes.attempts.into_iter().map(Record::AttemptFailed));
-        records.extend(changes.leases.into_iter().map(Record::LeaseNoted));
-        let frame = self.frame(changes.producer, records);
-        let length = frame.encoded_len();
-        if length > FRAME_BYTES_MAX {
-            return Err(CommitError::TooLarge(length));
-        }
-        let appended = self.add(&frame, pending);
-        Ok(Committed {
-            appended,
+        // What a group does with events of a memory topic is as volatile as they
+        // are: its task knows, and nobody else.
+        let records_before = records.len();
+        let asked = changes.settles.len() + changes.attempts.len() + changes.leases.len();
+        let settles = changes.settles.into_iter();
+        records.extend(
+            settles
+                .filter(|settle| !self.is_memory(settle.source.topic))
+                .map(Record::Settle),
+        );
+        let attempts = changes.attempts.into_iter();
+        records.extend(
+            attempts
+                .filter(|attempt| !self.is_memory(TopicId(attempt.topic)))
+                .map(Record::AttemptFailed),
+        );
+        let leases = changes.leases.into_iter();
+        records.extend(
+            leases
+                .filter(|lease| !self.is_memory(TopicId(lease.topic)))
+                .map(Record::LeaseNoted),
+        );
+        let dropped = asked > records.len() - records_before;
+        let mut committed = Committed {
+            appended: Vec::new(),
             duplicate: false,
+        };
+        // What has no part in memory is in the log, also if it says nothing.
+        let in_block = !records.is_empty() || (in_memory.is_empty() && !dropped);
+        if in_block {
+            let frame = self.frame(changes.producer, records);
+            let length = frame.encoded_len();
+            if length > FRAME_BYTES_MAX {
+                return Err(CommitError::TooLarge(length));
+            }
+            committed.appended = self.add(&frame, pending);
+        }
+        let waits = in_memory
+            .iter()
+            .any(|append| self.volatile.waits(append.target));
+        let known_to_the_log = in_block && in_memory.is_empty();
+        let in_block = in_block || waits;
+        self.append_in_memory(in_memory, in_block, &mut committed, pending);
+        if let Some(sequence) = changes.producer
+            && !known_to_the_log
+        {
+            let result = committed.appended.clone();
+            let now_ms = self.now_ms();
+            let producers = &mut self.state.producers;
+            producers.applied_in_memory(sequence, result, now_ms);
+        }
+        Ok(if in_block {
+            Sequenced::InBlock(committed)
+        } else {
+            Sequenced::InMemory(committed)
         })
+    }
+
+    /// Appends to memory topics, readable at once or with the pending block.
+    fn append_in_memory(
+        &mut self,
+        appends: Vec<AppendRequest>,
+        with_block: bool,
+        committed: &mut Committed,
+        pending: &mut Pending,
+    ) {
+        let now_ms = self.now_ms();
+        for append in appends {
+            let append = self.volatile.append(&append, now_ms);
+            committed.appended.push(append.appended);
+            if with_block {
+                self.volatile.hold(&append);
+                pending.volatile.push(append);
+            } else if let Some(topic) = self.volatile.show(append, &self.catalog.borrow()) {
+                topic.notify();
+            }
+        }
+    }
+
+    fn is_memory(&self, topic: TopicId) -> bool {
+        let topic = self.state.topic(topic);
+        topic.is_some_and(|topic| topic.definition.channel() == Channel::Memory)
     }
 
     fn check_group(&self, group: sluice_proto::GroupId, source: Source) -> Result<(), CommitError> {
@@ -292,6 +387,7 @@ impl Sequencer {
         let Pending {
             block,
             frames,
+            volatile,
             replies,
         } = pending;
         let result = if frames.is_empty() {
@@ -308,6 +404,9 @@ impl Sequencer {
                 }
             }
         };
+        if result.is_ok() {
+            self.publish_volatile(volatile);
+        }
         for reply in replies {
             reply(result.clone());
         }
@@ -329,6 +428,7 @@ impl Sequencer {
             self.catalog.send_replace(Arc::new(catalog));
             for topic in deleted {
                 self.checkpoints.topic_deleted(topic.id);
+                self.volatile.forget(topic.id);
                 topic.notify();
             }
         }
@@ -358,6 +458,15 @@ impl Sequencer {
         }
         for topic in touched {
             topic.notify();
+        }
+    }
+
+    /// Shows what memory topics got together with what is durable now.
+    fn publish_volatile(&mut self, appends: Vec<VolatileAppend>) {
+        for append in appends {
+            if let Some(topic) = self.volatile.show_held(append, &self.catalog.borrow()) {
+                topic.notify();
+            }
         }
     }
 

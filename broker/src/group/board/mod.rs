@@ -28,7 +28,7 @@ mod progress;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 
 use bytes::Bytes;
 use sluice_proto::Offset;
@@ -550,6 +550,22 @@ impl Board {
         {
             self.activate(next, now_ms);
         }
+    }
+
+    /// Settles those of these events that wait for delivery, without having
+    /// delivered them. Returns how many.
+    pub fn drop_ready(&mut self, events: &[EventId], now_ms: u64) -> u64 {
+        let is_ready = |id: &&EventId| {
+            let entry = self.events.get(id);
+            entry.is_some_and(|entry| matches!(entry.place, Place::Ready))
+        };
+        let gone: HashSet<EventId> = events.iter().filter(is_ready).copied().collect();
+        self.ready.retain(|id| !gone.contains(id));
+        for id in &gone {
+            self.sources[id.source].skip_one(id.offset);
+            self.settled(*id, now_ms);
+        }
+        gone.len() as u64
     }
 
     /// The event's failed attempt is recorded, durably; `failed.not_before_ms`

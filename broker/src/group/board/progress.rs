@@ -36,13 +36,23 @@ impl Progress {
             if from < end {
                 self.window.settle_range(from, end);
                 let count = end.0 - from.0;
-                match self.skipped.last_mut() {
-                    Some((first, length)) if first.0 + *length == from.0 => *length += count,
-                    _ => self.skipped.push((from, count)),
-                }
+                self.note_skipped(from, count);
             }
             self.ahead.remove(&end);
             from = if end < to { end.next() } else { to };
+        }
+    }
+
+    /// An event that was met is settled without a delivery. It goes to the log
+    /// later.
+    pub(super) fn skip_one(&mut self, offset: Offset) {
+        self.note_skipped(offset, 1);
+    }
+
+    fn note_skipped(&mut self, from: Offset, count: u64) {
+        match self.skipped.last_mut() {
+            Some((first, length)) if first.0 + *length == from.0 => *length += count,
+            _ => self.skipped.push((from, count)),
         }
     }
 }

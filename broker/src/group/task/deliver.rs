@@ -182,6 +182,7 @@ impl GroupTask {
             append_time_ms: event.append_time_ms,
             attempt,
             redrives: 0,
+            epoch: self.epoch_of(id.source),
             event: event.event,
         };
         if !event.note.is_empty()
@@ -190,8 +191,15 @@ impl GroupTask {
             delivery.partition = PartitionId(note.partition);
             delivery.offset = Offset(note.offset);
             delivery.redrives = note.redrives;
+            delivery.epoch = 0;
         }
         Some(delivery)
+    }
+
+    fn epoch_of(&self, source: usize) -> u64 {
+        let partition = self.feeds[source].partition();
+        let epoch = partition.and_then(|partition| self.scanner.store.epoch_of(partition));
+        epoch.unwrap_or(0)
     }
 
     /// Answers the pulls whose time is up. While events are being read for them

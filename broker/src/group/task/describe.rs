@@ -75,6 +75,7 @@ impl GroupTask {
             filtered: self.filtered,
             filter_errors: self.filter_errors,
             last_filter_error: self.last_filter_error.clone(),
+            dropped: self.dropped,
         }
     }
 }

@@ -81,6 +81,8 @@ pub(super) struct GroupTask {
     filtered: u64,
     filter_errors: u64,
     last_filter_error: String,
+    /// Events that were gone before they were settled.
+    pub(super) dropped: u64,
     room: Arc<Notify>,
 }
 
@@ -165,6 +167,7 @@ impl GroupTask {
             filtered: 0,
             filter_errors: 0,
             last_filter_error: String::new(),
+            dropped: 0,
             room: parts.room,
         }
     }

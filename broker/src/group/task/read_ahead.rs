@@ -78,11 +78,13 @@ impl GroupTask {
         };
         self.filtered += scanned.filtered;
         self.filter_errors += scanned.errors;
+        self.dropped += scanned.dropped;
         if let Some(error) = scanned.last_error {
             self.last_filter_error = error.to_string();
         }
         let now = self.clock.now_ms();
-        if scanned.filtered + scanned.errors > 0 && self.skips_due_ms.is_none() {
+        let skipped = scanned.filtered + scanned.errors + scanned.dropped;
+        if skipped > 0 && self.skips_due_ms.is_none() {
             self.skips_due_ms = Some(now + SKIPS_AFTER_MS);
         }
         let mut arrived = Vec::with_capacity(scanned.matched.len());
@@ -176,7 +178,10 @@ impl GroupTask {
                     task.fetching.remove(&id);
                 }
                 match read {
-                    Ok(Ok(events)) => task.keep_needed(source, events),
+                    Ok(Ok(events)) => {
+                        task.drop_missing(source, &offsets, &events);
+                        task.keep_needed(source, events);
+                    }
                     Ok(Err(error)) => tracing::error!(%error, "cannot read events again"),
                     Err(error) => tracing::error!(%error, "a read ended with a panic"),
                 }
@@ -184,17 +189,36 @@ impl GroupTask {
         }));
     }
 
+    /// Of these events some were asked for and are gone: the topic dropped them
+    /// while they waited here.
+    fn drop_missing(&mut self, source: usize, asked: &[Offset], read: &[StoredEvent]) {
+        let there = |offset: &Offset| read.iter().any(|event| event.offset == *offset);
+        let missing: Vec<EventId> = asked
+            .iter()
+            .filter(|offset| !there(offset))
+            .map(|offset| EventId {
+                source,
+                offset: *offset,
+            })
+            .collect();
+        if !missing.is_empty() {
+            let now = self.clock.now_ms();
+            self.dropped += self.board.drop_ready(&missing, now);
+            self.skips_due_ms.get_or_insert(now + SKIPS_AFTER_MS);
+        }
+    }
+
+    /// Reads an event; `None` when it is gone.
     pub(in crate::group) fn read_event(
         &self,
         id: EventId,
-    ) -> impl Future<Output = Result<StoredEvent, String>> + use<> {
+    ) -> impl Future<Output = Result<Option<StoredEvent>, String>> + use<> {
         let feed = self.feeds[id.source].clone();
         let store = self.scanner.store.clone();
         async move {
             let read = task::spawn_blocking(move || feed.fetch(&store, id.offset)).await;
             match read {
-                Ok(Ok(Some(event))) => Ok(event),
-                Ok(Ok(None)) => Err("it is not there any more".into()),
+                Ok(Ok(event)) => Ok(event),
                 Ok(Err(error)) => Err(error.to_string()),
                 Err(error) => Err(error.to_string()),
             }

@@ -181,6 +181,7 @@ impl Api {
             filtered_count: described.filtered as i64,
             filter_error_count: described.filter_errors as i64,
             last_filter_error: described.last_filter_error,
+            dropped_count: described.dropped as i64,
         })
     }
 }
@@ -272,7 +273,10 @@ fn wire_config(config: &GroupConfig) -> wire::GroupConfig {
             multiplier: config.multiplier,
             max_delay: Some(convert::duration_ms(config.max_delay_ms)),
         }),
-        start: Some(wire::ReadStart { at: start }),
+        start: Some(wire::ReadStart {
+            at: start,
+            epoch: 0,
+        }),
         max_in_flight: config.max_in_flight as i32,
     }
 }

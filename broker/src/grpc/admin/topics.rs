@@ -67,7 +67,7 @@ impl Api {
             event_count: topic
                 .partitions
                 .iter()
-                .map(|partition| partition.visible_end().0 as i64)
+                .map(|partition| partition.event_count() as i64)
                 .sum(),
             group_count: catalog.groups_of(topic.id).count() as i32,
         });
@@ -88,7 +88,7 @@ impl Api {
             .iter()
             .map(|partition| wire::PartitionDescription {
                 partition: partition.source.partition.0 as i32,
-                start_offset: 0,
+                start_offset: partition.start_offset().0 as i64,
                 visible_end: partition.visible_end().0 as i64,
                 last_append_time: partition.last_append_ms().map(convert::time_ms),
             });
@@ -113,6 +113,7 @@ fn checked_config(asked: wire::TopicConfig, partitions_max: usize) -> Result<Top
     let partitions = convert::count_or(field, asked.partitions.into(), 1, partitions_max)?;
     let channel = match wire::Channel::try_from(asked.channel) {
         Ok(wire::Channel::Unspecified | wire::Channel::Fsync) => Channel::Fsync,
+        Ok(wire::Channel::Memory) => Channel::Memory,
         Err(_) => {
             let message = format!("{} is no channel that this broker knows", asked.channel);
             return Err(Refusal::field("config.channel", message));
@@ -127,6 +128,7 @@ fn checked_config(asked: wire::TopicConfig, partitions_max: usize) -> Result<Top
 fn topic_config(topic: &Topic) -> wire::TopicConfig {
     let channel = match topic.channel {
         Channel::Fsync => wire::Channel::Fsync,
+        Channel::Memory => wire::Channel::Memory,
     };
     wire::TopicConfig {
         partitions: topic.partitions.len() as i32,
