@@ -73,6 +73,7 @@ impl Target for Sluice {
         let mut admin = AdminServiceClient::new(connect(self.addr()).await?);
         let config = pb::TopicConfig {
             partitions: spec.partitions as i32,
+            ..pb::TopicConfig::default()
         };
         admin
             .create_topic(pb::CreateTopicRequest {

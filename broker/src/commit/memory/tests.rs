@@ -62,7 +62,8 @@ impl Rings {
         for chunk in Chunk::of(Offset(first), time_ms, &events) {
             let bytes = chunk.bytes();
             for gone in self.room.take(target, bytes) {
-                let at = self.chunks.iter().position(|(of, _)| *of == gone).unwrap();
+                let at = self.chunks.iter().position(|(of, _)| *of == gone);
+                let at = at.expect("it names partitions that have chunks");
                 let older = &self.chunks[..at];
                 let oldest_of_topic = older.iter().all(|(of, _)| of.topic != gone.topic);
                 assert!(oldest_of_topic, "{gone:?} is not the oldest of its topic");
@@ -71,7 +72,8 @@ impl Rings {
                     "another topic gave what was not the oldest of all"
                 );
                 self.chunks.remove(at);
-                self.rings.get_mut(&gone).unwrap().drop_oldest();
+                let ring = self.rings.get_mut(&gone);
+                ring.expect("as above").drop_oldest();
             }
             self.chunks.push((target, bytes));
             self.rings.entry(target).or_default().push(chunk);
