@@ -8,6 +8,7 @@ use serde::Deserialize;
 use sluice_broker::{
     Broker,
     config::{Config, Limits},
+    filter::EVALUATION_STACK_BYTES,
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -73,6 +74,7 @@ pub(super) fn run(serve: Serve) -> anyhow::Result<()> {
     let (config, log_format) = settings(&serve)?;
     start_log(&serve.log, log_format)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        .thread_stack_size(EVALUATION_STACK_BYTES)
         .enable_all()
         .build()
         .context("the runtime cannot be started")?;

@@ -42,6 +42,10 @@ pub const FILTER_BYTES_MAX: usize = 4096;
 /// Pages that are not touched cost nothing.
 const COMPILE_STACK_BYTES: usize = 64 << 20;
 
+/// Stack of a thread that evaluates filters, which recurses as deep as a filter
+/// and a payload are. The debug build of the deepest ones takes about half of it.
+pub const EVALUATION_STACK_BYTES: usize = 8 << 20;
+
 /// A filter that can be evaluated: a conjunction of [`Term`]s. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Filter(Arc<Inner>);
@@ -148,6 +152,12 @@ pub enum EvaluationError {
     /// The evaluator failed; a fault of the broker's.
     #[error("the evaluator failed")]
     Panicked,
+}
+
+impl EvaluationError {
+    fn data(text: impl Into<Arc<str>>) -> Self {
+        Self::Data(text.into())
+    }
 }
 
 impl Filter {

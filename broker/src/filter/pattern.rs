@@ -6,7 +6,7 @@ use super::{EvaluationError, budget::Budget};
 
 /// Largest compiled regular expression, in bytes, as the `regex` crate counts.
 const COMPILED_BYTES_MAX: usize = 1 << 20;
-/// Steps between two powers of the size below.
+/// The bounds that are tried, so that its size is known.
 const SIZES: [usize; 6] = [
     4 << 10,
     16 << 10,
@@ -26,6 +26,9 @@ pub struct Pattern {
 }
 
 impl Pattern {
+    /// What compiling one costs at worst, in steps.
+    pub(super) const COMPILE_STEPS: u64 = 20_000;
+
     /// Compiles a regular expression of the syntax of RE2.
     ///
     /// # Errors
@@ -62,7 +65,12 @@ impl Pattern {
     /// When the text is so long that this could take too much time.
     pub fn is_match(&self, text: &str, budget: &Budget) -> Result<bool, EvaluationError> {
         budget.spend(self.cost(text))?;
-        Ok(self.regex.is_match(text))
+        Ok(self.is_match_unpaid(text))
+    }
+
+    /// As [`Pattern::is_match`], for one who has paid [`Pattern::cost`].
+    pub(super) fn is_match_unpaid(&self, text: &str) -> bool {
+        self.regex.is_match(text)
     }
 
     /// What matching costs at worst: a step looks at 64 bytes of text in each of

@@ -3,7 +3,12 @@
 
 use std::collections::HashSet;
 
-use cel::common::ast::{EntryExpr, Expr, IdedExpr};
+use cel::common::ast::{
+    EntryExpr, Expr, IdedExpr,
+    operators::{INDEX, OPT_INDEX, OPT_SELECT},
+};
+
+use super::{leaf::is_event, meter::NAMESPACES};
 
 /// Deepest expression.
 pub(super) const DEPTH_MAX: usize = 64;
@@ -11,6 +16,21 @@ pub(super) const DEPTH_MAX: usize = 64;
 pub(super) const NODES_MAX: usize = 1000;
 /// Comprehensions (all, exists, exists_one, map, filter) within each other.
 pub(super) const COMPREHENSIONS_MAX: usize = 1;
+
+/// Names that are types.
+const TYPES: [&str; 11] = [
+    "bool",
+    "bytes",
+    "double",
+    "google",
+    "int",
+    "list",
+    "map",
+    "null_type",
+    "string",
+    "type",
+    "uint",
+];
 
 /// A bound that the expression exceeds.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -33,14 +53,17 @@ pub enum ShapeError {
 #[derive(Debug, Default)]
 pub(super) struct Shape {
     nodes: usize,
-    pub(super) reads_data: bool,
+    /// It does more with the event than look at its fields.
+    pub(super) whole_event: bool,
     pub(super) unknown_variable: Option<String>,
 }
 
 impl Shape {
-    pub(super) fn of(expression: &IdedExpr) -> Result<Self, ShapeError> {
+    /// Checks an expression over `event` and these other variables.
+    pub(super) fn of(expression: &IdedExpr, others: &[&str]) -> Result<Self, ShapeError> {
         let mut shape = Self::default();
-        shape.visit(expression, 1, 0, &mut HashSet::new())?;
+        let mut bound = others.iter().map(|name| (*name).to_owned()).collect();
+        shape.visit(expression, 1, 0, &mut bound)?;
         Ok(shape)
     }
 
@@ -62,22 +85,33 @@ impl Shape {
         match &expression.expr {
             Expr::Unspecified | Expr::Literal(_) => {}
             Expr::Ident(name) => {
-                if name == "event" {
-                    // Used whole, or by a computed name.
-                    self.reads_data = true;
-                } else if !bound.contains(name) && self.unknown_variable.is_none() {
+                if bound.contains(name) || TYPES.contains(&name.as_str()) {
+                } else if name == "event" {
+                    self.whole_event = true;
+                } else if self.unknown_variable.is_none() {
                     self.unknown_variable = Some(name.clone());
                 }
             }
             Expr::Select(select) => match &select.operand.expr {
-                Expr::Ident(name) if name == "event" => {
-                    self.nodes += 1;
-                    self.reads_data |= select.field == "data";
-                }
+                Expr::Ident(name) if name == "event" && !bound.contains(name) => self.nodes += 1,
                 _ => self.visit(&select.operand, below, comprehensions, bound)?,
             },
             Expr::Call(call) => {
-                for part in call.target.as_deref().into_iter().chain(&call.args) {
+                let mut args = call.args.as_slice();
+                if let ([of, rest @ ..], INDEX | OPT_INDEX | OPT_SELECT) =
+                    (args, call.func_name.as_str())
+                    && is_event(of)
+                    && !bound.contains("event")
+                {
+                    // A field of it, though by a computed name.
+                    self.nodes += 1;
+                    args = rest;
+                }
+                let target = call.target.as_deref();
+                let target = target.filter(|target| {
+                    !matches!(&target.expr, Expr::Ident(name) if NAMESPACES.contains(&name.as_str()))
+                });
+                for part in target.into_iter().chain(args) {
                     self.visit(part, below, comprehensions, bound)?;
                 }
             }
@@ -101,13 +135,21 @@ impl Shape {
                     return Err(ShapeError::NestedComprehensions);
                 }
                 self.visit(&of.iter_range, below, comprehensions, bound)?;
-                let mut names = vec![of.iter_var.clone(), of.accu_var.clone()];
-                names.extend(of.iter_var2.clone());
-                // A name that shadows another stays bound outside, which only
-                // makes an unknown one pass here and fail in evaluation.
-                bound.extend(names);
+                let names = [
+                    Some(&of.iter_var),
+                    Some(&of.accu_var),
+                    of.iter_var2.as_ref(),
+                ];
+                let new: Vec<&String> = names
+                    .into_iter()
+                    .flatten()
+                    .filter(|name| bound.insert((*name).clone()))
+                    .collect();
                 for part in [&of.accu_init, &of.loop_cond, &of.loop_step, &of.result] {
                     self.visit(part, below, comprehensions + 1, bound)?;
+                }
+                for name in new {
+                    bound.remove(name);
                 }
             }
         }

@@ -6,6 +6,49 @@ use sluice_proto::pb;
 
 use super::*;
 
+mod agreement;
+mod hostile;
+
+/// An encoded event.
+#[derive(Clone, Debug)]
+struct Event(Vec<u8>);
+
+impl Event {
+    fn read(&self) -> EventRef<'_> {
+        EventRef::read(&self.0).unwrap()
+    }
+}
+
+/// An event with this payload, and with every kind of attribute if it is full.
+fn event(content_type: &str, data: impl Into<Vec<u8>>, full: bool) -> Event {
+    use pb::attribute_value::Value;
+    let mut event = pb::Event {
+        id: "1".into(),
+        source: "scanner/berlin".into(),
+        r#type: "image.ready".into(),
+        data_content_type: content_type.into(),
+        data: data.into().into(),
+        ..Default::default()
+    };
+    if full {
+        event.subject = "a".into();
+        event.time = Some(prost_types::Timestamp {
+            seconds: 1_764_000_000,
+            nanos: 5,
+        });
+        event.attributes.insert("partitionkey".into(), "a".into());
+        for (name, value) in [
+            ("retries", Value::Integer(1)),
+            ("flag", Value::Boolean(true)),
+            ("blob", Value::Binary(b"a".as_slice().into())),
+        ] {
+            let value = pb::AttributeValue { value: Some(value) };
+            event.typed_attributes.insert(name.into(), value);
+        }
+    }
+    Event(event.encode_to_vec())
+}
+
 fn page(confidence: &str) -> Vec<u8> {
     let mut event = pb::Event {
         id: "1".into(),
