@@ -267,15 +267,24 @@ fn wait_until_ready(stdout: ChildStdout) -> Option<String> {
 #[must_use]
 pub fn program() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(build)
+    BINARY.get_or_init(|| build("--bin", "sluice"))
 }
 
-fn build() -> PathBuf {
+/// An example's program, built in the profile of the tests.
+///
+/// # Panics
+/// When it cannot be built.
+#[must_use]
+pub fn example(name: &str) -> PathBuf {
+    build("--example", name)
+}
+
+fn build(kind: &str, name: &str) -> PathBuf {
     let mut cargo = Command::new(env!("CARGO"));
     // The whole workspace, so that features, and with them what is compiled
     // already, are those of `cargo test --workspace`.
     cargo
-        .args(["build", "--workspace", "--bin", "sluice"])
+        .args(["build", "--workspace", kind, name])
         .arg("--message-format=json-render-diagnostics")
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .stderr(Stdio::inherit());
@@ -283,11 +292,11 @@ fn build() -> PathBuf {
         cargo.arg("--release");
     }
     let output = cargo.output().expect("cargo can be run");
-    assert!(output.status.success(), "the broker cannot be built");
+    assert!(output.status.success(), "{name} cannot be built");
     String::from_utf8_lossy(&output.stdout)
         .lines()
         .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-        .filter(|message| message["target"]["name"] == "sluice")
+        .filter(|message| message["target"]["name"] == name)
         .find_map(|message| message["executable"].as_str().map(PathBuf::from))
         .expect("cargo names the program that it has built")
 }

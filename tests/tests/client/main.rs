@@ -5,6 +5,7 @@
 
 mod admin;
 mod consumer;
+mod examples;
 mod producer;
 mod read;
 mod restarts;
