@@ -50,6 +50,36 @@ impl GroupOptions {
         self
     }
 
+    /// The events of a partition one at a time, in order.
+    #[must_use]
+    pub fn ordered_by_partition(mut self) -> Self {
+        self.0.ordering = pb::Ordering::Partition.into();
+        self
+    }
+
+    /// How long one attempt may take, however many heartbeats come.
+    #[must_use]
+    pub fn processing_limit(mut self, limit: Duration) -> Self {
+        self.0.processing_limit = limit.try_into().ok();
+        self
+    }
+
+    /// Events of a member whose connection is lost go to others at once, not at
+    /// the deadline.
+    #[must_use]
+    pub fn lost_at_once(mut self) -> Self {
+        self.0.on_connection_loss = pb::ConnectionLoss::AtOnce.into();
+        self
+    }
+
+    /// How long an event that a vanished member had waits for one that holds
+    /// nothing, before one is made idle for it.
+    #[must_use]
+    pub fn solo_wait(mut self, wait: Duration) -> Self {
+        self.0.solo_wait = wait.try_into().ok();
+        self
+    }
+
     /// How long a silent member keeps its events.
     #[must_use]
     pub fn lease(mut self, lease: Duration) -> Self {
@@ -74,6 +104,28 @@ impl GroupOptions {
         self
     }
 
+    /// The same delay before each further attempt.
+    #[must_use]
+    pub fn fixed_retry_delay(self, delay: Duration) -> Self {
+        let mut options = self.retry_delay(delay, delay);
+        options.retry().multiplier = 1.0;
+        options
+    }
+
+    /// The share of each delay that is left to chance, 0 to 1.
+    #[must_use]
+    pub fn retry_jitter(mut self, share: f64) -> Self {
+        self.retry().jitter = Some(share);
+        self
+    }
+
+    /// Later events of a key go on while one waits for its next attempt.
+    #[must_use]
+    pub fn overtake(mut self) -> Self {
+        self.retry().order = pb::RetryOrder::Overtake.into();
+        self
+    }
+
     fn retry(&mut self) -> &mut pb::RetryPolicy {
         self.0.retry.get_or_insert_default()
     }
@@ -83,6 +135,13 @@ impl GroupOptions {
     pub fn from_latest(mut self) -> Self {
         let at = Some(At::Latest(pb::Latest {}));
         self.0.start = Some(pb::ReadStart { at, epoch: 0 });
+        self
+    }
+
+    /// Events under lease of one member.
+    #[must_use]
+    pub fn max_in_flight_per_member(mut self, events: i32) -> Self {
+        self.0.max_in_flight_per_member = events;
         self
     }
 

@@ -36,7 +36,8 @@ pub(super) struct Create {
     /// 'event.type == "image.ready" && event.data.confidence < 0.8'.
     #[arg(long, default_value = "", hide_default_value = true)]
     filter: String,
-    /// Whether events of one key go one at a time, in order.
+    /// Which events go one at a time, in order: those of one key, those of one
+    /// partition, or none.
     #[arg(long, value_enum, default_value = "key")]
     ordering: Ordering,
     /// How long a silent member keeps its events [default: 30s].
@@ -52,6 +53,30 @@ pub(super) struct Create {
     /// The longest delay between attempts [default: 1m].
     #[arg(long, value_name = "DURATION", value_parser = output::parse_duration)]
     retry_delay_max: Option<Duration>,
+    /// Each further delay is the one before times this, where 1 makes it a fixed
+    /// one [default: 2].
+    #[arg(long, default_value_t = 0.0, hide_default_value = true)]
+    retry_multiplier: f64,
+    /// The share of each delay that is left to chance, 0 to 1 [default: 0.5].
+    #[arg(long)]
+    retry_jitter: Option<f64>,
+    /// Whether later events of a key wait while one waits for its next attempt.
+    #[arg(long, value_enum, default_value = "hold-key")]
+    retry_order: RetryOrder,
+    /// How long one attempt may take, however many heartbeats come [default: no
+    /// limit].
+    #[arg(long, value_name = "DURATION", value_parser = output::parse_duration)]
+    processing_limit: Option<Duration>,
+    /// When the events of a member go to others whose connection is lost.
+    #[arg(long, value_enum, default_value = "deadline")]
+    on_connection_loss: ConnectionLoss,
+    /// How long an event that a vanished member had waits for one that holds
+    /// nothing, before one is made idle for it [default: 10s].
+    #[arg(long, value_name = "DURATION", value_parser = output::parse_duration)]
+    solo_wait: Option<Duration>,
+    /// Events under lease of one member at once [default: no bound].
+    #[arg(long, default_value_t = 0, hide_default_value = true)]
+    max_in_flight_per_member: i32,
     /// Events under lease at once [default: 10000].
     #[arg(long, default_value_t = 0, hide_default_value = true)]
     max_in_flight: i32,
@@ -66,7 +91,20 @@ pub(super) struct Create {
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Ordering {
     Key,
+    Partition,
     None,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum RetryOrder {
+    HoldKey,
+    Overtake,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum ConnectionLoss {
+    Deadline,
+    AtOnce,
 }
 
 #[derive(Debug, Args)]
@@ -108,6 +146,7 @@ impl Create {
             filter: self.filter,
             ordering: match self.ordering {
                 Ordering::Key => pb::Ordering::Key,
+                Ordering::Partition => pb::Ordering::Partition,
                 Ordering::None => pb::Ordering::None,
             }
             .into(),
@@ -115,14 +154,28 @@ impl Create {
             retry: Some(pb::RetryPolicy {
                 max_attempts: self.max_attempts,
                 initial_delay: duration(self.retry_delay),
-                multiplier: 0.0,
+                multiplier: self.retry_multiplier,
                 max_delay: duration(self.retry_delay_max),
+                jitter: self.retry_jitter,
+                order: match self.retry_order {
+                    RetryOrder::HoldKey => pb::RetryOrder::HoldKey,
+                    RetryOrder::Overtake => pb::RetryOrder::Overtake,
+                }
+                .into(),
             }),
             start: Some(pb::ReadStart {
                 at: Some(self.from),
                 epoch: 0,
             }),
             max_in_flight: self.max_in_flight,
+            processing_limit: duration(self.processing_limit),
+            on_connection_loss: match self.on_connection_loss {
+                ConnectionLoss::Deadline => pb::ConnectionLoss::Deadline,
+                ConnectionLoss::AtOnce => pb::ConnectionLoss::AtOnce,
+            }
+            .into(),
+            max_in_flight_per_member: self.max_in_flight_per_member,
+            solo_wait: duration(self.solo_wait),
         };
         let (topic, group) = (self.topic, self.group);
         let created = admin
@@ -303,7 +356,16 @@ fn config_json(config: &pb::GroupConfig) -> Value {
         "retry_delay": output::duration(retry.initial_delay),
         "retry_multiplier": retry.multiplier,
         "retry_delay_max": output::duration(retry.max_delay),
+        "retry_jitter": retry.jitter,
+        "retry_order": output::word(retry.order().as_str_name(), "RETRY_ORDER_"),
         "max_in_flight": config.max_in_flight,
+        "max_in_flight_per_member": config.max_in_flight_per_member,
+        "processing_limit": config.processing_limit.map(|limit| output::duration(Some(limit))),
+        "on_connection_loss": output::word(
+            config.on_connection_loss().as_str_name(),
+            "CONNECTION_LOSS_",
+        ),
+        "solo_wait": output::duration(config.solo_wait),
     })
 }
 

@@ -9,7 +9,8 @@ use super::{
     catalog::Catalog,
     producers::{Appended, SequenceError},
     record::{
-        AttemptFailed, Channel, GroupConfig, LeaseNoted, NewEvent, ProducerSequence, Settle, Source,
+        AttemptFailed, Channel, GroupConfig, LeaseNoted, NewEvent, ProducerSequence, RECORDS_MAX,
+        Settle, Source,
     },
     state::GroupState,
 };
@@ -61,7 +62,9 @@ pub enum CommitError {
     #[error(transparent)]
     Sequence(#[from] SequenceError),
     /// They do not fit one frame.
-    #[error("it takes {0} bytes in the log, the limit is {FRAME_BYTES_MAX}")]
+    #[error(
+        "it takes {0} bytes in the log, the limit is {FRAME_BYTES_MAX}, in at most {RECORDS_MAX} changes"
+    )]
     TooLarge(usize),
     /// The log is not to be had.
     #[error(transparent)]

@@ -8,7 +8,7 @@ use tokio::{
 };
 
 use super::{
-    board::{EventId, LeaseError, LeaseToken, MemberId},
+    board::{EventId, LeaseError, LeaseToken, MemberId, Report},
     credit::{Grant, Shrinks},
 };
 use crate::commit::{AckWindow, CommitError, ReadError, record::Settle};
@@ -59,6 +59,7 @@ pub enum IdleReason {
     WindowFull,
     Disabled,
     TooLarge,
+    Suspect,
 }
 
 /// A member is in.
@@ -109,8 +110,8 @@ pub enum SettlementAction {
         /// Why.
         reason: String,
     },
-    /// Still working.
-    Extend,
+    /// Still working; with what the worker says of it.
+    Extend(Option<Report>),
 }
 
 /// Why a lease was not settled.

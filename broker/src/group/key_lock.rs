@@ -1,4 +1,5 @@
-//! One event of a key at a time, in order of arrival.
+//! One event of a line at a time, in order of arrival. A line is a key, or a
+//! whole partition.
 //!
 //! ```text
 //!             arrive                     arrive
@@ -7,17 +8,19 @@
 //!       └───────────────────┘   the next in line holds ┘
 //! ```
 //!
-//! Who holds a key keeps it while it is delivered, and while it waits for
-//! another attempt, until it is settled.
+//! Who holds a line keeps it while it is delivered, and while it waits for
+//! another attempt, until it is settled; unless the group lets others overtake
+//! what waits: then it steps aside, and comes back to the front of the line.
 
-use std::collections::{HashMap, VecDeque, hash_map::Entry};
+use std::{
+    collections::{HashMap, VecDeque, hash_map::Entry},
+    hash::Hash,
+};
 
-use bytes::Bytes;
-
-/// Locks by key. `E` names an event.
+/// Locks by line. `K` names a line, `E` an event.
 #[derive(Clone, Debug)]
-pub struct KeyLocks<E> {
-    keys: HashMap<Bytes, Line<E>>,
+pub struct KeyLocks<K, E> {
+    keys: HashMap<K, Line<E>>,
     waiting: usize,
 }
 
@@ -30,19 +33,19 @@ struct Line<E> {
 /// Whether an event that arrived may be delivered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arrival {
-    /// It holds its key now.
+    /// It holds its line now.
     Free,
     /// It is in line.
     Queued,
 }
 
-/// A key was released by an event that does not hold it.
+/// A line was released by an event that does not hold it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the key is not held by this event")]
+#[error("the line is not held by this event")]
 pub struct NotHeld;
 
-impl<E: Copy + PartialEq> KeyLocks<E> {
-    /// No keys.
+impl<K: Eq + Hash, E: Copy + PartialEq> KeyLocks<K, E> {
+    /// No lines.
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -51,8 +54,18 @@ impl<E: Copy + PartialEq> KeyLocks<E> {
         }
     }
 
-    /// An event of the key arrives, after all that arrived before.
-    pub fn arrive(&mut self, key: Bytes, event: E) -> Arrival {
+    /// An event of the line arrives, after all that arrived before.
+    pub fn arrive(&mut self, key: K, event: E) -> Arrival {
+        self.enter(key, event, VecDeque::push_back)
+    }
+
+    /// An event that stepped aside has its turn again, before all that are in
+    /// line, and after the one that holds it.
+    pub fn come_back(&mut self, key: K, event: E) -> Arrival {
+        self.enter(key, event, VecDeque::push_front)
+    }
+
+    fn enter(&mut self, key: K, event: E, push: fn(&mut VecDeque<E>, E)) -> Arrival {
         match self.keys.entry(key) {
             Entry::Vacant(vacant) => {
                 vacant.insert(Line {
@@ -62,18 +75,18 @@ impl<E: Copy + PartialEq> KeyLocks<E> {
                 Arrival::Free
             }
             Entry::Occupied(mut line) => {
-                line.get_mut().next.push_back(event);
+                push(&mut line.get_mut().next, event);
                 self.waiting += 1;
                 Arrival::Queued
             }
         }
     }
 
-    /// The holder is settled. Returns who holds the key now.
+    /// The holder is settled, or steps aside. Returns who holds the line now.
     ///
     /// # Errors
     /// When the event does not hold it; nothing has changed then.
-    pub fn release(&mut self, key: &Bytes, event: E) -> Result<Option<E>, NotHeld> {
+    pub fn release(&mut self, key: &K, event: E) -> Result<Option<E>, NotHeld> {
         let line = self.keys.get_mut(key).ok_or(NotHeld)?;
         if line.holder != event {
             return Err(NotHeld);
@@ -91,6 +104,16 @@ impl<E: Copy + PartialEq> KeyLocks<E> {
         }
     }
 
+    /// Takes an event out of a line that it does not hold. Looks through the
+    /// line.
+    pub fn withdraw(&mut self, key: &K, event: E) {
+        if let Some(line) = self.keys.get_mut(key) {
+            let before = line.next.len();
+            line.next.retain(|waiting| *waiting != event);
+            self.waiting -= before - line.next.len();
+        }
+    }
+
     /// Events in line behind others.
     #[must_use]
     pub fn waiting(&self) -> usize {
@@ -98,7 +121,7 @@ impl<E: Copy + PartialEq> KeyLocks<E> {
     }
 }
 
-impl<E: Copy + PartialEq> Default for KeyLocks<E> {
+impl<K: Eq + Hash, E: Copy + PartialEq> Default for KeyLocks<K, E> {
     fn default() -> Self {
         Self::new()
     }
@@ -109,28 +132,65 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    #[derive(Clone, Copy, Debug)]
+    enum Step {
+        Arrive,
+        Release,
+        Aside,
+        Back,
+        Withdraw,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            3 => Just(Step::Arrive),
+            2 => Just(Step::Release),
+            1 => Just(Step::Aside),
+            1 => Just(Step::Back),
+            1 => Just(Step::Withdraw),
+        ]
+    }
+
     proptest! {
-        /// Each key hands out its events one at a time, in order of arrival.
+        /// Each line hands out its events one at a time, in order of arrival, and
+        /// those that stepped aside before the others.
         #[test]
-        fn events_of_a_key_go_one_at_a_time_in_order(
-            steps in proptest::collection::vec((any::<bool>(), 0_u8..4), 0..200),
+        fn events_of_a_line_go_one_at_a_time_in_order(
+            steps in proptest::collection::vec((step(), 0_u8..4), 0..200),
         ) {
             let mut locks = KeyLocks::new();
             let mut model: HashMap<u8, VecDeque<usize>> = HashMap::new();
-            for (event, (arrives, key)) in steps.into_iter().enumerate() {
-                let bytes = Bytes::from(vec![key]);
+            let mut aside: HashMap<u8, Vec<usize>> = HashMap::new();
+            for (event, (step, key)) in steps.into_iter().enumerate() {
                 let line = model.entry(key).or_default();
-                if arrives {
-                    let expected = if line.is_empty() { Arrival::Free } else { Arrival::Queued };
-                    line.push_back(event);
-                    prop_assert_eq!(locks.arrive(bytes, event), expected);
-                } else if let Some(holder) = line.pop_front() {
-                    if let Some(other) = line.front() {
-                        prop_assert_eq!(locks.release(&bytes, *other), Err(NotHeld));
+                let aside = aside.entry(key).or_default();
+                let arrival = if line.is_empty() { Arrival::Free } else { Arrival::Queued };
+                match step {
+                    Step::Arrive => {
+                        line.push_back(event);
+                        prop_assert_eq!(locks.arrive(key, event), arrival);
                     }
-                    prop_assert_eq!(locks.release(&bytes, holder), Ok(line.front().copied()));
-                } else {
-                    prop_assert_eq!(locks.release(&bytes, event), Err(NotHeld));
+                    Step::Back => if let Some(event) = aside.pop() {
+                        line.insert(line.len().min(1), event);
+                        prop_assert_eq!(locks.come_back(key, event), arrival);
+                    },
+                    Step::Withdraw => if line.len() > 1 {
+                        let last = line.pop_back().expect("there are two");
+                        locks.withdraw(&key, last);
+                    },
+                    Step::Release | Step::Aside => match line.pop_front() {
+                        Some(holder) => {
+                            if let Some(other) = line.front() {
+                                prop_assert_eq!(locks.release(&key, *other), Err(NotHeld));
+                            }
+                            let next = line.front().copied();
+                            prop_assert_eq!(locks.release(&key, holder), Ok(next));
+                            if let Step::Aside = step {
+                                aside.push(holder);
+                            }
+                        }
+                        None => prop_assert_eq!(locks.release(&key, event), Err(NotHeld)),
+                    },
                 }
                 let waiting: usize = model.values().map(|line| line.len().saturating_sub(1)).sum();
                 prop_assert_eq!(locks.waiting(), waiting);

@@ -118,32 +118,48 @@ impl Members {
         self.members.remove(&id)
     }
 
-    /// Whose turn it is to get an event of `size`, among those with credit and
-    /// room for it. The one that is chosen goes to the end of the line.
+    /// Whose turn it is to get an event of `size`, among those that may have it
+    /// and have credit and room for it. The one that is chosen goes to the end of
+    /// the line.
     pub(super) fn choose(
         &mut self,
         size: usize,
         shares: &BTreeMap<MemberId, Share>,
+        may_have: impl Fn(MemberId) -> bool,
     ) -> Option<MemberId> {
         let at = self.turns.iter().position(|id| {
             let share = shares.get(id);
             self.members
                 .get(id)
                 .is_some_and(|member| member.takes(size, share))
+                && may_have(*id)
         })?;
         let id = self.turns.remove(at)?;
         self.turns.push_back(id);
         Some(id)
     }
 
-    /// Whether any member has credit, and takes messages in which an event of
-    /// `size` fits.
-    pub(super) fn could_take(&self, size: usize) -> bool {
-        self.members.values().any(|member| {
+    /// Whether any member that may have more has credit, and takes messages in
+    /// which an event of `size` fits.
+    pub(super) fn could_take(&self, size: usize, may_have: impl Fn(MemberId) -> bool) -> bool {
+        self.members.iter().any(|(id, member)| {
             member.outgoing.is_some()
                 && member.credit.may_send()
                 && size + DELIVERY_OVERHEAD <= member.message_bytes_max
+                && may_have(*id)
         })
+    }
+
+    /// The member that is connected and has the least, but something; by
+    /// `leases`, the number that each has.
+    pub(super) fn nearest_to_idle(&self, leases: impl Fn(MemberId) -> usize) -> Option<MemberId> {
+        self.members
+            .iter()
+            .filter(|(_, member)| member.outgoing.is_some() && !member.silent)
+            .map(|(id, _)| (leases(*id), *id))
+            .filter(|(leases, _)| *leases > 0)
+            .min()
+            .map(|(_, id)| id)
     }
 
     /// Whether any member could take an event of some size.

@@ -2,7 +2,7 @@
 //!
 //! One task owns each group ([`task`]). What it knows of events and leases is the
 //! [`board`], of members the [`members`]; both are pure, as are [`key_lock`],
-//! [`credit`], [`schedule`] and [`retry`]. It reads and filters events through
+//! [`credit`], [`schedule`], [`retry`] and [`solo`]. It reads and filters events through
 //! [`scan`], and changes anything durable by proposals to `commit/`.
 //!
 //! Others talk to a group by [`GroupHandle`]; [`registry`] finds it.
@@ -21,10 +21,11 @@ pub mod retry;
 mod scan;
 pub mod schedule;
 mod settle;
+pub mod solo;
 mod task;
 
 pub use self::{
-    board::{LeaseError, LeaseToken, MemberId},
+    board::{LeaseError, LeaseToken, MemberId, Report},
     command::{
         Delivery, Description, IdleReason, JoinError, Joined, MemberState, Outgoing, Pulled,
         RedriveError, Settlement, SettlementAction, SettlementError, SourceDescription,

@@ -48,4 +48,10 @@ pub enum AttemptEnd {
     Reject = 2,
     /// The worker was silent until its lease ran out.
     LeaseExpired = 3,
+    /// It took longer than the group allows.
+    ProcessingLimit = 4,
+    /// The worker's connection was lost.
+    ConnectionLost = 5,
+    /// The broker was restarted, and the worker did not come back.
+    BrokerRestart = 6,
 }

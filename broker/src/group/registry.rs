@@ -10,13 +10,16 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    board::Board,
+    board::{Board, BoardRules},
     handle::GroupHandle,
     scan::{Feed, Scanner},
     task::{Clock, GroupTask, Parts},
 };
 use crate::{
-    commit::{AckWindow, Group, GroupState, PageLimits, Proposals, Store, record::Source},
+    commit::{
+        AckWindow, Group, GroupState, PageLimits, Proposals, Store,
+        record::{Ordering, Source},
+    },
     filter::Filter,
 };
 
@@ -124,7 +127,7 @@ impl Groups {
         let board = Board::new(
             sources,
             self.epoch,
-            group.config.lease_ms,
+            BoardRules::from(&group.config),
             clock.now_ms(),
             clock.wall_ahead_ms(),
         );
@@ -132,7 +135,7 @@ impl Groups {
             scanner: Scanner {
                 store: self.store.clone(),
                 filter,
-                keyed: group.config.ordered_by_key,
+                keyed: group.config.ordering() == Ordering::Key,
                 limits: self.limits.page,
             },
             group,

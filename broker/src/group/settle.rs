@@ -11,8 +11,10 @@ use sluice_proto::Offset;
 use tokio::sync::oneshot;
 
 use super::{
-    board::{EventId, LeaseError, LeaseToken},
-    command::{Frozen, Settlement, SettlementAction, SettlementError, SettlementFailures, Thaw},
+    board::{EventId, Holder, LeaseError, LeaseToken, Loss, Vanished},
+    command::{
+        Frozen, Outgoing, Settlement, SettlementAction, SettlementError, SettlementFailures, Thaw,
+    },
     dead_letters::Moved,
     note::AttemptEnd,
     retry::{self, Verdict},
@@ -26,12 +28,30 @@ use crate::commit::{
 /// An attempt that ended and could not be recorded is made again after so long.
 const RECORD_AGAIN_AFTER_MS: u64 = 1000;
 
+/// Leases that ended by themselves and are recorded in one turn, so that many
+/// that end together hold up nothing.
+const LOSSES_PER_TURN: usize = 1000;
+
 /// An event that is to become a dead letter.
 pub(super) struct DeadLetter {
     pub(super) id: EventId,
     /// The settlement that asked for it, if one did.
     index: Option<usize>,
     pub(super) last: AttemptFailed,
+}
+
+/// How an attempt failed.
+pub(super) struct Failure {
+    pub(super) id: EventId,
+    pub(super) end: AttemptEnd,
+    pub(super) member: String,
+    pub(super) reason: String,
+    /// Asked for by the worker.
+    delay_ms: Option<u64>,
+    /// Whether it vanished with its member.
+    suspect: bool,
+    /// Whether it counts no attempt.
+    uncounted: bool,
 }
 
 /// What settlements come to.
@@ -52,6 +72,21 @@ struct Settled {
     dead_letters: Vec<Result<Moved, SettlementError>>,
 }
 
+impl Failure {
+    /// One that counts an attempt, and is not its member's end.
+    fn counted(id: EventId, end: AttemptEnd, member: String, reason: String) -> Self {
+        Self {
+            id,
+            end,
+            member,
+            reason,
+            delay_ms: None,
+            suspect: false,
+            uncounted: false,
+        }
+    }
+}
+
 impl GroupTask {
     pub(super) fn settle(
         &mut self,
@@ -63,12 +98,15 @@ impl GroupTask {
         let mut plan = Plan::default();
         for (index, settlement) in settlements.into_iter().enumerate() {
             let token = settlement.token;
-            if let SettlementAction::Extend = settlement.action {
-                if let Err(error) = self.board.extend(token, now) {
-                    failures.push((index, error.into()));
+            let action = match settlement.action {
+                SettlementAction::Extend(report) => {
+                    if let Err(error) = self.board.extend(token, report, now) {
+                        failures.push((index, error.into()));
+                    }
+                    continue;
                 }
-                continue;
-            }
+                action => action,
+            };
             let member = self.member_of(token);
             let id = match self.board.freeze(token, now) {
                 Ok(id) => id,
@@ -77,33 +115,77 @@ impl GroupTask {
                     continue;
                 }
             };
-            let (end, reason, delay_ms) = match settlement.action {
-                SettlementAction::Ack | SettlementAction::Extend => {
+            let (end, reason, delay_ms) = match action {
+                SettlementAction::Ack | SettlementAction::Extend(_) => {
                     plan.acks.push((index, id));
                     continue;
                 }
                 SettlementAction::Nack { delay_ms, reason } => (AttemptEnd::Nack, reason, delay_ms),
                 SettlementAction::Reject { reason } => (AttemptEnd::Reject, reason, None),
             };
-            self.plan_failure(&mut plan, id, Some(index), end, member, reason, delay_ms);
+            let failure = Failure {
+                delay_ms,
+                ..Failure::counted(id, end, member, reason)
+            };
+            self.plan_failure(&mut plan, Some(index), failure);
         }
         self.carry_out(plan, Some((failures, reply)));
     }
 
-    /// Leases ran out: each counts an attempt.
-    pub(super) fn fail_expired(&mut self, tokens: &[LeaseToken]) {
+    /// What followed from leases that ended by themselves, for the log: a bounded
+    /// number in a turn. True when more are left.
+    pub(super) fn record_losses(&mut self) -> bool {
+        let count = self.losses.len().min(LOSSES_PER_TURN);
         let mut plan = Plan::default();
-        for token in tokens {
-            let Some((id, holder)) = self.board.expire(*token) else {
-                continue;
-            };
-            let member = self.holder_name(&holder);
-            let reason = "the lease ran out".to_owned();
-            // Not the event's fault, as far as anybody knows: no delay.
-            let (end, delay) = (AttemptEnd::LeaseExpired, Some(0));
-            self.plan_failure(&mut plan, id, None, end, member, reason, delay);
+        for failure in self.losses.drain(..count).collect::<Vec<_>>() {
+            self.plan_failure(&mut plan, None, failure);
         }
-        self.carry_out(plan, None);
+        if count > 0 {
+            self.carry_out(plan, None);
+        }
+        !self.losses.is_empty()
+    }
+
+    /// Leases ended because their holders vanished, as `end` says if it was a
+    /// member.
+    pub(super) fn vanish(&mut self, tokens: &[LeaseToken], end: AttemptEnd) {
+        for Vanished { id, loss } in self.board.vanish(tokens) {
+            let (end, member, alone) = match loss {
+                Loss::Member { holder, alone } => (end, self.holder_name(&holder), alone),
+                Loss::Restart { member } => (AttemptEnd::BrokerRestart, member, false),
+            };
+            let reason = match end {
+                AttemptEnd::ConnectionLost => "the worker's connection was lost",
+                AttemptEnd::BrokerRestart => "the worker did not come back after a restart",
+                _ => "the lease ran out",
+            };
+            self.losses.push_back(Failure {
+                // Not the event's fault, as far as anybody knows: no delay.
+                delay_ms: Some(0),
+                suspect: true,
+                uncounted: !alone,
+                ..Failure::counted(id, end, member, reason.to_owned())
+            });
+        }
+    }
+
+    /// An attempt has taken longer than the group allows.
+    pub(super) fn overdue(&mut self, token: LeaseToken) {
+        let Some((id, holder)) = self.board.overdue(token) else {
+            return;
+        };
+        if let Holder::Member(member) = &holder
+            && let Some(outgoing) = self.members.get(*member).and_then(|m| m.outgoing.as_ref())
+        {
+            // If it cannot be told, the settlement will tell.
+            let _ = outgoing.try_send(Outgoing::LeasesLost(vec![token]));
+        }
+        let member = self.holder_name(&holder);
+        let limit_ms = self.config().processing_limit_ms;
+        let reason = format!("it took longer than the limit of {limit_ms} ms");
+        let end = AttemptEnd::ProcessingLimit;
+        self.losses
+            .push_back(Failure::counted(id, end, member, reason));
     }
 
     fn member_of(&self, token: LeaseToken) -> String {
@@ -113,22 +195,14 @@ impl GroupTask {
             .unwrap_or_default()
     }
 
-    #[allow(clippy::too_many_arguments)] // Each is one fact of the attempt.
-    fn plan_failure(
-        &mut self,
-        plan: &mut Plan,
-        id: EventId,
-        index: Option<usize>,
-        end: AttemptEnd,
-        member: String,
-        reason: String,
-        delay_ms: Option<u64>,
-    ) {
+    fn plan_failure(&mut self, plan: &mut Plan, index: Option<usize>, failure: Failure) {
+        let id = failure.id;
         let attempt = self.board.attempt(id);
         let source = self.board.source(id.source);
-        let verdict = match end {
+        let verdict = match failure.end {
             AttemptEnd::Reject => Verdict::DeadLetter,
-            _ => retry::after_failure(self.config(), attempt, delay_ms),
+            _ if failure.uncounted => Verdict::RetryAfter(0),
+            _ => retry::after_failure(self.config(), attempt, failure.delay_ms, rand::random()),
         };
         let due_ms = match verdict {
             Verdict::RetryAfter(delay) => self.clock.now_ms().saturating_add(delay),
@@ -141,10 +215,12 @@ impl GroupTask {
             offset: id.offset.0,
             attempt,
             not_before_ms: self.clock.wall(due_ms),
-            end: end as u32,
-            member,
-            reason,
+            end: failure.end as u32,
+            member: failure.member,
+            reason: failure.reason,
             ended_ms: wall_ms(),
+            suspect: failure.suspect,
+            uncounted: failure.uncounted,
         };
         match verdict {
             Verdict::RetryAfter(_) => plan.retries.push((index, id, failed)),
@@ -289,7 +365,7 @@ impl GroupTask {
         let members = &self.members;
         self.board
             .thaw(id, now, |member| members.get(member).is_some());
-        self.board.unrecorded(id, now + RECORD_AGAIN_AFTER_MS);
+        self.board.unrecorded(id, now + RECORD_AGAIN_AFTER_MS, now);
     }
 
     pub(super) fn disable_if_the_log_failed(&mut self, error: &CommitError) {

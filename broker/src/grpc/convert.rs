@@ -154,6 +154,7 @@ pub(super) fn idle(reason: IdleReason) -> wire::IdleReason {
         IdleReason::WindowFull => wire::IdleReason::WindowFull,
         IdleReason::Disabled => wire::IdleReason::Disabled,
         IdleReason::TooLarge => wire::IdleReason::TooLarge,
+        IdleReason::Suspect => wire::IdleReason::Suspect,
     }
 }
 
@@ -195,6 +196,7 @@ pub(super) fn dead_letter_history(event: &StoredEvent) -> Option<wire::DeadLette
         member: failed.member,
         end: failed.end as i32,
         reason: failed.reason,
+        uncounted: failed.uncounted,
     });
     Some(wire::DeadLetterHistory {
         topic: note.topic,
@@ -233,7 +235,7 @@ pub(super) fn settlement(
         Some(Action::Reject(reject)) => group::SettlementAction::Reject {
             reason: reason(reject.reason),
         },
-        Some(Action::Extend(_)) => group::SettlementAction::Extend,
+        Some(Action::Extend(extend)) => group::SettlementAction::Extend(report(path, extend)?),
         None => return Err(Refusal::field(format!("{path}.action"), "it is required")),
     };
     Ok(group::Settlement {
@@ -241,6 +243,28 @@ pub(super) fn settlement(
         action,
     })
 }
+
+fn report(path: &str, given: wire::Extend) -> Result<Option<group::Report>, Refusal> {
+    if given.percent.is_none() && given.note.is_empty() {
+        return Ok(None);
+    }
+    let percent = given.percent.map(|percent| match u8::try_from(percent) {
+        Ok(percent @ 0..=100) => Ok(percent),
+        _ => {
+            let field = format!("{path}.extend.percent");
+            Err(Refusal::limit(field, percent, "0 to 100"))
+        }
+    });
+    let mut note = given.note;
+    note.truncate(note.floor_char_boundary(NOTE_BYTES_MAX));
+    Ok(Some(group::Report {
+        percent: percent.transpose()?,
+        note,
+    }))
+}
+
+/// Longest note of a report.
+const NOTE_BYTES_MAX: usize = 256;
 
 /// Longest reason of a nack or reject.
 const REASON_BYTES_MAX: usize = 1024;

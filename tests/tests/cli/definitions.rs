@@ -78,7 +78,13 @@ fn what_a_definition_says_is_in_tables_and_json() {
         "retry_delay": "250ms",
         "retry_multiplier": 2.0,
         "retry_delay_max": "2m",
+        "retry_jitter": 0.5,
+        "retry_order": "hold key",
         "max_in_flight": 7,
+        "max_in_flight_per_member": 0,
+        "processing_limit": null,
+        "on_connection_loss": "deadline",
+        "solo_wait": "10s",
     });
     let listed = &json(url, &["group", "list", "--topic", "in"])[0];
     assert_eq!(listed["config"], config);

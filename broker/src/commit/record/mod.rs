@@ -38,6 +38,9 @@ use sluice_proto::{GroupId, Offset, PartitionId, ProducerId, TopicId};
 pub(super) use self::codec::EVENT_OVERHEAD;
 pub use self::codec::{DecodeError, events_at};
 
+/// Most records of one frame: their number is 16 bits wide.
+pub(super) const RECORDS_MAX: usize = u16::MAX as usize;
+
 /// One proposal as it is in the log.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Frame {
@@ -167,6 +170,20 @@ pub struct AttemptFailed {
     /// Wall clock when it ended.
     #[prost(uint64, tag = "10")]
     pub ended_ms: u64,
+    /// Its member vanished with it: it goes only to a member that holds nothing.
+    #[prost(bool, tag = "11")]
+    pub suspect: bool,
+    /// It counts no attempt; the next one has the same number.
+    #[prost(bool, tag = "12")]
+    pub uncounted: bool,
+}
+
+impl AttemptFailed {
+    /// Number of the attempt that follows.
+    #[must_use]
+    pub fn next_attempt(&self) -> u32 {
+        self.attempt.saturating_add(u32::from(!self.uncounted))
+    }
 }
 
 /// A lease that has lasted long enough to be worth a wait for its holder after
@@ -203,6 +220,9 @@ pub struct LeaseNoted {
     /// Bytes of the encoded event.
     #[prost(uint32, tag = "10")]
     pub size: u32,
+    /// Wall clock when it was given; 0 when it was not noted.
+    #[prost(uint64, tag = "11")]
+    pub since_ms: u64,
 }
 
 /// A topic came to be.
@@ -288,9 +308,9 @@ pub struct GroupConfig {
     /// CEL; empty for every event.
     #[prost(string, tag = "1")]
     pub filter: String,
-    /// Whether events of one key go one at a time.
-    #[prost(bool, tag = "2")]
-    pub ordered_by_key: bool,
+    /// Which events go one at a time.
+    #[prost(enumeration = "Ordering", tag = "2")]
+    pub ordering: i32,
     /// How long a silent member keeps its leases.
     #[prost(uint64, tag = "3")]
     pub lease_ms: u64,
@@ -312,6 +332,36 @@ pub struct GroupConfig {
     /// Where it was asked to begin.
     #[prost(oneof = "GroupStart", tags = "9, 10, 11, 12")]
     pub start: Option<GroupStart>,
+    /// How long one attempt may take; 0 for no limit.
+    #[prost(uint64, tag = "13")]
+    pub processing_limit_ms: u64,
+    /// A lost connection ends the member's leases at once, not at the deadline.
+    #[prost(bool, tag = "14")]
+    pub connection_loss_at_once: bool,
+    /// Events under lease of one member; 0 for no bound.
+    #[prost(uint32, tag = "15")]
+    pub max_in_flight_per_member: u32,
+    /// How long suspects wait for a member to fall idle.
+    #[prost(uint64, tag = "16")]
+    pub solo_wait_ms: u64,
+    /// The share of a delay that is left to chance.
+    #[prost(double, tag = "17")]
+    pub jitter: f64,
+    /// Later events of a key go on while one waits for its next attempt.
+    #[prost(bool, tag = "18")]
+    pub overtake: bool,
+}
+
+/// Which events of a group go one at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, prost::Enumeration)]
+#[repr(i32)]
+pub enum Ordering {
+    /// None.
+    None = 0,
+    /// Those of one key.
+    Key = 1,
+    /// Those of one partition.
+    Partition = 2,
 }
 
 /// Where a group was asked to begin.

@@ -29,7 +29,9 @@ use super::{
         AppendRequest, Changes, CommitError, Committed, OpenProducerError, ProducerSession,
         Proposal, Unavailable,
     },
-    record::{Append, Channel, Frame, ProducerOpened, ProducerSequence, Record, Source},
+    record::{
+        Append, Channel, Frame, ProducerOpened, ProducerSequence, RECORDS_MAX, Record, Source,
+    },
     state::State,
 };
 use crate::{
@@ -253,7 +255,7 @@ impl Sequencer {
         if in_block {
             let frame = self.frame(changes.producer, records);
             let length = frame.encoded_len();
-            if length > FRAME_BYTES_MAX {
+            if length > FRAME_BYTES_MAX || frame.records.len() > RECORDS_MAX {
                 return Err(CommitError::TooLarge(length));
             }
             committed.appended = self.add(&frame, pending);

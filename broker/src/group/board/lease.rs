@@ -1,5 +1,7 @@
 //! Leases, and the places in which an event can be.
 
+use std::collections::HashMap;
+
 /// Names one lease, for good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LeaseToken {
@@ -14,12 +16,21 @@ pub struct LeaseToken {
 pub struct MemberId(pub u64);
 
 /// Who has a lease.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Holder {
     /// A member on a stream, whose heartbeats keep it.
     Member(MemberId),
     /// Somebody who pulled, and extends it, or not.
     Unary(String),
+}
+
+/// How far the work on an event is, as its worker says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// 0 to 100.
+    pub percent: Option<u8>,
+    /// In words.
+    pub note: String,
 }
 
 /// A lease.
@@ -29,8 +40,12 @@ pub struct Lease {
     pub token: LeaseToken,
     /// Who has it.
     pub holder: Holder,
-    /// Since when.
+    /// Since when, by this run of the broker.
     pub since_ms: u64,
+    /// It was given as a suspect, to a holder that held nothing.
+    pub solo: bool,
+    /// What its worker said last.
+    pub report: Option<Report>,
 }
 
 /// Where an event is.
@@ -56,8 +71,66 @@ impl Place {
         }
     }
 
-    pub(super) fn is_in_flight(&self) -> bool {
-        matches!(self, Self::Leased(_) | Self::Settling(_))
+    pub(super) fn lease(&self) -> Option<&Lease> {
+        match self {
+            Self::Leased(lease) | Self::Settling(lease) => Some(lease),
+            _ => None,
+        }
+    }
+}
+
+/// What one holder has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Holding {
+    /// Leases, settlements on their way counted in.
+    pub leases: usize,
+    /// Those of them that are suspects; then it is the only one.
+    pub suspects: usize,
+    /// It has vanished from a lease while it had others, and was not heard of
+    /// since.
+    pub(super) vanishing: bool,
+}
+
+/// What each holder has that has anything.
+#[derive(Debug, Default)]
+pub(super) struct Holders {
+    by: HashMap<Holder, Holding>,
+    suspects: usize,
+}
+
+impl Holders {
+    pub(super) fn of(&self, holder: &Holder) -> Holding {
+        self.by.get(holder).copied().unwrap_or_default()
+    }
+
+    /// Suspects under lease.
+    pub(super) fn suspects(&self) -> usize {
+        self.suspects
+    }
+
+    pub(super) fn given(&mut self, lease: &Lease) {
+        let holding = self.by.entry(lease.holder.clone()).or_default();
+        holding.leases += 1;
+        holding.suspects += usize::from(lease.solo);
+        self.suspects += usize::from(lease.solo);
+    }
+
+    pub(super) fn ended(&mut self, lease: &Lease) {
+        let Some(holding) = self.by.get_mut(&lease.holder) else {
+            return;
+        };
+        holding.leases -= 1;
+        holding.suspects -= usize::from(lease.solo);
+        self.suspects -= usize::from(lease.solo);
+        if holding.leases == 0 {
+            self.by.remove(&lease.holder);
+        }
+    }
+
+    pub(super) fn vanishing(&mut self, holder: &Holder, vanishing: bool) {
+        if let Some(holding) = self.by.get_mut(holder) {
+            holding.vanishing = vanishing;
+        }
     }
 }
 

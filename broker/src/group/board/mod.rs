@@ -3,7 +3,7 @@
 //! ```text
 //!           scanned
 //!              │
-//!   key held?  ├── yes ──> Queued ── the key is released ──┐
+//!   line held? ├── yes ──> Queued ── the line is released ─┐
 //!              └── no ─────────────────────────────────────┤
 //!                                                          v
 //!            retry time in the future? ── yes ──> Delayed ─┤ due
@@ -21,27 +21,42 @@
 //!   holder presents the lease, or fails when nobody does in time.
 //! ```
 //!
+//! A line is a key, or a partition, by the group's ordering. What is ready waits
+//! in one of two queues: suspects, which a vanished member had, go only to a
+//! holder that has nothing else. [`leases`] is what befalls leases, [`settling`]
+//! what follows them, [`counts`] what can be asked.
+//!
 //! Pure: it knows neither tokio nor the log, and is given the time.
 
+mod counts;
 mod lease;
+mod leases;
 mod progress;
+mod settling;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use bytes::Bytes;
 use sluice_proto::Offset;
 
-pub use self::lease::{Holder, Lease, LeaseError, LeaseToken, MemberId};
-use self::{lease::Place, progress::Progress};
+pub use self::{
+    counts::{Counts, InFlight},
+    lease::{Holder, Holding, Lease, LeaseError, LeaseToken, MemberId, Report},
+    leases::{Loss, Vanished},
+};
+use self::{
+    lease::{Holders, Place},
+    progress::Progress,
+};
 use super::{
     key_lock::{Arrival, KeyLocks},
     schedule::Schedule,
 };
 use crate::commit::{
-    AckWindow, SourceState,
-    record::{AttemptFailed, Source},
+    SourceState,
+    record::{AttemptFailed, GroupConfig, Ordering, Source},
 };
 
 /// An event of the group.
@@ -63,6 +78,47 @@ struct Entry {
     place: Place,
 }
 
+impl Entry {
+    /// A vanished member had it, in its last attempt.
+    fn is_suspect(&self) -> bool {
+        self.history.last().is_some_and(|failed| failed.suspect)
+    }
+}
+
+/// What goes one event at a time.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum LineName {
+    Key(Bytes),
+    Source(usize),
+}
+
+/// What the board has to know of the group's configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BoardRules {
+    /// Which events go one at a time.
+    pub ordering: Ordering,
+    /// Later events of a line go on while one waits for its next attempt.
+    pub overtake: bool,
+    /// How long a lease lasts.
+    pub lease_ms: u64,
+    /// How long an attempt may take; 0 for no limit.
+    pub processing_limit_ms: u64,
+    /// Leases of one holder; 0 for no bound.
+    pub per_holder_max: usize,
+}
+
+impl From<&GroupConfig> for BoardRules {
+    fn from(config: &GroupConfig) -> Self {
+        Self {
+            ordering: config.ordering(),
+            overtake: config.overtake,
+            lease_ms: config.lease_ms,
+            processing_limit_ms: config.processing_limit_ms,
+            per_holder_max: config.max_in_flight_per_member as usize,
+        }
+    }
+}
+
 /// An event that the group is to deliver.
 #[derive(Clone, Debug)]
 pub struct Arrived {
@@ -80,15 +136,8 @@ struct Held {
     key: Option<Bytes>,
     size: u32,
     member: String,
-}
-
-/// A count per state, of one source.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[allow(missing_docs)] // As in `sluice.v1.GroupPartition`.
-pub struct Counts {
-    pub in_flight: u64,
-    pub delayed: u64,
-    pub held: u64,
+    /// When its attempt has taken too long.
+    limit_ms: Option<u64>,
 }
 
 /// The group's unsettled events.
@@ -96,17 +145,23 @@ pub struct Counts {
 pub struct Board {
     sources: Vec<Progress>,
     events: HashMap<EventId, Entry>,
+    /// May be given to anybody.
     ready: VecDeque<EventId>,
-    locks: KeyLocks<EventId>,
+    /// May be given to a holder that has nothing.
+    suspects: VecDeque<EventId>,
+    locks: KeyLocks<LineName, EventId>,
     leases: HashMap<LeaseToken, EventId>,
     delayed: Schedule<EventId>,
     /// When leases run out that no member's heartbeat keeps.
     deadlines: Schedule<LeaseToken>,
+    /// When attempts have taken too long.
+    limits: Schedule<LeaseToken>,
+    holders: Holders,
     /// Leases in the order in which they were given, for noting.
     young: VecDeque<(u64, LeaseToken)>,
     epoch: u64,
     next_counter: u64,
-    lease_ms: u64,
+    rules: BoardRules,
     in_flight: usize,
     held: usize,
 }
@@ -120,7 +175,7 @@ impl Board {
     pub fn new(
         sources: Vec<(Source, SourceState)>,
         epoch: u64,
-        lease_ms: u64,
+        rules: BoardRules,
         now_ms: u64,
         wall_ahead_ms: u64,
     ) -> Self {
@@ -128,14 +183,17 @@ impl Board {
             sources: Vec::with_capacity(sources.len()),
             events: HashMap::new(),
             ready: VecDeque::new(),
+            suspects: VecDeque::new(),
             locks: KeyLocks::new(),
             leases: HashMap::new(),
             delayed: Schedule::new(),
             deadlines: Schedule::new(),
+            limits: Schedule::new(),
+            holders: Holders::default(),
             young: VecDeque::new(),
             epoch,
             next_counter: 1,
-            lease_ms,
+            rules,
             in_flight: 0,
             held: 0,
         };
@@ -165,6 +223,13 @@ impl Board {
                     key,
                     size: lease.size,
                     member: lease.member,
+                    limit_ms: (rules.processing_limit_ms > 0).then(|| {
+                        let since_ms = match lease.since_ms {
+                            0 => now_ms,
+                            wall_ms => wall_ms.saturating_sub(wall_ahead_ms),
+                        };
+                        since_ms.saturating_add(rules.processing_limit_ms)
+                    }),
                 };
                 board.insert_held(id, held, now_ms);
             }
@@ -178,17 +243,21 @@ impl Board {
             key,
             size,
             member,
+            limit_ms,
         } = held;
-        // It held its key when it was leased, so it is the first of it.
-        if let Some(key) = &key {
-            self.locks.arrive(key.clone(), id);
+        // It held its line when it was leased, so it is the first of it.
+        if let Some(line) = self.line(id, key.as_ref()) {
+            self.locks.arrive(line, id);
         }
         let progress = &mut self.sources[id.source];
         progress.delivered_end = progress.delivered_end.max(id.offset.next());
         progress.ahead.insert(id.offset);
         let history = progress.attempts.remove(&id.offset).unwrap_or_default();
         self.leases.insert(token, id);
-        self.deadlines.set(token, now_ms + self.lease_ms);
+        self.deadlines.set(token, now_ms + self.rules.lease_ms);
+        if let Some(limit_ms) = limit_ms {
+            self.limits.set(token, limit_ms);
+        }
         self.held += 1;
         self.events.insert(
             id,
@@ -200,6 +269,15 @@ impl Board {
                 place: Place::Held(token, member),
             },
         );
+    }
+
+    /// The line in which an event goes.
+    fn line(&self, id: EventId, key: Option<&Bytes>) -> Option<LineName> {
+        match self.rules.ordering {
+            Ordering::None => None,
+            Ordering::Key => key.cloned().map(LineName::Key),
+            Ordering::Partition => Some(LineName::Source(id.source)),
+        }
     }
 
     // ------------------------------------------------------------- scanning
@@ -250,8 +328,8 @@ impl Board {
             .attempts
             .remove(&id.offset)
             .unwrap_or_default();
-        let arrival = match &arrived.key {
-            Some(key) => self.locks.arrive(key.clone(), id),
+        let arrival = match self.line(id, arrived.key.as_ref()) {
+            Some(line) => self.locks.arrive(line, id),
             None => Arrival::Free,
         };
         self.events.insert(
@@ -286,9 +364,15 @@ impl Board {
         self.ready.front().copied()
     }
 
-    /// The events that are next, at most `count`.
+    /// The suspect that has been ready for longest.
+    #[must_use]
+    pub fn next_suspect(&self) -> Option<EventId> {
+        self.suspects.front().copied()
+    }
+
+    /// The events that are next, at most `count`, suspects first.
     pub fn first_ready(&self, count: usize) -> impl Iterator<Item = EventId> {
-        self.ready.iter().take(count).copied()
+        self.suspects.iter().chain(&self.ready).take(count).copied()
     }
 
     /// Puts the first ready event behind the others.
@@ -298,21 +382,54 @@ impl Board {
         }
     }
 
+    /// Puts the first suspect behind the others.
+    pub fn rotate_suspects(&mut self) {
+        if let Some(first) = self.suspects.pop_front() {
+            self.suspects.push_back(first);
+        }
+    }
+
+    /// Whether a holder may be given an event that is not suspect: it has no
+    /// suspect, and fewer leases than it may have.
+    #[must_use]
+    pub fn may_have_more(&self, holder: &Holder) -> bool {
+        let holding = self.holders.of(holder);
+        let cap = self.rules.per_holder_max;
+        holding.suspects == 0 && (cap == 0 || holding.leases < cap)
+    }
+
     /// Leases the first ready event. `None` when nothing is ready.
     pub fn lease(&mut self, holder: Holder, now_ms: u64) -> Option<(EventId, LeaseToken)> {
         let id = self.ready.pop_front()?;
+        Some((id, self.give(id, holder, false, now_ms)))
+    }
+
+    /// Leases the first suspect, to a holder that has nothing. `None` when there
+    /// is none.
+    pub fn lease_suspect(&mut self, holder: Holder, now_ms: u64) -> Option<(EventId, LeaseToken)> {
+        let id = self.suspects.pop_front()?;
+        Some((id, self.give(id, holder, true, now_ms)))
+    }
+
+    fn give(&mut self, id: EventId, holder: Holder, solo: bool, now_ms: u64) -> LeaseToken {
         let token = LeaseToken {
             epoch: self.epoch,
             counter: self.next_counter,
         };
         self.next_counter += 1;
         if let Holder::Unary(_) = holder {
-            self.deadlines.set(token, now_ms + self.lease_ms);
+            self.deadlines.set(token, now_ms + self.rules.lease_ms);
+        }
+        if self.rules.processing_limit_ms > 0 {
+            self.limits
+                .set(token, now_ms + self.rules.processing_limit_ms);
         }
         let lease = Lease {
             token,
             holder,
             since_ms: now_ms,
+            solo,
+            report: None,
         };
         self.set_place(id, Place::Leased(lease));
         let progress = &mut self.sources[id.source];
@@ -323,14 +440,15 @@ impl Board {
             self.young.pop_front();
         }
         self.young.push_back((now_ms, token));
-        Some((id, token))
+        token
     }
 
-    /// Takes out the leases that were given before `before_ms` and are still
-    /// there.
-    pub fn take_outlasting(&mut self, before_ms: u64) -> Vec<LeaseToken> {
+    /// Takes out leases that were given before `before_ms` and are still there,
+    /// the oldest ones, at most `count`.
+    pub fn take_outlasting(&mut self, before_ms: u64, count: usize) -> Vec<LeaseToken> {
         let mut outlasting = Vec::new();
-        while let Some((since, token)) = self.young.front().copied()
+        while outlasting.len() < count
+            && let Some((since, token)) = self.young.front().copied()
             && since < before_ms
         {
             self.young.pop_front();
@@ -358,7 +476,7 @@ impl Board {
     #[must_use]
     pub fn attempt(&self, id: EventId) -> u32 {
         let last = self.events.get(&id).and_then(|entry| entry.history.last());
-        last.map_or(1, |failed| failed.attempt + 1)
+        last.map_or(1, AttemptFailed::next_attempt)
     }
 
     /// The event's failed attempts, the latest ones, oldest first.
@@ -369,234 +487,6 @@ impl Board {
             .map_or(&[], |entry| entry.history.as_slice())
     }
 
-    // -------------------------------------------------------------- leases
-
-    /// The event and lease of a token.
-    ///
-    /// # Errors
-    /// When it is not held.
-    pub fn leased(&self, token: LeaseToken) -> Result<(EventId, &Lease), LeaseError> {
-        let id = *self.leases.get(&token).ok_or(LeaseError::Lost)?;
-        match self.events.get(&id).map(|entry| &entry.place) {
-            Some(Place::Leased(lease)) => Ok((id, lease)),
-            Some(Place::Settling(_)) => Err(LeaseError::Settling),
-            _ => Err(LeaseError::Lost),
-        }
-    }
-
-    /// Gives a lease to the member that presents it. False when it is lost.
-    pub fn present(&mut self, token: LeaseToken, member: MemberId, now_ms: u64) -> bool {
-        let Some(id) = self.leases.get(&token).copied() else {
-            return false;
-        };
-        let holder = Holder::Member(member);
-        match self.events.get_mut(&id).map(|entry| &mut entry.place) {
-            Some(Place::Held(..)) => {
-                let since_ms = now_ms;
-                self.set_place(
-                    id,
-                    Place::Leased(Lease {
-                        token,
-                        holder,
-                        since_ms,
-                    }),
-                );
-            }
-            Some(Place::Leased(lease) | Place::Settling(lease)) => lease.holder = holder,
-            _ => return false,
-        }
-        self.deadlines.remove(token);
-        true
-    }
-
-    /// Lets a unary lease run anew.
-    ///
-    /// # Errors
-    /// When it is not held.
-    pub fn extend(&mut self, token: LeaseToken, now_ms: u64) -> Result<(), LeaseError> {
-        self.claim_held(token, now_ms);
-        let (_, lease) = self.leased(token)?;
-        if let Holder::Unary(_) = lease.holder {
-            self.deadlines.set(token, now_ms + self.lease_ms);
-        }
-        Ok(())
-    }
-
-    /// Whoever uses a lease from before a restart, without a stream, has it.
-    fn claim_held(&mut self, token: LeaseToken, now_ms: u64) {
-        let id = self.leases.get(&token).copied();
-        let place = id.and_then(|id| self.events.get(&id)).map(|e| &e.place);
-        if let (Some(id), Some(Place::Held(_, member))) = (id, place) {
-            let lease = Lease {
-                token,
-                holder: Holder::Unary(member.clone()),
-                since_ms: now_ms,
-            };
-            self.set_place(id, Place::Leased(lease));
-        }
-    }
-
-    /// Gives an event back that was not worked on. It keeps its key and is next.
-    pub fn hand_back(&mut self, token: LeaseToken) {
-        if let Ok((id, _)) = self.leased(token) {
-            self.set_place(id, Place::Ready);
-            self.ready.push_front(id);
-        }
-    }
-
-    /// Freezes a lease while its settlement is on its way.
-    ///
-    /// # Errors
-    /// When it is not held, or frozen already.
-    pub fn freeze(&mut self, token: LeaseToken, now_ms: u64) -> Result<EventId, LeaseError> {
-        self.claim_held(token, now_ms);
-        let (id, lease) = self.leased(token)?;
-        let lease = lease.clone();
-        self.deadlines.remove(token);
-        self.set_place(id, Place::Settling(lease));
-        Ok(id)
-    }
-
-    /// The settlement did not happen: the lease goes on. One whose holder is
-    /// gone, or has no stream, has another lease duration.
-    pub fn thaw(&mut self, id: EventId, now_ms: u64, is_member: impl Fn(MemberId) -> bool) {
-        let Some(Place::Settling(lease)) = self.events.get(&id).map(|entry| &entry.place) else {
-            return;
-        };
-        let lease = lease.clone();
-        let kept_by_heartbeats = match lease.holder {
-            Holder::Unary(_) => false,
-            Holder::Member(member) => is_member(member),
-        };
-        if !kept_by_heartbeats {
-            self.deadlines.set(lease.token, now_ms + self.lease_ms);
-        }
-        self.set_place(id, Place::Leased(lease));
-    }
-
-    /// A failed attempt could not be recorded, and its lease is over: the event
-    /// waits until `due_ms`, and is delivered as the same attempt again.
-    pub fn unrecorded(&mut self, id: EventId, due_ms: u64) {
-        if let Some(entry) = self.events.get(&id)
-            && let Place::Failing = entry.place
-        {
-            self.delayed.set(id, due_ms);
-            self.set_place(id, Place::Delayed);
-        }
-    }
-
-    /// Ends a lease that ran out, or that nobody presented. Returns the event,
-    /// whose failed attempt is to be recorded, and who had it.
-    pub fn expire(&mut self, token: LeaseToken) -> Option<(EventId, Holder)> {
-        let id = *self.leases.get(&token)?;
-        let holder = match &self.events.get(&id)?.place {
-            Place::Leased(lease) => lease.holder.clone(),
-            Place::Held(_, member) => Holder::Unary(member.clone()),
-            _ => return None,
-        };
-        self.set_place(id, Place::Failing);
-        Some((id, holder))
-    }
-
-    /// The next token whose own deadline has passed.
-    pub fn pop_expired(&mut self, now_ms: u64) -> Option<LeaseToken> {
-        self.deadlines.pop_due(now_ms)
-    }
-
-    /// When the next thing happens by itself.
-    #[must_use]
-    pub fn next_due(&self) -> Option<u64> {
-        [self.delayed.next_due(), self.deadlines.next_due()]
-            .into_iter()
-            .flatten()
-            .min()
-    }
-
-    /// Makes ready what has waited long enough.
-    pub fn wake_delayed(&mut self, now_ms: u64) {
-        while let Some(id) = self.delayed.pop_due(now_ms) {
-            self.set_place(id, Place::Ready);
-            self.ready.push_back(id);
-        }
-    }
-
-    /// The leases of a member, in the order in which they were given.
-    #[must_use]
-    pub fn leases_of(&self, member: MemberId) -> Vec<LeaseToken> {
-        let mut leases: Vec<_> = self
-            .leases
-            .keys()
-            .filter(|token| {
-                self.leased(**token)
-                    .is_ok_and(|(_, lease)| lease.holder == Holder::Member(member))
-            })
-            .copied()
-            .collect();
-        leases.sort_unstable();
-        leases
-    }
-
-    // ----------------------------------------------------------- settlement
-
-    /// The event is settled, durably.
-    pub fn settled(&mut self, id: EventId, now_ms: u64) {
-        self.sources[id.source].window.settle(id.offset);
-        self.set_place(id, Place::Queued);
-        let Some(entry) = self.events.remove(&id) else {
-            return;
-        };
-        if let Some(key) = &entry.key
-            && let Ok(Some(next)) = self.locks.release(key, id)
-        {
-            self.activate(next, now_ms);
-        }
-    }
-
-    /// Settles those of these events that wait for delivery, without having
-    /// delivered them. Returns how many.
-    pub fn drop_ready(&mut self, events: &[EventId], now_ms: u64) -> u64 {
-        let is_ready = |id: &&EventId| {
-            let entry = self.events.get(id);
-            entry.is_some_and(|entry| matches!(entry.place, Place::Ready))
-        };
-        let gone: HashSet<EventId> = events.iter().filter(is_ready).copied().collect();
-        self.ready.retain(|id| !gone.contains(id));
-        for id in &gone {
-            self.sources[id.source].skip_one(id.offset);
-            self.settled(*id, now_ms);
-        }
-        gone.len() as u64
-    }
-
-    /// The event's failed attempt is recorded, durably; `failed.not_before_ms`
-    /// is by the group's clock.
-    pub fn failed(&mut self, id: EventId, failed: AttemptFailed, now_ms: u64) {
-        let Some(entry) = self.events.get_mut(&id) else {
-            return;
-        };
-        entry.not_before_ms = failed.not_before_ms;
-        if entry.history.len() == crate::commit::ATTEMPTS_REMEMBERED {
-            entry.history.remove(0);
-        }
-        entry.history.push(failed);
-        self.activate(id, now_ms);
-    }
-
-    /// Makes an event ready that holds its key, now or when it is due.
-    fn activate(&mut self, id: EventId, now_ms: u64) {
-        let Some(entry) = self.events.get(&id) else {
-            return;
-        };
-        let due_ms = entry.not_before_ms;
-        if due_ms > now_ms {
-            self.delayed.set(id, due_ms);
-            self.set_place(id, Place::Delayed);
-        } else {
-            self.ready.push_back(id);
-            self.set_place(id, Place::Ready);
-        }
-    }
-
     /// The one place where an event's place changes, and with it who finds it by
     /// its lease.
     fn set_place(&mut self, id: EventId, place: Place) {
@@ -604,104 +494,30 @@ impl Board {
             return;
         };
         let token = place.token();
-        self.in_flight += usize::from(place.is_in_flight());
         let before = std::mem::replace(&mut entry.place, place);
-        self.in_flight -= usize::from(before.is_in_flight());
         self.held -= usize::from(matches!(before, Place::Held(..)));
+        if before.token() == token && before.lease().is_some() {
+            // Frozen or thawed: the same lease.
+            return;
+        }
+        if let Some(lease) = before.lease() {
+            self.in_flight -= 1;
+            self.holders.ended(lease);
+        }
+        if let Some(lease) = entry.place.lease() {
+            self.in_flight += 1;
+            self.holders.given(lease);
+        }
         if before.token() == token {
             return;
         }
         if let Some(ended) = before.token() {
             self.leases.remove(&ended);
             self.deadlines.remove(ended);
+            self.limits.remove(ended);
         }
         if let Some(token) = token {
             self.leases.insert(token, id);
         }
-    }
-
-    // --------------------------------------------------------------- counts
-
-    /// Events under lease.
-    #[must_use]
-    pub fn in_flight(&self) -> usize {
-        self.in_flight
-    }
-
-    /// Events that may be delivered now.
-    #[must_use]
-    pub fn ready(&self) -> usize {
-        self.ready.len()
-    }
-
-    /// Whether any event may be delivered now.
-    #[must_use]
-    pub fn has_ready(&self) -> bool {
-        !self.ready.is_empty()
-    }
-
-    /// Events that are met and not settled.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.events.len()
-    }
-
-    /// Whether no event is on it.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.events.is_empty()
-    }
-
-    /// Events behind others of their key.
-    #[must_use]
-    pub fn queued(&self) -> usize {
-        self.locks.waiting()
-    }
-
-    /// Events that wait for their next attempt.
-    #[must_use]
-    pub fn delayed(&self) -> usize {
-        self.delayed.len()
-    }
-
-    /// Whether events are held for members from before a restart.
-    #[must_use]
-    pub fn has_held(&self) -> bool {
-        self.held > 0
-    }
-
-    /// What is settled of a source.
-    #[must_use]
-    pub fn window(&self, source: usize) -> &AckWindow {
-        &self.sources[source].window
-    }
-
-    /// No event at or above has been delivered, in this run of the broker.
-    #[must_use]
-    pub fn delivered_end(&self, source: usize) -> Offset {
-        let progress = &self.sources[source];
-        progress.delivered_end.max(progress.window.committed_end())
-    }
-
-    /// The source's place in the log.
-    #[must_use]
-    pub fn source(&self, source: usize) -> Source {
-        self.sources[source].source
-    }
-
-    /// Counts of each source. Walks over all events.
-    #[must_use]
-    pub fn counts(&self) -> Vec<Counts> {
-        let mut counts = vec![Counts::default(); self.sources.len()];
-        for (id, entry) in &self.events {
-            let of = &mut counts[id.source];
-            match entry.place {
-                Place::Leased(_) | Place::Settling(_) => of.in_flight += 1,
-                Place::Delayed => of.delayed += 1,
-                Place::Held(..) => of.held += 1,
-                Place::Queued | Place::Ready | Place::Failing => {}
-            }
-        }
-        counts
     }
 }

@@ -9,13 +9,20 @@ use super::*;
 use crate::commit::record::LeaseNoted;
 
 const LEASE_MS: u64 = 1000;
+const RULES: BoardRules = BoardRules {
+    ordering: Ordering::Key,
+    overtake: false,
+    lease_ms: LEASE_MS,
+    processing_limit_ms: 0,
+    per_holder_max: 0,
+};
 const SOURCE: Source = Source {
     topic: TopicId(1),
     partition: PartitionId(0),
 };
 
 fn board_of(state: SourceState) -> Board {
-    Board::new(vec![(SOURCE, state)], 7, LEASE_MS, 0, 0)
+    Board::new(vec![(SOURCE, state)], 7, RULES, 0, 0)
 }
 
 fn board() -> Board {
@@ -77,9 +84,9 @@ fn an_attempt_that_could_not_be_recorded_is_made_again() {
     board.scanned(0, Offset(1), vec![arrived(0, "k")], 0);
     let (event, token) = board.lease(Holder::Unary("w".into()), 0).unwrap();
     assert_eq!(board.pop_expired(LEASE_MS), Some(token));
-    board.expire(token).unwrap();
+    board.vanish(&[token]);
     assert!(!board.has_ready());
-    board.unrecorded(event, 5000);
+    board.unrecorded(event, 5000, LEASE_MS);
     board.wake_delayed(4999);
     assert!(!board.has_ready());
     board.wake_delayed(5000);
@@ -120,10 +127,12 @@ fn an_event_under_lease_before_a_restart_waits_for_its_holder_and_holds_its_key(
     let mut missed = board_of(state);
     missed.scanned(0, Offset(2), vec![arrived(0, "k"), arrived(1, "k")], 0);
     assert_eq!(missed.pop_expired(LEASE_MS), Some(old));
-    let (event, holder) = missed.expire(old).unwrap();
-    assert_eq!((event, holder), (id(0), Holder::Unary("gpu-1".into())));
+    let vanished = missed.vanish(&[old]);
+    let member = "gpu-1".to_owned();
+    let loss = Loss::Restart { member };
+    assert_eq!(vanished, [Vanished { id: id(0), loss }]);
     assert!(!missed.present(old, MemberId(4), LEASE_MS));
-    missed.failed(event, failed(1, 0), LEASE_MS);
+    missed.failed(id(0), failed(1, 0), LEASE_MS);
     assert_eq!(missed.next_ready(), Some(id(0)));
     assert_eq!(missed.attempt(id(0)), 2);
 }
@@ -236,7 +245,7 @@ impl Run {
                 while let Some(token) = self.board.pop_expired(self.now) {
                     let at = self.leases.iter().position(|(_, t)| *t == token).unwrap();
                     let (event, _) = self.leases.remove(at);
-                    assert_eq!(self.board.expire(token).unwrap().0, event);
+                    assert_eq!(self.board.vanish(&[token])[0].id, event);
                     self.fail(event, 0);
                 }
             }

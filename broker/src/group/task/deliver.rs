@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::{GroupTask, READING_EXTENSION};
 use crate::group::{
-    board::{EventId, Holder, MemberId},
+    board::{EventId, Holder, LeaseToken, MemberId},
     command::{Delivery, IdleReason, Outgoing, PendingPull, Pulled},
     members::{DELIVERY_OVERHEAD, Share},
     note::DeadLetterNote,
@@ -49,8 +49,9 @@ impl GroupTask {
         }
         self.fetch_missing();
         let mut round = Round::default();
+        self.deliver_suspects(&mut round);
         let mut passed_over = 0;
-        while self.board.in_flight() < self.config().max_in_flight as usize
+        while self.board.occupied() < self.config().max_in_flight as usize
             && passed_over < self.board.ready().min(LOOKED_AT_MAX)
             && let Some(id) = self.board.next_ready()
         {
@@ -67,14 +68,18 @@ impl GroupTask {
             }
             match self.receiver(size, &mut round) {
                 Receiver::Pull(name) => {
-                    if let Some(delivery) = self.lease(Holder::Unary(name)) {
+                    let now = self.clock.now_ms();
+                    let leased = self.board.lease(Holder::Unary(name), now);
+                    if let Some(delivery) = self.delivery(leased) {
                         round.pulled_bytes += size;
                         round.message_bytes += size + DELIVERY_OVERHEAD;
                         round.pulled.push(delivery);
                     }
                 }
                 Receiver::Member(member) => {
-                    if let Some(delivery) = self.lease(Holder::Member(member)) {
+                    let now = self.clock.now_ms();
+                    let leased = self.board.lease(Holder::Member(member), now);
+                    if let Some(delivery) = self.delivery(leased) {
                         self.members.charge(member, size, &mut round.shares);
                         round.shared.entry(member).or_default().push(delivery);
                     }
@@ -101,7 +106,74 @@ impl GroupTask {
     /// Whether somebody who waits takes messages in which an event of `size`
     /// fits.
     pub(super) fn could_be_taken(&self, size: usize) -> bool {
-        self.pulls.iter().any(|pull| fits(pull, 0, size)) || self.members.could_take(size)
+        self.pulls
+            .iter()
+            .any(|pull| fits(pull, 0, size) && self.pull_may_have_more(pull))
+            || self.members.could_take(size, |id| self.may_have_more(id))
+    }
+
+    /// Whether the member may be given an event that is not suspect.
+    pub(super) fn may_have_more(&self, member: MemberId) -> bool {
+        self.board.may_have_more(&Holder::Member(member)) && !self.solo.is_emptying(member)
+    }
+
+    fn pull_may_have_more(&self, pull: &PendingPull) -> bool {
+        let holder = Holder::Unary(pull.name.clone());
+        self.board.may_have_more(&holder)
+    }
+
+    /// Gives suspects to those who hold nothing. See [`crate::group::solo`].
+    fn deliver_suspects(&mut self, round: &mut Round) {
+        let now = self.clock.now_ms();
+        self.solo.tick(self.board.suspects(), now);
+        let mut passed_over = 0;
+        while passed_over < self.board.suspects().min(LOOKED_AT_MAX)
+            && self.board.occupied() < self.config().max_in_flight as usize
+            && let others = self.board.has_ready()
+            && self.solo.may_give(others, self.board.suspects_out())
+            && let Some(id) = self.board.next_suspect()
+        {
+            let size = self.size(id);
+            if !self.payloads.has(id) || !self.give_suspect(size, now, round) {
+                self.board.rotate_suspects();
+                passed_over += 1;
+            }
+        }
+        if self.board.suspects() > 0 && self.solo.wants_member(now) {
+            let leases = |id| self.board.holding(&Holder::Member(id)).leases;
+            if let Some(member) = self.members.nearest_to_idle(leases) {
+                self.solo.empty(member);
+            }
+        }
+    }
+
+    /// Gives the first suspect to somebody who holds nothing. False when nobody
+    /// takes it.
+    fn give_suspect(&mut self, size: usize, now_ms: u64, round: &mut Round) -> bool {
+        let board = &self.board;
+        let holds_nothing = |holder: &Holder| board.holding(holder).leases == 0;
+        self.pulls.retain(|pull| !pull.reply.is_closed());
+        let pull = self.pulls.iter().position(|pull| {
+            fits(pull, 0, size) && holds_nothing(&Holder::Unary(pull.name.clone()))
+        });
+        if let Some(pull) = pull.and_then(|at| self.pulls.remove(at)) {
+            let holder = Holder::Unary(pull.name.clone());
+            let leased = self.board.lease_suspect(holder, now_ms);
+            let deliveries = self.delivery(leased).into_iter().collect();
+            self.reply(pull, deliveries);
+        } else {
+            let idle = |id| holds_nothing(&Holder::Member(id));
+            let Some(member) = self.members.choose(size, &round.shares, idle) else {
+                return false;
+            };
+            let leased = self.board.lease_suspect(Holder::Member(member), now_ms);
+            if let Some(delivery) = self.delivery(leased) {
+                self.members.charge(member, size, &mut round.shares);
+                round.shared.entry(member).or_default().push(delivery);
+            }
+        }
+        self.solo.given(now_ms);
+        true
     }
 
     /// Whether one of the events that are next could be taken.
@@ -117,11 +189,16 @@ impl GroupTask {
                 && fits(pull, round.message_bytes, size)
                 && round.pulled.len() < pull.events_max
             {
-                return Receiver::Pull(pull.name.clone());
+                let name = pull.name.clone();
+                if self.board.may_have_more(&Holder::Unary(name.clone())) {
+                    return Receiver::Pull(name);
+                }
             }
             self.answer_pull(round);
         }
-        match self.members.choose(size, &round.shares) {
+        let (board, solo) = (&self.board, &self.solo);
+        let may_have = |id| board.may_have_more(&Holder::Member(id)) && !solo.is_emptying(id);
+        match self.members.choose(size, &round.shares, may_have) {
             Some(member) => Receiver::Member(member),
             None => Receiver::Nobody,
         }
@@ -132,7 +209,10 @@ impl GroupTask {
     fn next_pull(&mut self, size: usize, round: &Round) -> Option<&PendingPull> {
         if round.pulled.is_empty() {
             self.pulls.retain(|pull| !pull.reply.is_closed());
-            let at = self.pulls.iter().position(|pull| fits(pull, 0, size))?;
+            let at = self
+                .pulls
+                .iter()
+                .position(|pull| fits(pull, 0, size) && self.pull_may_have_more(pull))?;
             let pull = self.pulls.remove(at)?;
             self.pulls.push_front(pull);
         }
@@ -143,9 +223,12 @@ impl GroupTask {
         let deliveries = std::mem::take(&mut round.pulled);
         round.pulled_bytes = 0;
         round.message_bytes = 0;
-        let Some(pull) = self.pulls.pop_front() else {
-            return;
-        };
+        if let Some(pull) = self.pulls.pop_front() {
+            self.reply(pull, deliveries);
+        }
+    }
+
+    fn reply(&mut self, pull: PendingPull, deliveries: Vec<Delivery>) {
         let answer = Pulled {
             deliveries,
             idle: IdleReason::Delivering,
@@ -170,9 +253,9 @@ impl GroupTask {
         }
     }
 
-    /// Leases the first ready event, whose payload is at hand.
-    fn lease(&mut self, holder: Holder) -> Option<Delivery> {
-        let (id, token) = self.board.lease(holder, self.clock.now_ms())?;
+    /// What is sent for a lease of an event whose payload is at hand.
+    fn delivery(&mut self, leased: Option<(EventId, LeaseToken)>) -> Option<Delivery> {
+        let (id, token) = leased?;
         let event = self.payloads.take(id)?;
         let attempt = self.board.attempt(id);
         let mut delivery = Delivery {

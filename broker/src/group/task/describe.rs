@@ -3,7 +3,10 @@
 use sluice_proto::{Offset, PartitionId};
 
 use super::GroupTask;
-use crate::group::command::{Description, IdleReason, MemberState, SourceDescription};
+use crate::group::{
+    board::Holder,
+    command::{Description, IdleReason, MemberState, SourceDescription},
+};
 
 impl GroupTask {
     /// Why nothing is delivered.
@@ -12,11 +15,13 @@ impl GroupTask {
             (0..self.feeds.len()).any(|s| self.board.scan_next(s) < self.feeds[s].visible_end());
         if self.disabled.is_some() {
             IdleReason::Disabled
-        } else if self.board.in_flight() >= self.config().max_in_flight as usize {
+        } else if self.board.occupied() >= self.config().max_in_flight as usize {
             IdleReason::InFlightCap
         } else if self.board.has_ready() {
             if self.any_could_be_taken() {
                 IdleReason::Delivering
+            } else if self.at_member_caps() {
+                IdleReason::InFlightCap
             } else if self.members.any_credit() || !self.pulls.is_empty() {
                 IdleReason::TooLarge
             } else {
@@ -26,6 +31,8 @@ impl GroupTask {
             IdleReason::WindowFull
         } else if behind {
             IdleReason::Delivering
+        } else if self.board.suspects() > 0 {
+            IdleReason::Suspect
         } else if self.board.has_held() {
             IdleReason::RestartGrace
         } else if self.board.queued() > 0 {
@@ -35,6 +42,11 @@ impl GroupTask {
         } else {
             IdleReason::Empty
         }
+    }
+
+    /// Whether nobody with credit may have more.
+    fn at_member_caps(&self) -> bool {
+        self.members.any_credit() && !self.members.could_take(0, |id| self.may_have_more(id))
     }
 
     pub(super) fn describe(&self) -> Description {
@@ -55,7 +67,7 @@ impl GroupTask {
         };
         let members = self.members.iter().map(|(id, member)| MemberState {
             name: member.name.clone(),
-            in_flight: self.board.leases_of(id).len() as u64,
+            in_flight: self.board.holding(&Holder::Member(id)).leases as u64,
             joined: member.joined,
             connected: member.outgoing.is_some(),
             credit_events: member.credit.remaining_events(),

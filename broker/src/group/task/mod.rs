@@ -26,9 +26,12 @@ use super::{
     command::{Command, JoinError, Joined, Outgoing, PendingPull},
     credit::Grant,
     members::Members,
+    note::AttemptEnd,
     payloads::Payloads,
     registry::GroupLimits,
     scan::{Feed, Scanner},
+    settle::Failure,
+    solo::Solo,
 };
 use crate::{
     commit::record::{GroupConfig, LeaseNoted, Settle},
@@ -42,6 +45,8 @@ const FETCHES_MAX: usize = 256;
 /// A lease that lasts so long is noted in the log, so that a restart of the
 /// broker waits for its holder.
 const NOTE_AFTER_MS: u64 = 1000;
+/// Leases that are noted in one turn.
+const NOTES_PER_TURN: usize = 1000;
 /// What a filter skipped goes to the log so much later.
 const SKIPS_AFTER_MS: u64 = 1000;
 /// A source that could not be read is tried again after so long.
@@ -61,6 +66,9 @@ pub(super) struct GroupTask {
     pub(super) feeds: Vec<Feed>,
     pub(super) board: Board,
     pub(super) members: Members,
+    solo: Solo,
+    /// What leases that ended by themselves come to, until it is recorded.
+    pub(super) losses: VecDeque<Failure>,
     payloads: Payloads,
     pub(super) scanner: Scanner,
     pub(super) proposals: Proposals,
@@ -144,12 +152,15 @@ pub(super) struct Parts {
 
 impl GroupTask {
     pub(super) fn new(parts: Parts) -> Self {
+        let solo = Solo::new(parts.group.config.solo_wait_ms);
         Self {
             scanning: vec![false; parts.feeds.len()],
             group: parts.group,
             feeds: parts.feeds,
             board: parts.board,
             members: Members::default(),
+            solo,
+            losses: VecDeque::new(),
             payloads: Payloads::new(parts.limits.payload_bytes_max),
             scanner: parts.scanner,
             proposals: parts.proposals,
@@ -181,7 +192,7 @@ impl GroupTask {
         let room = self.room.clone();
         loop {
             self.let_time_pass();
-            let more = self.read_ahead();
+            let more = self.record_losses() | self.read_ahead();
             self.deliver();
             self.end_pulls();
             let wake = self.next_due_ms().map(|due| self.clock.instant(due));
@@ -329,6 +340,7 @@ impl GroupTask {
 
     fn leave(&mut self, member: MemberId) {
         self.hand_back(&self.board.leases_of(member));
+        self.solo.gone(member);
         self.members.remove(member);
     }
 
@@ -341,7 +353,12 @@ impl GroupTask {
     }
 
     fn disconnected(&mut self, member: MemberId) {
-        if self.board.leases_of(member).is_empty() {
+        self.solo.gone(member);
+        if self.config().connection_loss_at_once {
+            let lost = self.board.leases_of(member);
+            self.vanish(&lost, AttemptEnd::ConnectionLost);
+            self.members.remove(member);
+        } else if self.board.holding(&Holder::Member(member)).leases == 0 {
             self.members.remove(member);
         } else {
             self.members.disconnected(member);
@@ -369,6 +386,7 @@ impl GroupTask {
             self.board.next_due(),
             self.board.oldest_young().map(|since| since + NOTE_AFTER_MS),
             self.members.next_due(),
+            self.solo.next_due(self.clock.now_ms()),
             self.skips_due_ms,
             pull_ms,
         ]
@@ -388,12 +406,18 @@ impl GroupTask {
     }
 
     fn expire_leases(&mut self, now: u64) {
+        while let Some(token) = self.board.pop_overdue(now) {
+            self.overdue(token);
+        }
         let mut expired = Vec::new();
         while let Some(token) = self.board.pop_expired(now) {
             expired.push(token);
         }
+        self.vanish(&expired, AttemptEnd::LeaseExpired);
         while let Some(member) = self.members.pop_silent(now) {
             let lost = self.board.leases_of(member);
+            let mut end = AttemptEnd::LeaseExpired;
+            self.solo.gone(member);
             match self.members.get(member).and_then(|m| m.outgoing.as_ref()) {
                 Some(outgoing) if !lost.is_empty() => {
                     // One place is kept for this; if it is taken, an earlier
@@ -401,21 +425,19 @@ impl GroupTask {
                     let _ = outgoing.try_send(Outgoing::LeasesLost(lost.clone()));
                 }
                 Some(_) => {}
-                None => {
-                    self.members.remove(member);
-                }
+                None => end = AttemptEnd::ConnectionLost,
             }
-            expired.extend(lost);
-        }
-        if !expired.is_empty() {
-            self.fail_expired(&expired);
+            self.vanish(&lost, end);
+            if end == AttemptEnd::ConnectionLost {
+                self.members.remove(member);
+            }
         }
     }
 
     fn note_leases(&mut self, now: u64) {
         let outlasting = self
             .board
-            .take_outlasting(now.saturating_sub(NOTE_AFTER_MS - 1));
+            .take_outlasting(now.saturating_sub(NOTE_AFTER_MS - 1), NOTES_PER_TURN);
         let leases: Vec<LeaseNoted> = outlasting
             .into_iter()
             .filter_map(|token| self.lease_note(token))
@@ -443,6 +465,7 @@ impl GroupTask {
             member: self.holder_name(&lease.holder),
             key: key.cloned().unwrap_or_default(),
             size,
+            since_ms: self.clock.wall(lease.since_ms),
         })
     }
 

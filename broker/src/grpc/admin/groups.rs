@@ -8,7 +8,7 @@ use super::{next_token, page_size};
 use crate::{
     commit::{
         CatalogChange, CatalogChanged, Group, NewGroup,
-        record::{GroupConfig, GroupStart},
+        record::{GroupConfig, GroupStart, Ordering},
     },
     grpc::{
         api::Api,
@@ -23,6 +23,10 @@ const LEASE_MS: std::ops::RangeInclusive<u64> = 100..=12 * 60 * 60 * 1000;
 const DELAY_MS_MAX: u64 = 24 * 60 * 60 * 1000;
 const MAX_ATTEMPTS_MAX: usize = 100;
 const MAX_IN_FLIGHT_MAX: usize = 100_000;
+const PROCESSING_LIMIT_MS: std::ops::RangeInclusive<u64> = 100..=7 * 24 * 60 * 60 * 1000;
+const SOLO_WAIT_MS: u64 = 10_000;
+const SOLO_WAIT_MS_MAX: u64 = 24 * 60 * 60 * 1000;
+const JITTER: f64 = 0.5;
 
 impl Api {
     pub(in crate::grpc) async fn create_group(
@@ -192,15 +196,17 @@ fn group_config(asked: wire::GroupConfig) -> Result<GroupConfig, Refusal> {
         let field = format!("config.{field}");
         given.map_or(Ok(default), |given| convert::ms_of(&field, given, min, max))
     };
-    let ordered_by_key = match wire::Ordering::try_from(asked.ordering) {
-        Ok(wire::Ordering::Unspecified | wire::Ordering::Key) => true,
-        Ok(wire::Ordering::None) => false,
-        Err(_) => {
-            let message = format!("{} is no ordering that this broker knows", asked.ordering);
-            return Err(Refusal::field("config.ordering", message));
-        }
-    };
     let retry = asked.retry.unwrap_or_default();
+    let ordering = ordering(asked.ordering)?;
+    let overtake = overtakes(retry.order)?;
+    if overtake && ordering == Ordering::Partition {
+        let message = "nothing overtakes in a group with ORDERING_PARTITION";
+        return Err(Refusal::field("config.retry.order", message));
+    }
+    let jitter = match retry.jitter.unwrap_or(JITTER) {
+        given if (0.0..=1.0).contains(&given) => given,
+        given => return Err(Refusal::limit("config.retry.jitter", given, "0 to 1")),
+    };
     let multiplier = match retry.multiplier {
         0.0 => 2.0,
         given if (1.0..=10.0).contains(&given) => given,
@@ -209,7 +215,7 @@ fn group_config(asked: wire::GroupConfig) -> Result<GroupConfig, Refusal> {
     let start = asked.start.and_then(|start| start.at);
     Ok(GroupConfig {
         filter: asked.filter,
-        ordered_by_key,
+        ordering: ordering.into(),
         lease_ms: ms(
             "lease_duration",
             asked.lease_duration,
@@ -238,6 +244,29 @@ fn group_config(asked: wire::GroupConfig) -> Result<GroupConfig, Refusal> {
             10_000,
             MAX_IN_FLIGHT_MAX,
         )? as u32,
+        processing_limit_ms: ms(
+            "processing_limit",
+            asked.processing_limit,
+            0,
+            *PROCESSING_LIMIT_MS.start(),
+            *PROCESSING_LIMIT_MS.end(),
+        )?,
+        connection_loss_at_once: lost_at_once(asked.on_connection_loss)?,
+        max_in_flight_per_member: convert::count_or(
+            "config.max_in_flight_per_member",
+            asked.max_in_flight_per_member.into(),
+            0,
+            MAX_IN_FLIGHT_MAX,
+        )? as u32,
+        solo_wait_ms: ms(
+            "solo_wait",
+            asked.solo_wait,
+            SOLO_WAIT_MS,
+            0,
+            SOLO_WAIT_MS_MAX,
+        )?,
+        jitter,
+        overtake,
         start: Some(match start {
             None | Some(At::Earliest(_)) => GroupStart::Earliest(true),
             Some(At::Latest(_)) => GroupStart::Latest(true),
@@ -251,6 +280,35 @@ fn group_config(asked: wire::GroupConfig) -> Result<GroupConfig, Refusal> {
     })
 }
 
+fn ordering(asked: i32) -> Result<Ordering, Refusal> {
+    match wire::Ordering::try_from(asked) {
+        Ok(wire::Ordering::Unspecified | wire::Ordering::Key) => Ok(Ordering::Key),
+        Ok(wire::Ordering::None) => Ok(Ordering::None),
+        Ok(wire::Ordering::Partition) => Ok(Ordering::Partition),
+        Err(_) => Err(unknown("config.ordering", asked)),
+    }
+}
+
+fn overtakes(asked: i32) -> Result<bool, Refusal> {
+    match wire::RetryOrder::try_from(asked) {
+        Ok(wire::RetryOrder::Unspecified | wire::RetryOrder::HoldKey) => Ok(false),
+        Ok(wire::RetryOrder::Overtake) => Ok(true),
+        Err(_) => Err(unknown("config.retry.order", asked)),
+    }
+}
+
+fn lost_at_once(asked: i32) -> Result<bool, Refusal> {
+    match wire::ConnectionLoss::try_from(asked) {
+        Ok(wire::ConnectionLoss::Unspecified | wire::ConnectionLoss::Deadline) => Ok(false),
+        Ok(wire::ConnectionLoss::AtOnce) => Ok(true),
+        Err(_) => Err(unknown("config.on_connection_loss", asked)),
+    }
+}
+
+fn unknown(field: &str, given: i32) -> Refusal {
+    Refusal::field(field, format!("{given} is none that this broker knows"))
+}
+
 fn wire_config(config: &GroupConfig) -> wire::GroupConfig {
     let start = config.start.clone().map(|start| match start {
         GroupStart::Earliest(_) => At::Earliest(wire::Earliest {}),
@@ -258,11 +316,22 @@ fn wire_config(config: &GroupConfig) -> wire::GroupConfig {
         GroupStart::Offset(offset) => At::Offset(offset as i64),
         GroupStart::TimeMs(ms) => At::Time(convert::time_ms(ms)),
     });
-    let ordering = if config.ordered_by_key {
-        wire::Ordering::Key
-    } else {
-        wire::Ordering::None
+    let ordering = match config.ordering() {
+        Ordering::Key => wire::Ordering::Key,
+        Ordering::None => wire::Ordering::None,
+        Ordering::Partition => wire::Ordering::Partition,
     };
+    let on_connection_loss = if config.connection_loss_at_once {
+        wire::ConnectionLoss::AtOnce
+    } else {
+        wire::ConnectionLoss::Deadline
+    };
+    let order = if config.overtake {
+        wire::RetryOrder::Overtake
+    } else {
+        wire::RetryOrder::HoldKey
+    };
+    let limit_ms = Some(config.processing_limit_ms).filter(|ms| *ms > 0);
     wire::GroupConfig {
         filter: config.filter.clone(),
         ordering: ordering.into(),
@@ -272,11 +341,17 @@ fn wire_config(config: &GroupConfig) -> wire::GroupConfig {
             initial_delay: Some(convert::duration_ms(config.initial_delay_ms)),
             multiplier: config.multiplier,
             max_delay: Some(convert::duration_ms(config.max_delay_ms)),
+            jitter: Some(config.jitter),
+            order: order.into(),
         }),
         start: Some(wire::ReadStart {
             at: start,
             epoch: 0,
         }),
         max_in_flight: config.max_in_flight as i32,
+        processing_limit: limit_ms.map(convert::duration_ms),
+        on_connection_loss: on_connection_loss.into(),
+        max_in_flight_per_member: config.max_in_flight_per_member as i32,
+        solo_wait: Some(convert::duration_ms(config.solo_wait_ms)),
     }
 }

@@ -1,0 +1,124 @@
+//! What follows a lease: events are settled, fail, wait, and are ready again.
+
+use std::collections::{HashSet, VecDeque};
+
+use super::{Board, Entry, EventId, lease::Place};
+use crate::{commit::record::AttemptFailed, group::key_lock::Arrival};
+
+impl Board {
+    /// The event is settled, durably.
+    pub fn settled(&mut self, id: EventId, now_ms: u64) {
+        self.sources[id.source].window.settle(id.offset);
+        self.set_place(id, Place::Queued);
+        let Some(entry) = self.events.remove(&id) else {
+            return;
+        };
+        let Some(line) = self.line(id, entry.key.as_ref()) else {
+            return;
+        };
+        match self.locks.release(&line, id) {
+            Ok(Some(next)) => self.activate(next, now_ms),
+            Ok(None) => {}
+            // Another lease of its line was held before a restart, too.
+            Err(_) => self.locks.withdraw(&line, id),
+        }
+    }
+
+    /// Settles those of these events that wait for delivery, without having
+    /// delivered them. Returns how many.
+    pub fn drop_ready(&mut self, events: &[EventId], now_ms: u64) -> u64 {
+        let is_ready = |id: &&EventId| {
+            let entry = self.events.get(id);
+            entry.is_some_and(|entry| matches!(entry.place, Place::Ready))
+        };
+        let gone: HashSet<EventId> = events.iter().filter(is_ready).copied().collect();
+        self.ready.retain(|id| !gone.contains(id));
+        self.suspects.retain(|id| !gone.contains(id));
+        for id in &gone {
+            self.sources[id.source].skip_one(id.offset);
+            self.settled(*id, now_ms);
+        }
+        gone.len() as u64
+    }
+
+    /// The event's failed attempt is recorded, durably; `failed.not_before_ms`
+    /// is by the group's clock.
+    pub fn failed(&mut self, id: EventId, failed: AttemptFailed, now_ms: u64) {
+        let Some(entry) = self.events.get_mut(&id) else {
+            return;
+        };
+        entry.not_before_ms = failed.not_before_ms;
+        if entry.history.len() == crate::commit::ATTEMPTS_REMEMBERED {
+            entry.history.remove(0);
+        }
+        entry.history.push(failed);
+        self.activate(id, now_ms);
+    }
+
+    /// A failed attempt could not be recorded, and its lease is over: the event
+    /// waits until `due_ms`, and is delivered as the same attempt again.
+    pub fn unrecorded(&mut self, id: EventId, due_ms: u64, now_ms: u64) {
+        if let Some(entry) = self.events.get_mut(&id)
+            && let Place::Failing = entry.place
+        {
+            entry.not_before_ms = due_ms;
+            self.activate(id, now_ms);
+        }
+    }
+
+    /// Makes an event ready that holds its line, now or when it is due. If others
+    /// may overtake it meanwhile, the next one has the line, and so on.
+    pub(super) fn activate(&mut self, id: EventId, now_ms: u64) {
+        let mut next = Some(id);
+        while let Some(id) = next.take() {
+            let Some(entry) = self.events.get(&id) else {
+                return;
+            };
+            let due_ms = entry.not_before_ms;
+            if due_ms <= now_ms {
+                self.make_ready(id);
+                return;
+            }
+            self.delayed.set(id, due_ms);
+            self.set_place(id, Place::Delayed);
+            if self.rules.overtake
+                && let Some(line) = self.line_of(id)
+            {
+                next = self.locks.release(&line, id).ok().flatten();
+            }
+        }
+    }
+
+    /// Makes ready what has waited long enough.
+    pub fn wake_delayed(&mut self, now_ms: u64) {
+        while let Some(id) = self.delayed.pop_due(now_ms) {
+            let arrival = match self.line_of(id) {
+                Some(line) if self.rules.overtake => self.locks.come_back(line, id),
+                _ => Arrival::Free,
+            };
+            match arrival {
+                Arrival::Free => self.make_ready(id),
+                Arrival::Queued => self.set_place(id, Place::Queued),
+            }
+        }
+    }
+
+    fn make_ready(&mut self, id: EventId) {
+        self.set_place(id, Place::Ready);
+        self.queue_of(id).push_back(id);
+    }
+
+    /// Where an event waits when it is ready.
+    pub(super) fn queue_of(&mut self, id: EventId) -> &mut VecDeque<EventId> {
+        if self.events.get(&id).is_some_and(Entry::is_suspect) {
+            &mut self.suspects
+        } else {
+            &mut self.ready
+        }
+    }
+
+    fn line_of(&self, id: EventId) -> Option<super::LineName> {
+        let entry = self.events.get(&id)?;
+        self.line(id, entry.key.as_ref())
+    }
+}
