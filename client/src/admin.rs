@@ -354,6 +354,88 @@ impl Admin {
         call!(self.describe_group(request))
     }
 
+    /// Changes those settings of a group that `paths` name, as in
+    /// `UpdateGroupRequest.update_mask`. With `filter_from` a new filter counts
+    /// from there, and the group's position moves with it.
+    ///
+    /// # Errors
+    /// When a path is none, or names what cannot change, or somebody else has
+    /// changed the group in the same moment.
+    pub async fn update_group(
+        &self,
+        topic: &str,
+        group: &str,
+        config: impl Into<GroupOptions>,
+        paths: &[&str],
+        filter_from: Option<At>,
+    ) -> Result<pb::UpdateGroupResponse, Error> {
+        let request = pb::UpdateGroupRequest {
+            topic: topic.to_owned(),
+            group: group.to_owned(),
+            config: Some(config.into().0),
+            update_mask: Some(prost_types::FieldMask {
+                paths: paths.iter().map(|path| (*path).to_owned()).collect(),
+            }),
+            filter_from: filter_from.map(|at| pb::ReadStart {
+                at: Some(at),
+                epoch: 0,
+            }),
+        };
+        call!(self.update_group(request))
+    }
+
+    /// Moves a group's position in one partition, or in all; with `dry_run` it
+    /// only tells what that would mean. Every lease of the group is lost.
+    ///
+    /// # Errors
+    /// When the group or partition does not exist, or the offset is beyond the
+    /// partition's end.
+    pub async fn seek_group(
+        &self,
+        topic: &str,
+        group: &str,
+        to: At,
+        partition: Option<i32>,
+        dry_run: bool,
+    ) -> Result<pb::SeekGroupResponse, Error> {
+        let request = pb::SeekGroupRequest {
+            topic: topic.to_owned(),
+            group: group.to_owned(),
+            to: Some(pb::ReadStart {
+                at: Some(to),
+                epoch: 0,
+            }),
+            partition,
+            dry_run,
+        };
+        call!(self.seek_group(request))
+    }
+
+    /// Stops deliveries of a group, also over restarts. False when it was paused
+    /// before.
+    ///
+    /// # Errors
+    /// When the group does not exist.
+    pub async fn pause_group(&self, topic: &str, group: &str) -> Result<bool, Error> {
+        let request = pb::PauseGroupRequest {
+            topic: topic.to_owned(),
+            group: group.to_owned(),
+        };
+        Ok(call!(self.pause_group(request))?.changed)
+    }
+
+    /// Lets a group deliver again. False when it was not paused.
+    ///
+    /// # Errors
+    /// When the group does not exist.
+    pub async fn resume_group(&self, topic: &str, group: &str) -> Result<bool, Error> {
+        let request = pb::ResumeGroupRequest {
+            topic: topic.to_owned(),
+            group: group.to_owned(),
+        };
+        Ok(call!(self.resume_group(request))?.changed)
+    }
+
     /// The dead letters of a group that are not redriven, oldest first.
     ///
     /// # Errors

@@ -9,7 +9,12 @@ use sluice_client::{
     pb::{self, read_start::At},
 };
 
-use super::{Common, lag::Lag, output};
+use super::{
+    Common,
+    group_change::{Pause, Seek, Update},
+    lag::Lag,
+    output,
+};
 
 /// `sluice group`.
 #[derive(Debug, Subcommand)]
@@ -22,6 +27,15 @@ pub(super) enum Group {
     Describe(Named),
     /// Tells how far groups are behind.
     Lag(Lag),
+    /// Changes settings of a group that may be at work.
+    Update(Update),
+    /// Moves a group's position: back to have events delivered again, or forward
+    /// to skip them.
+    Seek(Seek),
+    /// Stops deliveries until `resume`; what is under way may be finished.
+    Pause(Pause),
+    /// Delivers again.
+    Resume(Pause),
     /// Deletes a group, its position and its dead letters.
     Delete(Named),
 }
@@ -133,6 +147,10 @@ impl Group {
             Self::List(list) => list.run().await,
             Self::Describe(named) => named.describe().await,
             Self::Lag(lag) => lag.run().await,
+            Self::Update(update) => update.run().await,
+            Self::Seek(seek) => seek.run().await,
+            Self::Pause(pause) => pause.pause().await,
+            Self::Resume(pause) => pause.resume().await,
             Self::Delete(named) => named.delete().await,
         }
     }
@@ -306,6 +324,8 @@ pub(super) fn partitions_table(of: &pb::DescribeGroupResponse) -> anyhow::Result
             p.delivered_end.to_string(),
             p.visible_end.to_string(),
             p.lag.to_string(),
+            p.lag_bytes.to_string(),
+            output::timestamp(p.oldest_unsettled_time),
             p.in_flight.to_string(),
             p.delayed.to_string(),
             p.held.to_string(),
@@ -318,6 +338,8 @@ pub(super) fn partitions_table(of: &pb::DescribeGroupResponse) -> anyhow::Result
             "delivered",
             "end",
             "lag",
+            "lag bytes",
+            "oldest",
             "in flight",
             "delayed",
             "held",
@@ -346,7 +368,7 @@ pub(super) fn idle_word(of: &pb::DescribeGroupResponse) -> String {
     }
 }
 
-fn config_json(config: &pb::GroupConfig) -> Value {
+pub(super) fn config_json(config: &pb::GroupConfig) -> Value {
     let retry = config.retry.unwrap_or_default();
     json!({
         "filter": config.filter,
@@ -376,6 +398,8 @@ pub(super) fn partition_json(p: &pb::GroupPartition) -> Value {
         "delivered_end": p.delivered_end,
         "visible_end": p.visible_end,
         "lag": p.lag,
+        "lag_bytes": p.lag_bytes,
+        "oldest_unsettled_time": output::timestamp(p.oldest_unsettled_time),
         "in_flight": p.in_flight,
         "delayed": p.delayed,
         "held": p.held,
@@ -406,6 +430,7 @@ fn describe_json(of: &pb::DescribeGroupResponse, idle: &str) -> Value {
         "partitions": of.partitions.iter().map(partition_json).collect::<Vec<_>>(),
         "members": members,
         "idle": idle,
+        "paused": of.paused,
         "idle_detail": of.idle_detail,
         "filtered": of.filtered_count,
         "dropped": of.dropped_count,

@@ -4,6 +4,7 @@
 mod broker;
 mod dead_letters;
 mod group;
+mod group_change;
 mod lag;
 mod output;
 mod publish;

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use super::{
     memory::{Chunk, Ring},
-    record::{Channel, GroupConfig, GroupCreated, Record, Source, TopicCreated},
+    record::{Channel, GroupChanged, GroupConfig, GroupCreated, Record, Source, TopicCreated},
     state::{PartitionState, State},
 };
 use crate::view::IndexEntry;
@@ -58,7 +58,7 @@ pub struct Partition {
 }
 
 /// A consumer group.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Group {
     /// Its id.
     pub id: GroupId,
@@ -74,6 +74,8 @@ pub struct Group {
     pub dead_letters: Arc<Topic>,
     /// The topic of what only this group sees again, of one partition.
     pub parking: Arc<Topic>,
+    /// Whether it delivers nothing because somebody said so.
+    pub paused: bool,
 }
 
 impl Catalog {
@@ -136,6 +138,7 @@ impl Catalog {
                 return Some(topic);
             }
             Record::GroupCreated(created) => self.add_group(created),
+            Record::GroupChanged(changed) => self.change_group(changed),
             Record::GroupDeleted(deleted) => {
                 self.groups.retain(|_, group| group.id.0 != deleted.group);
             }
@@ -186,9 +189,25 @@ impl Catalog {
             topic,
             dead_letters,
             parking,
+            paused: created.paused,
         });
         let key = (group.topic.name.clone(), group.name.clone());
         self.groups.insert(key, group);
+    }
+
+    fn change_group(&mut self, changed: &GroupChanged) {
+        let mut groups = self.groups.values_mut();
+        let Some(group) = groups.find(|group| group.id.0 == changed.group) else {
+            return;
+        };
+        let mut new = Group::clone(group);
+        if let Some(config) = &changed.config {
+            new.config = config.clone();
+        }
+        if let Some(paused) = changed.paused {
+            new.paused = paused;
+        }
+        *group = Arc::new(new);
     }
 }
 

@@ -13,6 +13,7 @@
 //! rest of the log, and starts the threads.
 
 mod ack_window;
+mod backlog;
 mod catalog;
 mod checkpoint;
 mod memory;
@@ -27,13 +28,14 @@ mod store;
 
 pub use self::{
     ack_window::{AckWindow, WindowError},
+    backlog::Backlog,
     catalog::{Catalog, Group, Partition, Topic},
     open::{CommitConfig, OpenError, Opened, Recovery, Running, open},
     producers::{Appended, SEQUENCES_REMEMBERED, SequenceError},
     proposal::{
         AppendRequest, CatalogChange, CatalogChanged, CatalogError, Changes, CommitError,
-        Committed, NewGroup, OpenProducerError, ProducerSession, Proposals, Submitted, TopicConfig,
-        Unavailable,
+        Committed, GroupChange, NewGroup, OpenProducerError, ProducerSession, Proposals, Submitted,
+        TopicConfig, Unavailable,
     },
     state::{ATTEMPTS_REMEMBERED, GroupState, SourceState},
     store::{Page, PageLimits, ReadError, Store, StoredEvent},

@@ -9,8 +9,8 @@ use super::{
     catalog::Catalog,
     producers::{Appended, SequenceError},
     record::{
-        AttemptFailed, Channel, GroupConfig, LeaseNoted, NewEvent, ProducerSequence, RECORDS_MAX,
-        Settle, Source,
+        AttemptFailed, Channel, GroupConfig, GroupPosition, LeaseNoted, NewEvent, ProducerSequence,
+        RECORDS_MAX, Settle, Source,
     },
     state::GroupState,
 };
@@ -125,6 +125,18 @@ impl Default for TopicConfig {
     }
 }
 
+/// How a group is to change; what is not given stays.
+#[derive(Clone, Debug, Default)]
+pub struct GroupChange {
+    /// What it was when whoever asks looked at it, and what it is to be. Refused
+    /// when it is something else by now.
+    pub config: Option<(GroupConfig, GroupConfig)>,
+    /// Whether it is to be paused.
+    pub paused: Option<bool>,
+    /// Where it is to go on. If there is any, its leases are over.
+    pub positions: Vec<GroupPosition>,
+}
+
 /// A change to the catalog.
 #[derive(Debug)]
 pub enum CatalogChange {
@@ -142,6 +154,13 @@ pub enum CatalogChange {
     },
     /// Makes a group.
     CreateGroup(Box<NewGroup>),
+    /// Changes a group.
+    ChangeGroup {
+        /// Which.
+        id: GroupId,
+        /// How.
+        change: Box<GroupChange>,
+    },
     /// Deletes a group.
     DeleteGroup {
         /// The name of its topic.
@@ -164,6 +183,8 @@ pub enum CatalogChanged {
     GroupCreated(Box<GroupState>),
     /// There was such a group, with the same configuration.
     GroupExisted,
+    /// The group was changed, and stands like this now.
+    GroupChanged(Box<GroupState>),
     /// The group is gone.
     GroupDeleted(GroupId),
 }
@@ -195,6 +216,12 @@ pub enum CatalogError {
     /// There is a group of that name with another configuration.
     #[error("group {0:?} exists with another configuration")]
     GroupDiffers(String),
+    /// The group is not there any more.
+    #[error("group {0} does not exist any more")]
+    GroupGone(GroupId),
+    /// Somebody else has changed the group meanwhile.
+    #[error("the group was changed by somebody else in the same moment")]
+    GroupChanged,
     /// The topic has groups.
     #[error(
         "topic {name:?} is read by groups ({groups}, for example {example:?}); delete them first"

@@ -239,7 +239,11 @@ impl Store {
 
     /// Index entries in order, the first of which holds `offset`, which must be
     /// below the visible end.
-    fn locate(&self, partition: &Partition, offset: Offset) -> Result<Vec<IndexEntry>, ReadError> {
+    pub(super) fn locate(
+        &self,
+        partition: &Partition,
+        offset: Offset,
+    ) -> Result<Vec<IndexEntry>, ReadError> {
         let entries = head_entries(partition, offset);
         if !entries.is_empty() {
             return Ok(entries);

@@ -9,9 +9,13 @@ use tokio::{
 
 use super::{
     board::{EventId, LeaseError, LeaseToken, MemberId, Report},
+    change::{ChangeReply, ChangeRequest, Moved},
     credit::{Grant, Shrinks},
 };
-use crate::commit::{AckWindow, CommitError, ReadError, record::Settle};
+use crate::commit::{
+    AckWindow, CommitError, ReadError,
+    record::{GroupPosition, Settle},
+};
 
 /// An event on its way to a member.
 #[derive(Clone, Debug)]
@@ -60,6 +64,7 @@ pub enum IdleReason {
     Disabled,
     TooLarge,
     Suspect,
+    Paused,
 }
 
 /// A member is in.
@@ -278,6 +283,14 @@ pub(super) enum Command {
     },
     ResolvedDeadLetters {
         reply: oneshot::Sender<AckWindow>,
+    },
+    Change {
+        request: ChangeRequest,
+        reply: ChangeReply,
+    },
+    PlanMoves {
+        positions: Vec<GroupPosition>,
+        reply: oneshot::Sender<Moved>,
     },
     Redrive {
         /// `None` for all.

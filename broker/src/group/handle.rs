@@ -10,13 +10,17 @@ use tokio::{
 
 use super::{
     board::{EventId, LeaseError, LeaseToken, MemberId},
+    change::{ChangeError, ChangeRequest, Moved},
     command::{
         Command, Description, IdleReason, JoinError, Joined, Outgoing, PendingPull, Pulled,
         RedriveError, Settlement, SettlementError, SettlementFailures, Thaw,
     },
     credit::{Grant, Shrinks},
 };
-use crate::commit::{AckWindow, CommitError, Group, Unavailable, record::Settle};
+use crate::commit::{
+    AckWindow, CommitError, Group, Unavailable,
+    record::{GroupPosition, Settle},
+};
 
 /// A group's address. Cheap to clone.
 #[derive(Clone)]
@@ -244,6 +248,25 @@ impl GroupHandle {
     /// When it is gone.
     pub async fn describe(&self) -> Result<Description, GroupGone> {
         self.ask(|reply| Command::Describe { reply }).await
+    }
+
+    /// Changes the group, durably; returns when it goes on as it is to be.
+    ///
+    /// # Errors
+    /// When somebody else has changed it meanwhile, or the log does not take it.
+    pub async fn change(&self, request: ChangeRequest) -> Result<Moved, ChangeError> {
+        self.ask(|reply| Command::Change { request, reply })
+            .await
+            .map_err(|GroupGone| ChangeError::GroupGone)?
+    }
+
+    /// What a move to these positions would mean now.
+    ///
+    /// # Errors
+    /// When the group is gone.
+    pub async fn plan_moves(&self, positions: Vec<GroupPosition>) -> Result<Moved, GroupGone> {
+        self.ask(|reply| Command::PlanMoves { positions, reply })
+            .await
     }
 
     /// Which dead letters are redriven or purged.

@@ -81,6 +81,11 @@ impl Members {
         self.members.iter().map(|(id, member)| (*id, member))
     }
 
+    /// The member that has joined last.
+    pub(super) fn last_id(&self) -> MemberId {
+        MemberId(self.last_id)
+    }
+
     pub(super) fn len(&self) -> usize {
         self.members.len()
     }

@@ -8,6 +8,7 @@
 //! Others talk to a group by [`GroupHandle`]; [`registry`] finds it.
 
 pub mod board;
+mod change;
 mod command;
 pub mod credit;
 mod dead_letters;
@@ -26,6 +27,7 @@ mod task;
 
 pub use self::{
     board::{LeaseError, LeaseToken, MemberId, Report},
+    change::{ChangeError, ChangeRequest, Move, Moved},
     command::{
         Delivery, Description, IdleReason, JoinError, Joined, MemberState, Outgoing, Pulled,
         RedriveError, Settlement, SettlementAction, SettlementError, SourceDescription,

@@ -107,6 +107,10 @@ impl GroupTask {
                 }
                 action => action,
             };
+            if self.changing.holds() {
+                failures.push((index, LeaseError::Settling.into()));
+                continue;
+            }
             let member = self.member_of(token);
             let id = match self.board.freeze(token, now) {
                 Ok(id) => id,
@@ -407,6 +411,10 @@ impl GroupTask {
         tokens: Vec<LeaseToken>,
         reply: oneshot::Sender<Result<Frozen, LeaseError>>,
     ) {
+        if self.changing.holds() {
+            let _ = reply.send(Err(LeaseError::Settling));
+            return;
+        }
         let now = self.clock.now_ms();
         let mut events = Vec::with_capacity(tokens.len());
         for token in tokens {

@@ -153,6 +153,7 @@ pub(super) fn idle(reason: IdleReason) -> wire::IdleReason {
         IdleReason::RestartGrace => wire::IdleReason::RestartGrace,
         IdleReason::WindowFull => wire::IdleReason::WindowFull,
         IdleReason::Disabled => wire::IdleReason::Disabled,
+        IdleReason::Paused => wire::IdleReason::Paused,
         IdleReason::TooLarge => wire::IdleReason::TooLarge,
         IdleReason::Suspect => wire::IdleReason::Suspect,
     }

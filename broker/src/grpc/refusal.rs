@@ -17,7 +17,7 @@ use tonic_types::{ErrorDetails, StatusExt};
 use crate::{
     commit::{CatalogError, CommitError, OpenProducerError, ReadError, SequenceError, Unavailable},
     filter::FilterError,
-    group::{JoinError, LeaseError, RedriveError, SettlementError, Shrinks},
+    group::{ChangeError, JoinError, LeaseError, RedriveError, SettlementError, Shrinks},
 };
 
 /// The domain of every reason.
@@ -278,6 +278,8 @@ impl From<CatalogError> for Refusal {
             CatalogError::GroupDiffers(_) => {
                 (Code::AlreadyExists, ErrorReason::GroupExists, "config")
             }
+            CatalogError::GroupGone(_) => (Code::NotFound, ErrorReason::UnknownGroup, "group"),
+            CatalogError::GroupChanged => (Code::Aborted, ErrorReason::GroupChanged, "group"),
             CatalogError::TopicHasGroups { .. } => (
                 Code::FailedPrecondition,
                 ErrorReason::TopicHasGroups,
@@ -356,6 +358,15 @@ impl From<JoinError> for Refusal {
                 Self::new(Code::ResourceExhausted, ErrorReason::TooMany, error)
             }
             JoinError::GroupGone => Self::group_gone(),
+        }
+    }
+}
+
+impl From<ChangeError> for Refusal {
+    fn from(error: ChangeError) -> Self {
+        match error {
+            ChangeError::Catalog(error) => error.into(),
+            ChangeError::GroupGone => Self::group_gone(),
         }
     }
 }

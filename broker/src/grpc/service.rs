@@ -169,6 +169,42 @@ impl AdminService for Services {
         ))
     }
 
+    async fn update_group(
+        &self,
+        request: Request<wire::UpdateGroupRequest>,
+    ) -> Result<Response<wire::UpdateGroupResponse>, Status> {
+        Ok(Response::new(
+            self.0.update_group(request.into_inner()).await?,
+        ))
+    }
+
+    async fn seek_group(
+        &self,
+        request: Request<wire::SeekGroupRequest>,
+    ) -> Result<Response<wire::SeekGroupResponse>, Status> {
+        Ok(Response::new(
+            self.0.seek_group(request.into_inner()).await?,
+        ))
+    }
+
+    async fn pause_group(
+        &self,
+        request: Request<wire::PauseGroupRequest>,
+    ) -> Result<Response<wire::PauseGroupResponse>, Status> {
+        Ok(Response::new(
+            self.0.pause_group(request.into_inner()).await?,
+        ))
+    }
+
+    async fn resume_group(
+        &self,
+        request: Request<wire::ResumeGroupRequest>,
+    ) -> Result<Response<wire::ResumeGroupResponse>, Status> {
+        Ok(Response::new(
+            self.0.resume_group(request.into_inner()).await?,
+        ))
+    }
+
     async fn list_dead_letters(
         &self,
         request: Request<wire::ListDeadLettersRequest>,

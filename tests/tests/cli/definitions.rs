@@ -130,3 +130,39 @@ fn a_group_begins_where_it_is_told() {
         assert_eq!(of["lag"], lag, "{group}");
     }
 }
+
+#[test]
+fn a_group_is_updated_sought_paused_and_resumed() {
+    let broker = TestBroker::start();
+    let url = broker.url();
+    printed(url, &["topic", "create", "in"], "");
+    printed(url, &["group", "create", "in", "ocr"], "");
+    printed(url, &["publish", "in", "--type", "made", "--id", "a"], "");
+    let update = ["group", "update", "in", "ocr", "--max-attempts", "7"];
+    assert_eq!(printed(url, &update, ""), "group ocr on in updated\n");
+    let described = &json(url, &["group", "describe", "in", "ocr"])[0];
+    assert_eq!(described["config"]["max_attempts"], 7);
+    assert_eq!(described["config"]["retry_delay"], "1s");
+    let nothing = refused(url, &["group", "update", "in", "ocr"], "");
+    assert!(nothing.contains("nothing is to change"), "{nothing}");
+
+    let seek = ["group", "seek", "in", "ocr", "--to", "latest"];
+    let plan = printed(url, &seek, "");
+    assert_table(&plan, &["skipped", "nothing is changed yet; --yes does it"]);
+    let done = &json(url, &[&seek[..], &["--yes"]].concat())[0];
+    assert_eq!(done["done"], true);
+    let moved = json!({"partition": 0, "offset": 1, "replayed": 0, "skipped": 1});
+    assert_eq!(done["moves"], json!([moved]));
+
+    assert_eq!(
+        printed(url, &["group", "pause", "in", "ocr"], ""),
+        "group ocr on in is paused\n"
+    );
+    let described = &json(url, &["group", "describe", "in", "ocr"])[0];
+    assert_eq!(
+        (&described["idle"], &described["paused"]),
+        (&json!("paused"), &json!(true))
+    );
+    let resumed = printed(url, &["group", "resume", "in", "ocr"], "");
+    assert_eq!(resumed, "group ocr on in is at work\n");
+}

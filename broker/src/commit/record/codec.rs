@@ -5,8 +5,9 @@ use prost::Message;
 use sluice_proto::{GroupId, Offset, PartitionId, ProducerId, TopicId};
 
 use super::{
-    Append, AttemptFailed, EpochStarted, Frame, GroupCreated, GroupDeleted, LeaseNoted, NewEvent,
-    ProducerOpened, ProducerSequence, Record, Settle, Source, TopicCreated, TopicDeleted,
+    Append, AttemptFailed, EpochStarted, Frame, GroupChanged, GroupCreated, GroupDeleted,
+    LeaseNoted, NewEvent, ProducerOpened, ProducerSequence, Record, Settle, Source, TopicCreated,
+    TopicDeleted,
 };
 
 /// A frame's payload is not one that this broker writes.
@@ -146,6 +147,7 @@ protobuf_records! {
     8 => GroupDeleted,
     9 => ProducerOpened,
     10 => EpochStarted,
+    30 => GroupChanged,
 }
 
 /// Bytes that one event takes in a frame besides itself and its note.

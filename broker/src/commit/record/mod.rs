@@ -75,6 +75,7 @@ pub enum Record {
     TopicDeleted(TopicDeleted),
     GroupCreated(GroupCreated),
     GroupDeleted(GroupDeleted),
+    GroupChanged(GroupChanged),
     ProducerOpened(ProducerOpened),
     EpochStarted(EpochStarted),
 }
@@ -89,6 +90,7 @@ impl Record {
                 | Self::TopicDeleted(_)
                 | Self::GroupCreated(_)
                 | Self::GroupDeleted(_)
+                | Self::GroupChanged(_)
         )
     }
 }
@@ -300,6 +302,40 @@ pub struct GroupCreated {
     /// What it was asked to be.
     #[prost(message, required, tag = "8")]
     pub config: GroupConfig,
+    /// Nothing is delivered. Never so in the log, where it is a change; in the
+    /// view this is how the group stands.
+    #[prost(bool, tag = "9")]
+    pub paused: bool,
+}
+
+/// A group is another one from here on: its settings, whether it delivers, and
+/// where it stands, as far as each is given.
+#[derive(Clone, PartialEq, Message)]
+pub struct GroupChanged {
+    /// Its id.
+    #[prost(uint64, tag = "1")]
+    pub group: u64,
+    /// All of its settings.
+    #[prost(message, optional, tag = "2")]
+    pub config: Option<GroupConfig>,
+    /// Whether it is paused.
+    #[prost(bool, optional, tag = "3")]
+    pub paused: Option<bool>,
+    /// Where it goes on. If there is any, every lease of the group is over, and
+    /// so are the failed attempts in the partitions that are named.
+    #[prost(message, repeated, tag = "4")]
+    pub positions: Vec<GroupPosition>,
+}
+
+/// Where a group goes on in a partition of its topic.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct GroupPosition {
+    /// Partition.
+    #[prost(uint32, tag = "1")]
+    pub partition: u32,
+    /// Everything below is settled, and nothing above.
+    #[prost(uint64, tag = "2")]
+    pub offset: u64,
 }
 
 /// What a group was asked to be, with every default filled in.

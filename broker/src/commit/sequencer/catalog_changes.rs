@@ -1,11 +1,11 @@
 //! Sequences changes of topics and groups.
 
-use sluice_proto::{GroupName, TopicId, TopicName};
+use sluice_proto::{GroupId, GroupName, TopicId, TopicName};
 
 use super::{Pending, Sequencer};
 use crate::commit::{
-    proposal::{CatalogChange, CatalogChanged, CatalogError, NewGroup, TopicConfig},
-    record::{GroupCreated, GroupDeleted, Record, TopicCreated, TopicDeleted},
+    proposal::{CatalogChange, CatalogChanged, CatalogError, GroupChange, NewGroup, TopicConfig},
+    record::{GroupChanged, GroupCreated, GroupDeleted, Record, TopicCreated, TopicDeleted},
     state::GroupState,
 };
 
@@ -21,6 +21,7 @@ impl Sequencer {
             }
             CatalogChange::DeleteTopic { name } => self.delete_topic(&name, pending),
             CatalogChange::CreateGroup(group) => self.create_group(*group, pending),
+            CatalogChange::ChangeGroup { id, change } => self.change_group(id, *change, pending),
             CatalogChange::DeleteGroup { topic, name } => self.delete_group(&topic, &name, pending),
         }
     }
@@ -144,6 +145,7 @@ impl Sequencer {
             start: replayed_start,
             created_ms: self.now_ms(),
             config,
+            paused: false,
         };
         let records = vec![
             Record::TopicCreated(self.topic_record(
@@ -162,6 +164,33 @@ impl Sequencer {
         let state = GroupState::new(&GroupCreated { start, ..created });
         self.add(&frame, pending);
         Ok(CatalogChanged::GroupCreated(Box::new(state)))
+    }
+
+    fn change_group(
+        &mut self,
+        id: GroupId,
+        change: GroupChange,
+        pending: &mut Pending,
+    ) -> Result<CatalogChanged, CatalogError> {
+        let gone = || CatalogError::GroupGone(id);
+        let group = self.state.group(id).ok_or_else(gone)?;
+        let config = match change.config {
+            Some((before, _)) if before != group.definition.config => {
+                return Err(CatalogError::GroupChanged);
+            }
+            Some((_, after)) => Some(after),
+            None => None,
+        };
+        let changed = GroupChanged {
+            group: id.0,
+            config,
+            paused: change.paused,
+            positions: change.positions,
+        };
+        let frame = self.frame(None, vec![Record::GroupChanged(changed)]);
+        self.add(&frame, pending);
+        let state = self.state.group(id).ok_or_else(gone)?.clone();
+        Ok(CatalogChanged::GroupChanged(Box::new(state)))
     }
 
     fn delete_group(

@@ -10,6 +10,7 @@ use sluice_proto::{
     Epoch, GroupId, GroupName, Offset, PartitionId, ProducerId, TopicId, TopicName,
 };
 
+mod group_changed;
 mod saved;
 
 use super::{
@@ -134,6 +135,7 @@ impl State {
                 Record::TopicDeleted(topic) => self.topic_deleted(TopicId(topic.topic))?,
                 Record::GroupCreated(group) => self.group_created(group)?,
                 Record::GroupDeleted(group) => self.group_deleted(GroupId(group.group))?,
+                Record::GroupChanged(changed) => self.group_changed(changed)?,
                 Record::ProducerOpened(opened) => {
                     self.uses_id(opened.producer);
                     for id in &opened.forgotten {

@@ -28,6 +28,7 @@
 //!
 //! Pure: it knows neither tokio nor the log, and is given the time.
 
+mod anew;
 mod counts;
 mod lease;
 mod leases;

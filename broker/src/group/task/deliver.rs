@@ -44,7 +44,8 @@ struct Round {
 impl GroupTask {
     /// Gives out what is ready to whoever has credit.
     pub(super) fn deliver(&mut self) {
-        if self.disabled.is_some() || (self.pulls.is_empty() && !self.members.any_credit()) {
+        let stopped = self.disabled.is_some() || self.group.paused || self.changing.holds();
+        if stopped || (self.pulls.is_empty() && !self.members.any_credit()) {
             return;
         }
         self.fetch_missing();

@@ -15,6 +15,8 @@ impl GroupTask {
             (0..self.feeds.len()).any(|s| self.board.scan_next(s) < self.feeds[s].visible_end());
         if self.disabled.is_some() {
             IdleReason::Disabled
+        } else if self.group.paused {
+            IdleReason::Paused
         } else if self.board.occupied() >= self.config().max_in_flight as usize {
             IdleReason::InFlightCap
         } else if self.board.has_ready() {

@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     board::{Board, EventId, Holder, LeaseToken, MemberId},
+    change::Changing,
     command::{Command, JoinError, Joined, Outgoing, PendingPull},
     credit::Grant,
     members::Members,
@@ -75,12 +76,17 @@ pub(super) struct GroupTask {
     commands: mpsc::Receiver<Command>,
     pub(super) jobs: FuturesUnordered<BoxFuture<'static, Continuation>>,
     pub(super) clock: Clock,
-    limits: GroupLimits,
+    pub(super) limits: GroupLimits,
     pulls: VecDeque<PendingPull>,
     scanning: Vec<bool>,
     scan_turn: usize,
     fetching: HashSet<EventId>,
     skips_due_ms: Option<u64>,
+    pub(super) changing: Changing,
+    /// Commits under way that nobody waits for.
+    pub(super) quiet: usize,
+    /// Counts how often the position was moved.
+    generation: u64,
     /// Dead letters that are redriven or purged.
     pub(super) resolved: AckWindow,
     pub(super) redriving: HashSet<Offset>,
@@ -172,6 +178,9 @@ impl GroupTask {
             scan_turn: 0,
             fetching: HashSet::new(),
             skips_due_ms: None,
+            changing: Changing::default(),
+            quiet: 0,
+            generation: 0,
             resolved: parts.resolved,
             redriving: HashSet::new(),
             disabled: parts.disabled,
@@ -191,6 +200,7 @@ impl GroupTask {
         };
         let room = self.room.clone();
         loop {
+            self.go_on_changing();
             self.let_time_pass();
             let more = self.record_losses() | self.read_ahead();
             self.deliver();
@@ -235,6 +245,14 @@ impl GroupTask {
             };
             continuation(self);
         }
+    }
+
+    /// The board was made anew: forgets what rested on the one before.
+    pub(super) fn begin_anew(&mut self, payloads: Payloads) {
+        self.payloads = payloads;
+        self.fetching.clear();
+        self.skips_due_ms = None;
+        self.generation += 1;
     }
 
     pub(super) fn config(&self) -> &GroupConfig {
@@ -290,6 +308,10 @@ impl GroupTask {
             Command::Pull { pull } => self.pulls.push_back(pull),
             Command::Describe { reply } => drop(reply.send(self.describe())),
             Command::ResolvedDeadLetters { reply } => drop(reply.send(self.resolved.clone())),
+            Command::Change { request, reply } => self.change(request, reply),
+            Command::PlanMoves { positions, reply } => {
+                let _ = reply.send(self.plan_moves(&positions));
+            }
             Command::Redrive { offsets, reply } => self.redrive(offsets, reply),
         }
     }
@@ -334,7 +356,7 @@ impl GroupTask {
     }
 
     fn heard(&mut self, member: MemberId) {
-        let deadline = self.clock.now_ms() + self.config().lease_ms;
+        let deadline = self.clock.now_ms() + self.lease_ms_of(member);
         self.members.heard(member, deadline);
     }
 
@@ -382,6 +404,9 @@ impl GroupTask {
             let from_origin = until.saturating_duration_since(self.clock.origin);
             from_origin.as_millis() as u64 + 1
         });
+        if self.changing.holds() {
+            return pull_ms;
+        }
         [
             self.board.next_due(),
             self.board.oldest_young().map(|since| since + NOTE_AFTER_MS),
@@ -396,6 +421,9 @@ impl GroupTask {
     }
 
     fn let_time_pass(&mut self) {
+        if self.changing.holds() {
+            return;
+        }
         let now = self.clock.now_ms();
         self.board.wake_delayed(now);
         self.expire_leases(now);
@@ -504,9 +532,11 @@ impl GroupTask {
     /// Commits what nobody waits for.
     fn commit_quietly(&mut self, changes: Changes) {
         let proposals = self.proposals.clone();
+        self.quiet += 1;
         self.jobs.push(Box::pin(async move {
             let result = proposals.commit(changes).await;
             Box::new(move |task: &mut Self| {
+                task.quiet -= 1;
                 if let Err(error) = result {
                     task.disable_if_the_log_failed(&error);
                 }

@@ -19,7 +19,7 @@ impl GroupTask {
     /// Reads pages until enough is ready. True when it can go on at once.
     pub(super) fn read_ahead(&mut self) -> bool {
         const PAGES_PER_TURN: usize = 4;
-        if self.disabled.is_some() {
+        if self.disabled.is_some() || self.changing.holds() {
             return false;
         }
         let mut pages = 0;
@@ -51,6 +51,7 @@ impl GroupTask {
     fn scan_beside(&mut self, source: usize, from: Offset) {
         self.scanning[source] = true;
         let scanner = self.scanner.clone();
+        let generation = self.generation;
         let feed = self.feeds[source].clone();
         self.jobs.push(Box::pin(async move {
             let scanned = task::spawn_blocking(move || scanner.scan(&feed, from)).await;
@@ -60,6 +61,8 @@ impl GroupTask {
             Box::new(move |task: &mut Self| {
                 task.scanning[source] = false;
                 match scanned {
+                    // The position was moved meanwhile.
+                    Ok(_) if task.generation != generation => {}
                     Ok(scanned) => task.scanned(source, scanned),
                     Err(error) => tracing::error!(%error, "a scan ended with a panic"),
                 }

@@ -7,9 +7,10 @@ use sluice_proto::{Offset, wire, wire::read_start::At};
 use super::{next_token, page_size};
 use crate::{
     commit::{
-        CatalogChange, CatalogChanged, Group, NewGroup,
+        Backlog, CatalogChange, CatalogChanged, Group, NewGroup, Partition, ReadError,
         record::{GroupConfig, GroupStart, Ordering},
     },
+    group::Description,
     grpc::{
         api::Api,
         authorize::{Action, Resource},
@@ -138,12 +139,13 @@ impl Api {
     }
 
     pub(in crate::grpc) async fn describe_group(
-        &self,
+        self: &Arc<Self>,
         request: wire::DescribeGroupRequest,
     ) -> Result<wire::DescribeGroupResponse, Refusal> {
         let handle = self.group(Action::Describe, &request.topic, &request.group)?;
-        let group = handle.group().clone();
         let described = handle.describe().await.map_err(|_| Refusal::group_gone())?;
+        let group = self.group_definition(Action::Describe, &request.topic, &request.group)?;
+        let backlogs = self.backlogs(&group, &described).await?;
         let partitions =
             described
                 .partitions
@@ -158,6 +160,10 @@ impl Api {
                     in_flight: of.in_flight as i64,
                     delayed: of.delayed as i64,
                     held: of.held as i64,
+                    lag_bytes: backlogs[at].bytes as i64,
+                    oldest_unsettled_time: Some(backlogs[at].oldest_ms)
+                        .filter(|ms| *ms > 0)
+                        .map(convert::time_ms),
                 });
         let members = described
             .members
@@ -186,12 +192,49 @@ impl Api {
             filter_error_count: described.filter_errors as i64,
             last_filter_error: described.last_filter_error,
             dropped_count: described.dropped as i64,
+            paused: group.paused,
         })
+    }
+
+    /// What each partition has that is not settled.
+    async fn backlogs(
+        self: &Arc<Self>,
+        group: &Arc<Group>,
+        described: &Description,
+    ) -> Result<Vec<Backlog>, Refusal> {
+        let behind: Vec<_> = described
+            .partitions
+            .iter()
+            .map(|of| (of.committed_end, of.lag))
+            .collect();
+        let (api, topic) = (self.clone(), group.topic.clone());
+        let read = tokio::task::spawn_blocking(move || {
+            let of = |(partition, (from, lag)): (&Partition, (Offset, u64))| {
+                if lag == 0 {
+                    return Ok(Backlog::default());
+                }
+                let all = partition.visible_end().0.saturating_sub(from.0).max(1);
+                let backlog = api.store.backlog(partition, from)?;
+                let share = u128::from(lag.min(all));
+                let bytes = u128::from(backlog.bytes) * share / u128::from(all);
+                Ok(Backlog {
+                    bytes: bytes as u64,
+                    ..backlog
+                })
+            };
+            topic
+                .partitions
+                .iter()
+                .zip(behind)
+                .map(of)
+                .collect::<Result<Vec<_>, ReadError>>()
+        });
+        Ok(read.await.map_err(Refusal::internal)??)
     }
 }
 
 /// Checks a group's configuration and fills in the defaults.
-fn group_config(asked: wire::GroupConfig) -> Result<GroupConfig, Refusal> {
+pub(super) fn group_config(asked: wire::GroupConfig) -> Result<GroupConfig, Refusal> {
     let ms = |field: &str, given: Option<prost_types::Duration>, default, min, max| {
         let field = format!("config.{field}");
         given.map_or(Ok(default), |given| convert::ms_of(&field, given, min, max))
@@ -309,7 +352,7 @@ fn unknown(field: &str, given: i32) -> Refusal {
     Refusal::field(field, format!("{given} is none that this broker knows"))
 }
 
-fn wire_config(config: &GroupConfig) -> wire::GroupConfig {
+pub(super) fn wire_config(config: &GroupConfig) -> wire::GroupConfig {
     let start = config.start.clone().map(|start| match start {
         GroupStart::Earliest(_) => At::Earliest(wire::Earliest {}),
         GroupStart::Latest(_) => At::Latest(wire::Latest {}),
