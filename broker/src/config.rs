@@ -8,7 +8,7 @@ use serde::Deserialize;
 use crate::{
     commit::{CommitConfig, PageLimits},
     group::GroupLimits,
-    log::{FRAME_BYTES_MAX, LogConfig, SEGMENT_BYTES_MIN},
+    log::{FRAME_BYTES_MAX, LogConfig, SEGMENT_BYTES_MIN, WriteChoice},
 };
 
 /// How a broker runs.
@@ -21,6 +21,8 @@ pub struct Config {
     pub insecure_listen: bool,
     /// Where its data is; made if it is not there.
     pub data_dir: PathBuf,
+    /// How the log is written. Default: direct where that is possible.
+    pub log_writer: WriteChoice,
     /// Limits and sizes.
     pub limits: Limits,
 }
@@ -103,6 +105,11 @@ limits! {
     /// Bytes that one block of the log gathers; a larger frame goes alone.
     /// Default 1 MiB.
     block_bytes: usize = MIB, 4 * KIB..=FRAME_BYTES_MAX;
+    /// Blocks of the log that may be under way to the disk at a time. Default 2.
+    blocks_in_flight_max: usize = 2, 1..=8;
+    /// How long the log waits before it syncs what was only promised to be
+    /// written. Default 10 ms.
+    buffered_sync_ms: u64 = 10, 0..=60_000;
     /// Bytes of the log's newest blocks that are kept in memory. Default 64 MiB.
     tail_cache_bytes: usize = 64 * MIB, 0..=1 << 40;
     /// Bytes of the log between two checkpoints of the view, which is also about
@@ -153,6 +160,7 @@ impl Config {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             insecure_listen: false,
             data_dir: data_dir.into(),
+            log_writer: WriteChoice::default(),
             limits: Limits::default(),
         }
     }
@@ -200,9 +208,12 @@ impl Config {
             log: LogConfig {
                 segment_bytes: limits.segment_bytes,
                 tail_cache_bytes: limits.tail_cache_bytes,
+                write: self.log_writer,
+                sync_delay: Some(Duration::from_millis(limits.buffered_sync_ms)),
                 spares_max: limits.spare_segments_max,
             },
             block_bytes: limits.block_bytes,
+            blocks_in_flight: limits.blocks_in_flight_max,
             checkpoint_bytes: limits.checkpoint_bytes,
             memory_topic_bytes: limits.memory_topic_bytes,
             memory_bytes: limits.memory_bytes,

@@ -27,6 +27,7 @@ impl Status {
                 "version": of.version,
                 "log_id": of.log_id,
                 "log_epoch": of.log_epoch,
+                "log_writer": of.log_writer,
                 "started_at": output::timestamp(of.started_at),
                 "log_failure": of.log_failure,
                 "log_bytes": of.log_bytes,
@@ -63,7 +64,13 @@ impl Status {
         output::fields(&[
             ("version", of.version),
             ("started", output::timestamp(of.started_at)),
-            ("log", format!("{}, epoch {}", of.log_id, of.log_epoch)),
+            (
+                "log",
+                format!(
+                    "{}, epoch {}, {} writes",
+                    of.log_id, of.log_epoch, of.log_writer
+                ),
+            ),
             ("log bytes", of.log_bytes.to_string()),
             ("writes", writes),
             ("topics", of.topic_count.to_string()),

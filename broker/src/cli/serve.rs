@@ -9,6 +9,7 @@ use sluice_broker::{
     Broker,
     config::{Config, Limits},
     filter::EVALUATION_STACK_BYTES,
+    log::WriteChoice,
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -29,8 +30,12 @@ pub(super) struct Serve {
     /// Where the data is; made if it is not there [default: ./sluice-data].
     #[arg(long, value_name = "FOLDER", env = "SLUICE_DATA_DIR")]
     data_dir: Option<PathBuf>,
+    /// How the commit log is written: `direct` goes past the page cache, `buffered`
+    /// through it, `auto` is direct where the file system has it [default: auto].
+    #[arg(long, value_name = "WAY", env = "SLUICE_LOG_WRITER", value_parser = log_writer)]
+    log_writer: Option<WriteChoice>,
     /// A TOML file with any of `listen`, `insecure_listen`, `data_dir`,
-    /// `log_format`, and a table `[limits]`.
+    /// `log_writer`, `log_format`, and a table `[limits]`.
     #[arg(long, value_name = "FILE", env = "SLUICE_CONFIG")]
     config: Option<PathBuf>,
     /// How the log is written [default: text].
@@ -66,6 +71,7 @@ struct ConfigFile {
     listen: Option<SocketAddr>,
     insecure_listen: bool,
     data_dir: Option<PathBuf>,
+    log_writer: Option<WriteChoice>,
     log_format: Option<LogFormat>,
     limits: toml::Table,
 }
@@ -125,11 +131,21 @@ fn settings(serve: &Serve) -> anyhow::Result<(Config, LogFormat)> {
             .clone()
             .or(file.data_dir)
             .unwrap_or_else(|| "sluice-data".into()),
+        log_writer: serve.log_writer.or(file.log_writer).unwrap_or_default(),
         limits,
     };
     config.validate()?;
     let log_format = serve.log_format.or(file.log_format).unwrap_or_default();
     Ok((config, log_format))
+}
+
+fn log_writer(text: &str) -> Result<WriteChoice, String> {
+    match text {
+        "auto" => Ok(WriteChoice::Auto),
+        "direct" => Ok(WriteChoice::Direct),
+        "buffered" => Ok(WriteChoice::Buffered),
+        _ => Err("it must be auto, direct or buffered".into()),
+    }
 }
 
 fn start_log(filter: &str, format: LogFormat) -> anyhow::Result<()> {

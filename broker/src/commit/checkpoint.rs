@@ -153,18 +153,21 @@ impl Checkpoints {
         })
     }
 
-    /// The topic's index goes with the next checkpoint.
-    pub(super) fn topic_deleted(&mut self, topic: TopicId) {
-        self.deleted_topics.push(topic);
+    /// The index of these topics goes with the next checkpoint.
+    pub(super) fn topics_deleted(&mut self, topics: Vec<TopicId>) {
+        self.deleted_topics.extend(topics);
     }
 
-    /// To be called when everything below `end` is durable and applied.
-    pub(super) fn after_block(&mut self, end: LogPoint, state: &mut State, catalog: &Arc<Catalog>) {
-        let due =
-            end.position.0.saturating_sub(self.collected_end.position.0) >= self.interval_bytes;
-        if due && !self.busy.load(Ordering::Acquire) {
-            self.submit(end, false, state, catalog);
-        }
+    /// Whether enough has been written since the last one.
+    pub(super) fn is_due(&self, end: LogPoint) -> bool {
+        let written = end.position.0.saturating_sub(self.collected_end.position.0);
+        written >= self.interval_bytes && !self.busy.load(Ordering::Acquire)
+    }
+
+    /// To be called when everything below `end` is durable, applied and
+    /// published, and a checkpoint is due.
+    pub(super) fn collect(&mut self, end: LogPoint, state: &mut State, catalog: &Arc<Catalog>) {
+        self.submit(end, false, state, catalog);
     }
 
     /// Writes and syncs a last checkpoint at the end of a log that gets nothing

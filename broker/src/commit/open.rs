@@ -4,7 +4,7 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex},
     thread::JoinHandle,
     time::Instant,
 };
@@ -18,7 +18,7 @@ use super::{
     checkpoint::{self, Checkpoints, Identity},
     proposal::Proposals,
     record::{EpochStarted, Frame, Record},
-    sequencer::{Sequencer, Volatile},
+    sequencer::{self, Publisher, Sequencer, Volatile},
     state::{GroupState, LoadError, State},
     store::Store,
 };
@@ -34,6 +34,8 @@ pub struct CommitConfig {
     pub log: LogConfig,
     /// Bytes of frames that a block gathers; a larger frame goes alone.
     pub block_bytes: usize,
+    /// Blocks that may be under way to the disk at a time.
+    pub blocks_in_flight: usize,
     /// Log bytes between two checkpoints of the view.
     pub checkpoint_bytes: u64,
     /// Bytes of the events of one memory topic.
@@ -83,15 +85,17 @@ pub struct Opened {
     pub running: Running,
 }
 
-/// The sequencer's thread.
+/// The sequencer's threads.
 #[derive(Debug)]
-pub struct Running(JoinHandle<()>);
+pub struct Running(Vec<JoinHandle<()>>);
 
 impl Running {
     /// Waits for the end of the sequencer.
     pub fn join(self) {
-        if self.0.join().is_err() {
-            tracing::error!("the sequencer ended with a panic");
+        for thread in self.0 {
+            if thread.join().is_err() {
+                tracing::error!("the sequencer ended with a panic");
+            }
         }
     }
 }
@@ -374,7 +378,7 @@ impl Replayed {
                 version: env!("CARGO_PKG_VERSION").into(),
             })],
         };
-        let mut block = self.writer.block();
+        let mut block = self.writer.block(started.encoded_len());
         block.frame(started.encoded_len(), |out| started.encode(out));
         self.writer.write(block)?;
         state
@@ -403,25 +407,27 @@ impl Replayed {
             budget_bytes: config.queue_bytes,
             catalog: catalog.subscribe(),
         };
+        let volatile = Volatile::new(config.memory_topic_bytes, config.memory_bytes);
+        let volatile = Arc::new(Mutex::new(volatile));
         let sequencer = Sequencer {
-            volatile: Volatile::new(config.memory_topic_bytes, config.memory_bytes),
+            volatile: volatile.clone(),
+            catalog: catalog.subscribe(),
             state,
             writer: self.writer,
             queue: proposed,
-            catalog,
-            checkpoints,
+            held: None,
+            checkpoints: Some(checkpoints),
             config,
         };
-        let thread = std::thread::Builder::new()
-            .name("sequencer".into())
-            .spawn(move || sequencer.run())?;
+        let publisher = Publisher::new(catalog, volatile, self.reader.clone());
+        let threads = sequencer::start(sequencer, publisher, config.blocks_in_flight)?;
         Ok(Opened {
             proposals,
             store,
             reader: self.reader,
             groups,
             recovery,
-            running: Running(thread),
+            running: Running(threads),
         })
     }
 }

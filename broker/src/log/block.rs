@@ -1,8 +1,14 @@
 //! A block: one write to the log, holding frames. See the tables in `log/mod.rs`.
 
+use std::sync::Arc;
+
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-use super::{FRAME_BYTES_MAX, PAGE_BYTES, Position, padded};
+use super::{
+    FRAME_BYTES_MAX, Position,
+    buffer::{Buffer, BufferPool},
+    padded,
+};
 
 pub(super) const HEADER_BYTES: usize = 64;
 pub(super) const FRAME_HEADER_BYTES: usize = 8;
@@ -116,14 +122,15 @@ pub struct FrameSlot {
 /// Gathers frames into the one buffer that is then written.
 #[derive(Debug)]
 pub struct BlockBuilder {
-    buffer: BytesMut,
+    buffer: Buffer,
     frames: u32,
 }
 
 impl BlockBuilder {
-    pub(super) fn new() -> Self {
-        let mut buffer = BytesMut::with_capacity(PAGE_BYTES as usize);
-        buffer.put_bytes(0, HEADER_BYTES);
+    /// One that holds `payload_bytes` of frames without growing.
+    pub(super) fn new(pool: &Arc<BufferPool>, payload_bytes: usize) -> Self {
+        let mut buffer = pool.take(padded((HEADER_BYTES + payload_bytes) as u64) as usize);
+        buffer.bytes().put_bytes(0, HEADER_BYTES);
         Self { buffer, frames: 0 }
     }
 
@@ -133,15 +140,24 @@ impl BlockBuilder {
     /// When the frame is larger than [`FRAME_BYTES_MAX`]; whoever takes
     /// proposals refuses such before.
     pub fn frame(&mut self, length: usize, encode: impl FnOnce(&mut BytesMut)) -> FrameSlot {
-        self.buffer.reserve(FRAME_HEADER_BYTES + length);
         let offset = self.buffer.len();
-        self.buffer.put_bytes(0, FRAME_HEADER_BYTES);
-        encode(&mut self.buffer);
-        let (header, payload) = self.buffer[offset..].split_at_mut(FRAME_HEADER_BYTES);
+        let end = padded((offset + FRAME_HEADER_BYTES + length) as u64) as usize;
+        if end > self.buffer.capacity() {
+            self.buffer = self.buffer.grown(end);
+        }
+        let buffer = self.buffer.bytes();
+        buffer.put_bytes(0, FRAME_HEADER_BYTES);
+        encode(buffer);
+        let (header, payload) = buffer[offset..].split_at_mut(FRAME_HEADER_BYTES);
+        assert_eq!(
+            payload.len(),
+            length,
+            "a frame is as long as it was said to be"
+        );
         let length_bytes = (payload.len() as u32).to_le_bytes();
         header[..4].copy_from_slice(&length_bytes);
         header[4..].copy_from_slice(&frame_crc(length_bytes, payload).to_le_bytes());
-        let length = self.buffer.len() - offset;
+        let length = buffer.len() - offset;
         assert!(length <= FRAME_BYTES_MAX, "a frame of {length} bytes");
         self.frames += 1;
         FrameSlot {
@@ -167,9 +183,15 @@ impl BlockBuilder {
         padded(self.buffer.len() as u64)
     }
 
+    /// Bytes of memory that it takes.
+    pub(super) fn memory(&self) -> usize {
+        self.buffer.capacity()
+    }
+
     /// Writes the header, and pads.
     pub(super) fn finish(mut self, place: Place) -> (Bytes, Header) {
-        let payload_len = (self.buffer.len() - HEADER_BYTES) as u32;
+        let buffer = self.buffer.bytes();
+        let payload_len = (buffer.len() - HEADER_BYTES) as u32;
         let mut header = Header {
             kind: place.kind,
             frames: self.frames,
@@ -180,10 +202,10 @@ impl BlockBuilder {
             prev_crc: place.prev_crc,
             crc: 0,
         };
-        header.encode(&mut self.buffer[..HEADER_BYTES]);
-        header.crc = block_crc(&self.buffer);
-        self.buffer[CRC_AT..CRC_AT + 4].copy_from_slice(&header.crc.to_le_bytes());
-        self.buffer.resize(header.block_len() as usize, 0);
+        header.encode(&mut buffer[..HEADER_BYTES]);
+        header.crc = block_crc(buffer);
+        buffer[CRC_AT..CRC_AT + 4].copy_from_slice(&header.crc.to_le_bytes());
+        buffer.resize(header.block_len() as usize, 0);
         (self.buffer.freeze(), header)
     }
 }

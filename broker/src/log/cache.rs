@@ -11,9 +11,15 @@ use super::Position;
 /// stay here.
 #[derive(Debug)]
 pub(super) struct TailCache {
-    blocks: VecDeque<(Position, Bytes)>,
+    blocks: VecDeque<(Position, Cached)>,
     bytes: usize,
     bytes_max: usize,
+}
+
+#[derive(Debug)]
+struct Cached {
+    block: Bytes,
+    memory: usize,
 }
 
 impl TailCache {
@@ -25,20 +31,21 @@ impl TailCache {
         }
     }
 
-    pub(super) fn push(&mut self, position: Position, block: Bytes) {
-        self.bytes += block.len();
-        self.blocks.push_back((position, block));
+    /// Adds the next block, which takes `memory` bytes.
+    pub(super) fn push(&mut self, position: Position, block: Bytes, memory: usize) {
+        self.bytes += memory;
+        self.blocks.push_back((position, Cached { block, memory }));
         while self.bytes > self.bytes_max
             && let Some((_, oldest)) = self.blocks.pop_front()
         {
-            self.bytes -= oldest.len();
+            self.bytes -= oldest.memory;
         }
     }
 
     /// The bytes from `position` to the end of its block.
     pub(super) fn from(&self, position: Position) -> Option<Bytes> {
         let at = self.blocks.partition_point(|(start, _)| *start <= position);
-        let (start, block) = self.blocks.get(at.checked_sub(1)?)?;
+        let (start, Cached { block, .. }) = self.blocks.get(at.checked_sub(1)?)?;
         let offset = usize::try_from(position.0 - start.0).ok()?;
         (offset < block.len()).then(|| block.slice(offset..))
     }
@@ -57,7 +64,7 @@ mod tests {
     fn the_oldest_blocks_leave_when_it_is_full() {
         let mut cache = TailCache::new(10);
         for at in [0_u64, 4, 8, 12] {
-            cache.push(Position(at), Bytes::from(vec![at as u8; 4]));
+            cache.push(Position(at), Bytes::from(vec![at as u8; 4]), 4);
         }
         assert_eq!(cache.start(), Some(Position(8)));
         assert_eq!(cache.from(Position(7)), None);

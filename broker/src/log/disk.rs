@@ -10,8 +10,46 @@ use std::{
     sync::Arc,
 };
 
+use super::direct;
+
+/// How the log is to be written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WriteChoice {
+    /// Direct where the file system has it, buffered elsewhere.
+    #[default]
+    Auto,
+    /// Past the page cache, durable when the write returns; refused where that
+    /// is not possible.
+    Direct,
+    /// Through the page cache, with a sync after it.
+    Buffered,
+}
+
+/// How the log is written. Files are the same in both ways.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WriteWay {
+    /// O_DIRECT with RWF_DSYNC.
+    Direct,
+    /// A write and fdatasync.
+    Buffered,
+}
+
+impl WriteWay {
+    /// "direct" or "buffered".
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::Buffered => "buffered",
+        }
+    }
+}
+
 /// A folder of files.
 pub(super) trait Disk: Debug + Send + Sync {
+    /// How [`DiskFile::write_durably`] works.
+    fn way(&self) -> WriteWay;
     fn list(&self) -> io::Result<Vec<String>>;
     /// Makes a file of `size` zero bytes, replacing one of that name. It is
     /// durable only after [`Disk::sync_dir`].
@@ -28,6 +66,9 @@ pub(super) trait DiskFile: Debug + Send + Sync {
     /// Fills the buffer from `offset` on, or fails.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+    /// Writes, and makes durable what this wrote. `bytes` begin at a multiple of
+    /// a page in memory, as `offset` and their length are.
+    fn write_durably(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
     /// Makes what was written durable. Never to be called again after it failed.
     fn sync(&self) -> io::Result<()>;
     fn size(&self) -> io::Result<u64>;
@@ -37,22 +78,50 @@ pub(super) trait DiskFile: Debug + Send + Sync {
 #[derive(Debug)]
 pub(super) struct Folder {
     path: PathBuf,
+    way: WriteWay,
 }
 
 impl Folder {
     /// Opens it, making it durably if it is not there.
-    pub(super) fn open(path: &Path) -> io::Result<Self> {
+    ///
+    /// # Errors
+    /// When it cannot be, and when direct writes are demanded and not possible.
+    pub(super) fn open(path: &Path, choice: WriteChoice) -> io::Result<Self> {
         fs::create_dir_all(path)?;
         if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
             File::open(parent)?.sync_all()?;
         }
+        let way = match choice {
+            WriteChoice::Buffered => WriteWay::Buffered,
+            WriteChoice::Auto | WriteChoice::Direct if direct::is_possible(path) => {
+                WriteWay::Direct
+            }
+            WriteChoice::Auto => WriteWay::Buffered,
+            WriteChoice::Direct => {
+                let message = "log_writer is direct, and its file system takes no direct writes";
+                return Err(io::Error::new(io::ErrorKind::Unsupported, message));
+            }
+        };
         Ok(Self {
             path: path.to_owned(),
+            way,
         })
+    }
+
+    fn file(&self, name: &str, file: File) -> io::Result<Arc<dyn DiskFile>> {
+        let direct = match self.way {
+            WriteWay::Direct => Some(direct::open(&self.path.join(name))?),
+            WriteWay::Buffered => None,
+        };
+        Ok(Arc::new(OnDisk { file, direct }))
     }
 }
 
 impl Disk for Folder {
+    fn way(&self) -> WriteWay {
+        self.way
+    }
+
     fn list(&self) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
         for entry in fs::read_dir(&self.path)? {
@@ -77,13 +146,13 @@ impl Disk for Folder {
             Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => file.set_len(size)?,
             other => other?,
         }
-        Ok(Arc::new(OnDisk(file)))
+        self.file(name, file)
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
         let path = self.path.join(name);
         let file = OpenOptions::new().read(true).write(true).open(path)?;
-        Ok(Arc::new(OnDisk(file)))
+        self.file(name, file)
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -100,22 +169,36 @@ impl Disk for Folder {
 }
 
 #[derive(Debug)]
-struct OnDisk(File);
+struct OnDisk {
+    file: File,
+    /// The same file, opened for direct writes.
+    direct: Option<File>,
+}
 
 impl DiskFile for OnDisk {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        self.0.read_exact_at(buffer, offset)
+        self.file.read_exact_at(buffer, offset)
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.0.write_all_at(bytes, offset)
+        self.file.write_all_at(bytes, offset)
+    }
+
+    fn write_durably(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        match &self.direct {
+            Some(direct) => direct::write_durably(direct, bytes, offset),
+            None => {
+                self.file.write_all_at(bytes, offset)?;
+                self.file.sync_data()
+            }
+        }
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.0.sync_data()
+        self.file.sync_data()
     }
 
     fn size(&self) -> io::Result<u64> {
-        Ok(self.0.metadata()?.len())
+        Ok(self.file.metadata()?.len())
     }
 }

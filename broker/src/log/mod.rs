@@ -55,6 +55,14 @@
 //! | 4 | 4 | CRC-32 of length and payload |
 //! | 8 | | payload |
 //!
+//! # Writing
+//!
+//! Several blocks may be under way. Each says as `synced_end` what was known to
+//! be durable when it was placed, not its own position. They may reach the disk in
+//! any order; a block counts as durable once it is and all before it are. A new
+//! segment begins only when nothing is under way, and so does the log after the
+//! first block of an epoch.
+//!
 //! # Recovery
 //!
 //! The pages of a write that was not synced reach the disk in any order, so "no
@@ -102,25 +110,30 @@
 //! (<https://wiki.postgresql.org/wiki/Fsync_Errors>).
 
 mod block;
+mod buffer;
 mod cache;
+mod direct;
 mod disk;
+mod flight;
 mod reader;
 mod reclaim;
 mod recovery;
 mod segment;
 mod spares;
+mod syncer;
 #[cfg(test)]
 mod tests;
 mod writer;
 
-use std::{fmt, io, path::Path};
+use std::{fmt, io, path::Path, time::Duration};
 
 pub use self::{
     block::{BlockBuilder, FrameSlot},
+    disk::{WriteChoice, WriteWay},
     reader::{ReadError, Reader, SegmentInfo},
     reclaim::{ReclaimError, Reclaimed, Reclaimer},
     recovery::{Found, OpenError, OpenReport, ReplayedFrame},
-    writer::{WriteError, Writer, Written},
+    writer::{Placed, Prepared, WriteError, Writer},
 };
 
 /// The largest frame, header included.
@@ -154,6 +167,16 @@ pub struct LogPoint {
     pub block_crc: u32,
 }
 
+/// When the block's frames may be answered, and read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// When it is durable.
+    Durable,
+    /// When it is written: a killed process loses nothing, a machine that fails
+    /// may. It becomes durable soon, at the latest with the next durable block.
+    Written,
+}
+
 /// How a log is kept.
 #[derive(Clone, Copy, Debug)]
 pub struct LogConfig {
@@ -161,6 +184,11 @@ pub struct LogConfig {
     pub segment_bytes: u64,
     /// Bytes of the newest blocks to keep in memory.
     pub tail_cache_bytes: usize,
+    /// How it is written.
+    pub write: WriteChoice,
+    /// How long a block that was promised to be written only waits for a sync;
+    /// `None` for until the next durable block.
+    pub sync_delay: Option<Duration>,
     /// Files of removed segments to keep, at most, to be written again.
     pub spares_max: usize,
 }

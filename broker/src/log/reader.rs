@@ -4,8 +4,8 @@ use std::{
     collections::BTreeMap,
     io,
     sync::{
-        Arc, OnceLock, PoisonError, RwLock,
-        atomic::{AtomicU64, Ordering},
+        Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -16,6 +16,7 @@ use super::{
     block::{self, FRAME_HEADER_BYTES},
     cache::TailCache,
     disk::{Disk, DiskFile},
+    flight::Flight,
     segment::{self, SegmentHeader},
     spares::Spares,
 };
@@ -49,6 +50,13 @@ pub(super) struct Shared {
     pub(super) disk: Arc<dyn Disk>,
     /// Everything below is durable.
     pub(super) durable_end: AtomicU64,
+    /// Everything below is written, though perhaps not durable.
+    pub(super) written_end: AtomicU64,
+    pub(super) flight: Mutex<Flight>,
+    /// Told when a block has landed, and when the log has failed.
+    pub(super) landing: Condvar,
+    /// The writer is gone.
+    pub(super) closed: AtomicBool,
     /// Why the log takes no more writes.
     pub(super) failure: OnceLock<Arc<str>>,
     pub(super) cache: RwLock<TailCache>,
@@ -103,7 +111,7 @@ impl Reader {
             return Ok(payload);
         }
         let end = position.0.saturating_add(length.into());
-        if (length as usize) < FRAME_HEADER_BYTES || end > self.durable_end().0 {
+        if (length as usize) < FRAME_HEADER_BYTES || end > self.written_end().0 {
             return Err(ReadError::NotThere(position));
         }
         let pinned = self.shared.file_at(position)?;
@@ -142,6 +150,13 @@ impl Reader {
     #[must_use]
     pub fn durable_end(&self) -> Position {
         Position(self.shared.durable_end.load(Ordering::Acquire))
+    }
+
+    /// Everything below is written. Between the durable end and here is what was
+    /// promised to be no more than that.
+    #[must_use]
+    pub fn written_end(&self) -> Position {
+        Position(self.shared.written_end.load(Ordering::Acquire))
     }
 
     /// Why the log takes no more writes, if it does not.
@@ -191,7 +206,7 @@ impl Reader {
 
 impl Shared {
     /// The file that holds `position`.
-    fn file_at(&self, position: Position) -> Result<Pinned, ReadError> {
+    pub(super) fn file_at(&self, position: Position) -> Result<Pinned, ReadError> {
         let segments = read(&self.segments);
         let (base, segment) = segments
             .range(..=position)
@@ -236,6 +251,11 @@ impl Shared {
             segment.file = Some(file.clone());
         }
         Ok(file)
+    }
+
+    pub(super) fn flight(&self) -> MutexGuard<'_, Flight> {
+        // Nothing that runs under this lock can leave it half changed.
+        self.flight.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn add_segment(&self, header: &SegmentHeader, file: Option<Arc<dyn DiskFile>>) {

@@ -91,7 +91,7 @@ impl Reclaimer {
         }
         self.shared.disk.sync_dir().inspect_err(|error| {
             // Nothing tries a sync again, nor relies on a later one.
-            let _ = self.shared.failure.set(error.to_string().into());
+            self.shared.poison(error.to_string());
         })?;
         // Only now may they be written to: before, a crash could have brought
         // back the old names.

@@ -1,35 +1,47 @@
 //! The writing end, of which there is one.
+//!
+//! It is split in two, so that several blocks can be under way: a block is
+//! *prepared*, which gives it its place and needs the writer, and then written,
+//! which does not and may happen on any thread, in any order.
 
 use std::{
     io,
     sync::{Arc, atomic::Ordering},
+    time::Duration,
 };
 
 use bytes::Bytes;
 
 use super::{
-    FrameSlot, LogPoint, PAGE_BYTES, Position,
+    FrameSlot, LogPoint, PAGE_BYTES, Position, When,
     block::{BlockBuilder, Header, Kind, Place},
+    buffer::BufferPool,
     disk::DiskFile,
     reader::{Shared, write},
     segment::SegmentHeader,
+    syncer,
 };
 
 /// Why a block was not written.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{0}")]
-pub struct WriteError(Arc<str>);
+pub struct WriteError(pub(super) Arc<str>);
 
-/// Writes blocks. A block is durable when [`Writer::write`] returns.
+/// Gives blocks their places.
 #[derive(Debug)]
 pub struct Writer {
     pub(super) shared: Arc<Shared>,
+    pub(super) buffers: Arc<BufferPool>,
     pub(super) log_id: [u8; 16],
     pub(super) segment_bytes: u64,
     pub(super) epoch: u64,
     /// CRC of the last block.
     pub(super) prev_crc: u32,
     pub(super) at: Where,
+    pub(super) first: FirstBlock,
+    /// How long what was promised to be written only may wait for a sync; taken
+    /// when the thread for that is started.
+    pub(super) sync_delay: Option<Duration>,
 }
 
 /// Where the next block goes.
@@ -45,13 +57,22 @@ pub(super) enum Where {
     Sealed { next_base: Position },
 }
 
-/// A block that is durable.
-#[derive(Clone, Copy, Debug)]
-pub struct Written {
-    position: Position,
+/// The first block of an epoch goes alone, on which recovery relies.
+#[derive(Debug)]
+pub(super) enum FirstBlock {
+    ToCome,
+    UnderWay,
+    Durable,
 }
 
-impl Written {
+/// Where a block is.
+#[derive(Clone, Copy, Debug)]
+pub struct Placed {
+    position: Position,
+    end: Position,
+}
+
+impl Placed {
     /// Where a frame of the block is, and the bytes that it takes.
     #[must_use]
     pub fn frame(&self, slot: FrameSlot) -> (Position, u32) {
@@ -60,13 +81,72 @@ impl Written {
             slot.length,
         )
     }
+
+    /// The position behind the block. It is written, or durable, when
+    /// [`Reader::written_end`](super::Reader::written_end) or
+    /// [`Reader::durable_end`](super::Reader::durable_end) has come there.
+    #[must_use]
+    pub fn end(&self) -> Position {
+        self.end
+    }
+}
+
+/// A block that has its place and is still to be written. Dropping it leaves a
+/// gap that nothing after it gets over: then the log is poisoned.
+#[derive(Debug)]
+#[must_use = "it must be written"]
+pub struct Prepared {
+    shared: Arc<Shared>,
+    file: Arc<dyn DiskFile>,
+    offset: u64,
+    bytes: Bytes,
+    placed: Placed,
+    when: When,
+    written: bool,
+}
+
+impl Prepared {
+    /// Where it is.
+    #[must_use]
+    pub fn placed(&self) -> Placed {
+        self.placed
+    }
+
+    /// Writes it, and makes it durable if that was promised; with it what is
+    /// written before it. Blocks before it may still be under way when this
+    /// returns.
+    ///
+    /// # Errors
+    /// When a write or sync failed, now or before. Whether this block is on the
+    /// disk is then unknown, and the log takes no more.
+    pub fn write(mut self) -> Result<(), WriteError> {
+        self.written = true;
+        let durable = self.when == When::Durable;
+        self.shared.unless_poisoned(|| {
+            if durable {
+                self.file.write_durably(&self.bytes, self.offset)?;
+            } else {
+                self.file.write_at(&self.bytes, self.offset)?;
+            }
+            self.shared.landed(self.placed.end, durable);
+            self.shared.sync_what_is_due(&*self.file)
+        })
+    }
+}
+
+impl Drop for Prepared {
+    fn drop(&mut self) {
+        if !self.written {
+            self.shared.poison("a block was not written");
+        }
+    }
 }
 
 impl Writer {
-    /// An empty block.
+    /// An empty block with room for frames of so many bytes, and more.
     #[must_use]
-    pub fn block(&self) -> BlockBuilder {
-        BlockBuilder::new()
+    pub fn block(&self, payload_bytes: usize) -> BlockBuilder {
+        BlockBuilder::new(&self.buffers, payload_bytes)
     }
 
     /// The epoch of what it writes.
@@ -95,56 +175,78 @@ impl Writer {
         self.shared.failure.get().cloned()
     }
 
-    /// Writes a block and makes it durable.
+    /// Gives a block its place, behind all before. Waits until nothing is under
+    /// way where a new segment begins.
     ///
     /// # Errors
-    /// When a write or sync failed, now or before. Whether this block is on the
-    /// disk is then unknown, and the log takes no more.
-    pub fn write(&mut self, block: BlockBuilder) -> Result<Written, WriteError> {
-        self.unless_poisoned(|writer| {
-            let position = writer.make_room(block.block_len())?;
-            let (bytes, header) = writer.append(block, Kind::Data, position)?;
-            write(&writer.shared.cache).push(header.position, bytes);
-            Ok(Written { position })
-        })
+    /// When the log has failed, or fails as the next segment is made.
+    pub fn prepare(&mut self, block: BlockBuilder, when: When) -> Result<Prepared, WriteError> {
+        match self.first {
+            FirstBlock::ToCome => self.first = FirstBlock::UnderWay,
+            FirstBlock::UnderWay => {
+                self.drain()?;
+                self.first = FirstBlock::Durable;
+            }
+            FirstBlock::Durable => {}
+        }
+        if when == When::Written
+            && let Some(delay) = self.sync_delay.take()
+        {
+            self.shared
+                .unless_poisoned(|| syncer::start(self.shared.clone(), delay))?;
+        }
+        self.make_room(block.block_len())?;
+        let memory = block.memory();
+        let prepared = self.place(block, Kind::Data, when);
+        write(&self.shared.cache).push(prepared.placed.position, prepared.bytes.clone(), memory);
+        Ok(prepared)
+    }
+
+    /// Writes a block and waits until it and all before it are durable.
+    ///
+    /// # Errors
+    /// As [`Prepared::write`].
+    pub fn write(&mut self, block: BlockBuilder) -> Result<Placed, WriteError> {
+        let prepared = self.prepare(block, When::Durable)?;
+        let placed = prepared.placed();
+        prepared.write()?;
+        self.drain()?;
+        Ok(placed)
+    }
+
+    /// Waits until everything that was prepared is durable. What is prepared must
+    /// be on its way on another thread.
+    ///
+    /// # Errors
+    /// When the log has failed.
+    pub fn drain(&self) -> Result<(), WriteError> {
+        match &self.at {
+            Where::In { file, next, .. } => self.shared.wait_until_durable(&**file, *next),
+            // The seal was waited for.
+            Where::Sealed { .. } => self.shared.unless_poisoned(|| Ok(())),
+        }
     }
 
     /// Writes the mark that tells that the log was closed in order.
     ///
     /// # Errors
-    /// As [`Writer::write`].
+    /// As [`Prepared::write`].
     pub fn close(&mut self) -> Result<(), WriteError> {
-        self.unless_poisoned(|writer| {
-            let position = writer.make_room(PAGE_BYTES)?;
-            writer.append(BlockBuilder::new(), Kind::Close, position)?;
-            Ok(())
-        })
-    }
-
-    fn unless_poisoned<T>(
-        &mut self,
-        work: impl FnOnce(&mut Self) -> io::Result<T>,
-    ) -> Result<T, WriteError> {
-        if let Some(reason) = self.failure() {
-            return Err(WriteError(reason));
-        }
-        work(self).map_err(|error| {
-            let reason: Arc<str> = error.to_string().into();
-            // Only this owner sets it, and only once, because of the look above.
-            let _ = self.shared.failure.set(reason.clone());
-            WriteError(reason)
-        })
+        self.drain()?;
+        self.make_room(PAGE_BYTES)?;
+        self.write_mark(Kind::Close)
     }
 
     /// Seals the segment if a block of `length` does not fit beside its seal,
     /// and makes the next one.
-    fn make_room(&mut self, length: u64) -> io::Result<Position> {
+    fn make_room(&mut self, length: u64) -> Result<(), WriteError> {
         if let Where::In { segment, next, .. } = &self.at {
             if next.0 + length + PAGE_BYTES <= segment.end().0 {
-                return Ok(*next);
+                return self.shared.unless_poisoned(|| Ok(()));
             }
-            let (seal, next_base) = (*next, segment.end());
-            self.append(BlockBuilder::new(), Kind::Seal, seal)?;
+            let next_base = segment.end();
+            self.drain()?;
+            self.write_mark(Kind::Seal)?;
             self.at = Where::Sealed { next_base };
         }
         let Where::Sealed { next_base } = self.at else {
@@ -152,32 +254,37 @@ impl Writer {
         };
         // A segment that was made smaller than its largest block is made to fit.
         let size = self.segment_bytes.max(length + 2 * PAGE_BYTES);
-        let spare = self.shared.spares.take(size);
-        let segment = SegmentHeader {
-            log_id: self.log_id,
-            base: next_base,
-            size,
-            epoch: self.epoch,
-            prev_crc: self.prev_crc,
-            recycled: spare.as_ref().is_some_and(|spare| spare.used),
-        };
-        let file = segment.create(&*self.shared.disk, spare)?;
-        self.shared.add_segment(&segment, Some(file.clone()));
-        let next = segment.first_block();
-        self.at = Where::In {
-            segment,
-            file,
-            next,
-        };
-        Ok(next)
+        let shared = &self.shared;
+        self.at = shared.unless_poisoned(|| {
+            let spare = shared.spares.take(size);
+            let segment = SegmentHeader {
+                log_id: self.log_id,
+                base: next_base,
+                size,
+                epoch: self.epoch,
+                prev_crc: self.prev_crc,
+                recycled: spare.as_ref().is_some_and(|spare| spare.used),
+            };
+            let file = segment.create(&*shared.disk, spare)?;
+            shared.add_segment(&segment, Some(file.clone()));
+            let next = segment.first_block();
+            shared.go_on_at(next);
+            Ok(Where::In {
+                segment,
+                file,
+                next,
+            })
+        })?;
+        Ok(())
     }
 
-    fn append(
-        &mut self,
-        block: BlockBuilder,
-        kind: Kind,
-        position: Position,
-    ) -> io::Result<(Bytes, Header)> {
+    /// Writes a seal or a close, before which nothing may be under way.
+    fn write_mark(&mut self, kind: Kind) -> Result<(), WriteError> {
+        let mark = self.block(0);
+        self.place(mark, kind, When::Durable).write()
+    }
+
+    fn place(&mut self, block: BlockBuilder, kind: Kind, when: When) -> Prepared {
         let Where::In {
             segment,
             file,
@@ -186,20 +293,114 @@ impl Writer {
         else {
             unreachable!("make_room has made a segment");
         };
-        let (bytes, header) = block.finish(Place {
+        let position = *next;
+        let (bytes, header): (Bytes, Header) = block.finish(Place {
             kind,
             epoch: self.epoch,
             position,
-            // One block is under way at a time, so all before it is durable.
-            synced_end: position,
+            synced_end: Position(self.shared.durable_end.load(Ordering::Acquire)),
             prev_crc: self.prev_crc,
         });
-        file.write_at(&bytes, position.0 - segment.base.0)?;
-        file.sync()?;
         let end = Position(position.0 + header.block_len());
         *next = end;
         self.prev_crc = header.crc;
-        self.shared.durable_end.store(end.0, Ordering::Release);
-        Ok((bytes, header))
+        self.shared.flight().begin(end, when);
+        Prepared {
+            shared: self.shared.clone(),
+            file: file.clone(),
+            offset: position.0 - segment.base.0,
+            bytes,
+            placed: Placed { position, end },
+            when,
+            written: false,
+        }
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.shared.closed.store(true, Ordering::Release);
+        // Under the lock, so that whoever is about to wait sees it.
+        drop(self.shared.flight());
+        self.shared.landing.notify_all();
+    }
+}
+
+#[cfg(test)]
+impl Writer {
+    /// The next block of so many frame bytes needs no new segment.
+    pub(super) fn has_room(&self, frame_bytes: usize) -> bool {
+        let length = super::padded(super::block::HEADER_BYTES as u64 + frame_bytes as u64);
+        matches!(&self.at, Where::In { segment, next, .. }
+            if next.0 + length + PAGE_BYTES <= segment.end().0)
+    }
+}
+
+impl Shared {
+    pub(super) fn poison(&self, reason: impl Into<Arc<str>>) {
+        // The first reason stays.
+        let _ = self.failure.set(reason.into());
+        // Under the lock, so that whoever is about to wait sees it.
+        drop(self.flight());
+        self.landing.notify_all();
+    }
+
+    fn unless_poisoned<T>(&self, work: impl FnOnce() -> io::Result<T>) -> Result<T, WriteError> {
+        if let Some(reason) = self.failure.get() {
+            return Err(WriteError(reason.clone()));
+        }
+        work().map_err(|error| {
+            self.poison(error.to_string());
+            WriteError(self.failure.get().expect("it was set just now").clone())
+        })
+    }
+
+    fn landed(&self, end: Position, durable: bool) {
+        self.move_ends(|flight| flight.landed(end, durable));
+    }
+
+    fn go_on_at(&self, end: Position) {
+        self.move_ends(|flight| flight.go_on_at(end));
+    }
+
+    fn move_ends(&self, change: impl FnOnce(&mut super::flight::Flight)) {
+        let mut flight = self.flight();
+        change(&mut flight);
+        self.durable_end
+            .store(flight.durable_end().0, Ordering::Release);
+        self.written_end
+            .store(flight.written_end().0, Ordering::Release);
+        drop(flight);
+        self.landing.notify_all();
+    }
+
+    /// Syncs the file as long as somebody waits for what is written in it.
+    pub(super) fn sync_what_is_due(&self, file: &dyn DiskFile) -> io::Result<()> {
+        loop {
+            let Some(covered) = self.flight().begin_sync() else {
+                return Ok(());
+            };
+            if self.failure.get().is_some() {
+                return Ok(());
+            }
+            file.sync()?;
+            self.move_ends(|flight| flight.synced(&covered));
+        }
+    }
+
+    fn wait_until_durable(&self, file: &dyn DiskFile, end: Position) -> Result<(), WriteError> {
+        self.flight().want(end);
+        self.unless_poisoned(|| self.sync_what_is_due(file))?;
+        let mut flight = self.flight();
+        while flight.durable_end() < end {
+            if let Some(reason) = self.failure.get() {
+                return Err(WriteError(reason.clone()));
+            }
+            flight = self
+                .landing
+                .wait(flight)
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
+        }
+        Ok(())
     }
 }

@@ -1,27 +1,36 @@
 //! The one owner of the log's writing end: gives offsets, checks sequences, and
 //! makes what has gathered durable in one write.
 //!
-//! It runs on a thread of its own. While one block is on its way to the disk,
-//! the next gathers in the queue; there is no timer.
+//! A few threads take turns at it (`turns.rs`): while one of them writes the block
+//! that it has gathered, the next gathers another; there is no timer. What is
+//! durable is published in the order of the log (`publisher.rs`).
 //!
 //! The state is changed when a proposal is sequenced, before it is durable;
 //! whoever reads sees it only after. When a write fails, the state is ahead of
 //! the log for good, which does no harm, as nothing is written any more.
 
 mod catalog_changes;
+mod publisher;
+mod turns;
 mod volatile;
 
 use std::{
     collections::BTreeMap,
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use sluice_proto::{Offset, PartitionId, ProducerId, TopicId};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 
+pub(super) use self::{publisher::Publisher, turns::start, volatile::Volatile};
+use self::{
+    publisher::{PendingFrame, Reply, Waiting},
+    turns::lock,
+    volatile::VolatileAppend,
+};
 use super::{
-    catalog::{Catalog, Topic},
+    catalog::Catalog,
     checkpoint::Checkpoints,
     open::CommitConfig,
     producers::{Appended, Verdict},
@@ -34,34 +43,30 @@ use super::{
     },
     state::State,
 };
-use crate::{
-    log::{BlockBuilder, FRAME_BYTES_MAX, FrameSlot, Writer, Written},
-    view::IndexEntry,
-};
-
-pub(super) use self::volatile::Volatile;
-use self::volatile::VolatileAppend;
+use crate::log::{BlockBuilder, FRAME_BYTES_MAX, Prepared, When, Writer};
 
 pub(super) struct Sequencer {
     pub(super) state: State,
-    pub(super) volatile: Volatile,
+    /// Shared with the publisher, which shows what waits for a block.
+    pub(super) volatile: Arc<Mutex<Volatile>>,
+    pub(super) catalog: watch::Receiver<Arc<Catalog>>,
     pub(super) writer: Writer,
     pub(super) queue: mpsc::Receiver<Proposal>,
-    pub(super) catalog: watch::Sender<Arc<Catalog>>,
-    pub(super) checkpoints: Checkpoints,
+    /// A proposal that begins the next block.
+    pub(super) held: Option<Proposal>,
+    /// Until the log is closed.
+    pub(super) checkpoints: Option<Checkpoints>,
     pub(super) config: CommitConfig,
 }
 
-type DurableReply = Box<dyn FnOnce(Result<(), Unavailable>) + Send>;
-
-/// What has been sequenced into one block and waits for it to be durable.
+/// What has been sequenced into one block.
 struct Pending {
     block: BlockBuilder,
     frames: Vec<PendingFrame>,
     /// Appends to memory topics that are shown with it.
     volatile: Vec<VolatileAppend>,
     /// Run once the block is durable, or with the reason why it is not.
-    replies: Vec<DurableReply>,
+    replies: Vec<Reply>,
 }
 
 /// Changes that have their offsets.
@@ -72,64 +77,99 @@ enum Sequenced {
     InMemory(Committed),
 }
 
-struct PendingFrame {
-    slot: FrameSlot,
-    appended: Vec<Appended>,
-    /// Those of its records that change the catalog.
-    catalog: Vec<Record>,
-}
-
-impl Pending {
-    fn new(writer: &Writer) -> Self {
-        Self {
-            block: writer.block(),
-            frames: Vec::new(),
-            volatile: Vec::new(),
-            replies: Vec::new(),
-        }
-    }
-}
-
 impl Sequencer {
-    /// Runs until it is told to close, or nobody can propose any more.
-    pub(super) fn run(mut self) {
-        let mut closing = None;
-        while closing.is_none()
-            && let Some(first) = self.queue.blocking_recv()
-        {
-            closing = self.write_blocks(first);
+    /// Waits for proposals and gathers what is there into a block, which is then
+    /// to be written. `None` when it was told to close, or nobody can propose
+    /// any more; then the log is closed.
+    fn next_block(&mut self, publisher: &Mutex<Publisher>) -> Option<Prepared> {
+        // None when another thread has closed the log.
+        while self.checkpoints.is_some() {
+            self.checkpoint_if_due(publisher);
+            let proposals = match self.gather() {
+                Ok(proposals) => proposals,
+                Err(closing) => {
+                    self.close_log(publisher);
+                    closing.map(|reply| reply.send(()));
+                    return None;
+                }
+            };
+            let bytes = proposals.iter().map(Proposal::frame_bytes).sum();
+            let mut pending = Pending {
+                block: self.writer.block(bytes),
+                frames: Vec::new(),
+                volatile: Vec::new(),
+                replies: Vec::new(),
+            };
+            for proposal in proposals {
+                self.sequence(proposal, &mut pending);
+            }
+            let prepared = self.prepare(pending, publisher);
+            if prepared.is_some() {
+                return prepared;
+            }
         }
-        self.queue.close();
-        while let Ok(proposal) = self.queue.try_recv() {
-            refuse(proposal, Unavailable::ShuttingDown);
-        }
-        self.close_log();
-        if let Some(reply) = closing {
-            let _ = reply.send(());
-        }
+        None
     }
 
-    /// Gathers what is there into blocks and makes them durable, one after the
-    /// other. Returns where to answer when it was told to close.
-    fn write_blocks(&mut self, first: Proposal) -> Option<oneshot::Sender<()>> {
-        let mut pending = Pending::new(&self.writer);
-        let mut next = Some(first);
+    /// What makes up the next block: at least one proposal, and of the others
+    /// that are there as many as fit. Where to answer when it is to close.
+    fn gather(&mut self) -> Result<Vec<Proposal>, Option<oneshot::Sender<()>>> {
+        let mut gathered = Vec::new();
+        let mut bytes = 0;
+        let mut next = self.held.take().or_else(|| self.queue.blocking_recv());
         while let Some(proposal) = next {
             if let Proposal::Close { reply } = proposal {
-                self.flush(pending);
-                return Some(reply);
+                if gathered.is_empty() {
+                    return Err(Some(reply));
+                }
+                self.held = Some(Proposal::Close { reply });
+                break;
             }
             // What would make the block too large begins the next one.
-            let gathered = pending.block.bytes() + proposal.frame_bytes();
-            if gathered > self.config.block_bytes && !pending.block.is_empty() {
-                self.flush(pending);
-                pending = Pending::new(&self.writer);
+            bytes += proposal.frame_bytes();
+            if bytes > self.config.block_bytes && !gathered.is_empty() {
+                self.held = Some(proposal);
+                break;
             }
-            self.sequence(proposal, &mut pending);
+            gathered.push(proposal);
             next = self.queue.try_recv().ok();
         }
-        self.flush(pending);
-        None
+        if gathered.is_empty() {
+            return Err(None);
+        }
+        Ok(gathered)
+    }
+
+    /// Gives what was sequenced its place in the log and in the line of what is
+    /// to be published.
+    fn prepare(&mut self, pending: Pending, publisher: &Mutex<Publisher>) -> Option<Prepared> {
+        let Pending {
+            block,
+            frames,
+            volatile,
+            replies,
+        } = pending;
+        let mut waiting = Waiting {
+            end: self.writer.end().position,
+            when: When::Durable,
+            block: None,
+            volatile,
+            replies,
+        };
+        let mut prepared = None;
+        if !frames.is_empty() {
+            // When it fails the publisher finds out why.
+            prepared = self.writer.prepare(block, When::Durable).ok();
+        }
+        if let Some(prepared) = &prepared {
+            waiting.end = prepared.placed().end();
+            waiting.block = Some((prepared.placed(), frames));
+        }
+        let mut publisher = lock(publisher);
+        publisher.push(waiting);
+        // There may be nothing that it has to wait for.
+        publisher.publish_ready();
+        prepared
     }
 
     fn sequence(&mut self, proposal: Proposal, pending: &mut Pending) {
@@ -260,9 +300,10 @@ impl Sequencer {
             }
             committed.appended = self.add(&frame, pending);
         }
-        let waits = in_memory
-            .iter()
-            .any(|append| self.volatile.waits(append.target));
+        let waits = {
+            let volatile = lock(&self.volatile);
+            in_memory.iter().any(|append| volatile.waits(append.target))
+        };
         let known_to_the_log = in_block && in_memory.is_empty();
         let in_block = in_block || waits;
         self.append_in_memory(in_memory, in_block, &mut committed, pending);
@@ -290,13 +331,15 @@ impl Sequencer {
         pending: &mut Pending,
     ) {
         let now_ms = self.now_ms();
+        let catalog = self.catalog.borrow().clone();
+        let mut volatile = lock(&self.volatile);
         for append in appends {
-            let append = self.volatile.append(&append, now_ms);
+            let append = volatile.append(&append, now_ms);
             committed.appended.push(append.appended);
             if with_block {
-                self.volatile.hold(&append);
+                volatile.hold(&append);
                 pending.volatile.push(append);
-            } else if let Some(topic) = self.volatile.show(append, &self.catalog.borrow()) {
+            } else if let Some(topic) = volatile.show(append, &catalog) {
                 topic.notify();
             }
         }
@@ -385,107 +428,44 @@ impl Sequencer {
         appended
     }
 
-    fn flush(&mut self, pending: Pending) {
-        let Pending {
-            block,
-            frames,
-            volatile,
-            replies,
-        } = pending;
-        let result = if frames.is_empty() {
-            Ok(())
-        } else {
-            match self.writer.write(block) {
-                Ok(written) => {
-                    self.publish(&written, frames);
-                    Ok(())
-                }
-                Err(error) => {
-                    tracing::error!(%error, "the log has failed; publishing and delivery stop");
-                    Err(Unavailable::LogFailed(error.to_string().into()))
-                }
-            }
+    /// A checkpoint holds only what is durable. So what is under way, all of it on
+    /// other threads, is waited for: once every `checkpoint_bytes` of log, for the
+    /// time of one write.
+    fn checkpoint_if_due(&mut self, publisher: &Mutex<Publisher>) {
+        let end = self.writer.end();
+        let Some(checkpoints) = &mut self.checkpoints else {
+            return;
         };
-        if result.is_ok() {
-            self.publish_volatile(volatile);
+        if !checkpoints.is_due(end) || self.writer.drain().is_err() {
+            return;
         }
-        for reply in replies {
-            reply(result.clone());
-        }
-        if result.is_ok() {
-            let end = self.writer.end();
-            self.checkpoints
-                .after_block(end, &mut self.state, &self.catalog.borrow());
-        }
-    }
-
-    /// Shows what is durable now to whoever reads.
-    fn publish(&mut self, written: &Written, frames: Vec<PendingFrame>) {
-        if frames.iter().any(|frame| !frame.catalog.is_empty()) {
-            let mut catalog = Catalog::clone(&self.catalog.borrow());
-            let mut deleted = Vec::new();
-            for record in frames.iter().flat_map(|frame| &frame.catalog) {
-                deleted.extend(catalog.apply(record));
-            }
-            self.catalog.send_replace(Arc::new(catalog));
-            for topic in deleted {
-                self.checkpoints.topic_deleted(topic.id);
-                self.volatile.forget(topic.id);
-                topic.notify();
-            }
-        }
-        let catalog = self.catalog.borrow();
-        let mut touched: Vec<&Arc<Topic>> = Vec::new();
-        for frame in frames {
-            let (position, length) = written.frame(frame.slot);
-            for appended in frame.appended {
-                // Deleted since, in the same block.
-                let Some(topic) = catalog.topic_by_id(appended.topic) else {
-                    continue;
-                };
-                let Some(partition) = topic.partition(appended.partition) else {
-                    continue;
-                };
-                partition.publish(IndexEntry {
-                    first: appended.first,
-                    count: appended.count,
-                    position,
-                    length,
-                    time_ms: appended.time_ms,
-                });
-                if !touched.iter().any(|t| t.id == topic.id) {
-                    touched.push(topic);
-                }
-            }
-        }
-        for topic in touched {
-            topic.notify();
-        }
-    }
-
-    /// Shows what memory topics got together with what is durable now.
-    fn publish_volatile(&mut self, appends: Vec<VolatileAppend>) {
-        for append in appends {
-            if let Some(topic) = self.volatile.show_held(append, &self.catalog.borrow()) {
-                topic.notify();
-            }
-        }
+        let mut publisher = lock(publisher);
+        publisher.publish_ready();
+        checkpoints.topics_deleted(publisher.take_deleted_topics());
+        checkpoints.collect(end, &mut self.state, &publisher.catalog());
     }
 
     /// Ends the log and the view in order, if the log has not failed.
-    fn close_log(mut self) {
-        if self.writer.failure().is_some() {
-            return self.checkpoints.join();
+    fn close_log(&mut self, publisher: &Mutex<Publisher>) {
+        self.queue.close();
+        while let Ok(proposal) = self.queue.try_recv() {
+            refuse(proposal, Unavailable::ShuttingDown);
         }
-        match self.writer.close() {
+        let Some(mut checkpoints) = self.checkpoints.take() else {
+            return;
+        };
+        let drained = self.writer.drain();
+        lock(publisher).publish_ready();
+        match drained.and_then(|()| self.writer.close()) {
             Ok(()) => {
                 let end = self.writer.end();
-                let catalog = self.catalog.borrow().clone();
-                self.checkpoints.close(end, &mut self.state, &catalog);
+                let mut publisher = lock(publisher);
+                checkpoints.topics_deleted(publisher.take_deleted_topics());
+                checkpoints.close(end, &mut self.state, &publisher.catalog());
             }
             Err(error) => {
                 tracing::error!(%error, "the log could not be closed in order");
-                self.checkpoints.join();
+                checkpoints.join();
             }
         }
     }

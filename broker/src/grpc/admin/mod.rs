@@ -53,6 +53,7 @@ impl Api {
             log_bytes: self.log.stored_bytes() as i64,
             topic_count: catalog.topics().filter(|t| !t.name.is_internal()).count() as i64,
             group_count: catalog.groups().len() as i64,
+            log_writer: recovery.log.write.name().into(),
             recovery: Some(wire::Recovery {
                 clean: recovery.log.clean,
                 replayed_bytes: recovery.log.replayed_bytes as i64,

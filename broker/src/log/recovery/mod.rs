@@ -9,7 +9,10 @@ use std::{
     collections::BTreeMap,
     io,
     path::Path,
-    sync::{Arc, OnceLock, RwLock, atomic::AtomicU64},
+    sync::{
+        Arc, Condvar, Mutex, OnceLock, RwLock,
+        atomic::{AtomicBool, AtomicU64},
+    },
 };
 
 use self::{
@@ -19,11 +22,12 @@ use self::{
 use super::{
     LogConfig, LogPoint, Opened, Position,
     cache::TailCache,
-    disk::{Disk, Folder},
+    disk::{Disk, Folder, WriteWay},
+    flight::Flight,
     reader::{Reader, SegmentInfo, Shared},
     reclaim::Reclaimer,
     spares::Spares,
-    writer::{Where, Writer},
+    writer::{FirstBlock, Where, Writer},
 };
 /// A frame as it is given back when the log is opened.
 #[derive(Clone, Copy, Debug)]
@@ -47,6 +51,8 @@ pub struct OpenReport {
     pub epoch: u64,
     /// There was no log before.
     pub created: bool,
+    /// How blocks are written.
+    pub write: WriteWay,
     /// The log had been closed in order.
     pub clean: bool,
     /// Bytes of the blocks that were read.
@@ -113,7 +119,10 @@ impl Found {
     /// When the folder cannot be used, or a file in it is no segment of one log.
     pub fn new(dir: &Path, config: LogConfig) -> Result<Self, OpenError> {
         let folder = |error| OpenError::io("the log's folder", error);
-        Self::on(Arc::new(Folder::open(dir).map_err(folder)?), config)
+        Self::on(
+            Arc::new(Folder::open(dir, config.write).map_err(folder)?),
+            config,
+        )
     }
 
     pub(super) fn on(disk: Arc<dyn Disk>, config: LogConfig) -> Result<Self, OpenError> {
@@ -193,6 +202,7 @@ impl Found {
                 .map_or_else(rand::random, |found| found.header.log_id),
             epoch: scan.point.epoch + 1,
             created: segments.is_empty(),
+            write: disk.way(),
             clean: scan.clean,
             replayed_bytes: scan.replayed_bytes,
             cut_bytes,
@@ -227,6 +237,10 @@ impl Found {
         let shared = Arc::new(Shared {
             disk: self.disk,
             durable_end: AtomicU64::new(end.0),
+            written_end: AtomicU64::new(end.0),
+            flight: Mutex::new(Flight::at(end)),
+            landing: Condvar::new(),
+            closed: AtomicBool::new(false),
             failure: OnceLock::new(),
             cache: RwLock::new(TailCache::new(config.tail_cache_bytes)),
             segments: RwLock::new(BTreeMap::new()),
@@ -238,11 +252,14 @@ impl Found {
         }
         let writer = Writer {
             shared: shared.clone(),
+            buffers: Arc::default(),
             log_id: report.log_id,
             segment_bytes: config.segment_bytes,
             epoch: report.epoch,
             prev_crc: scan.point.block_crc,
             at,
+            first: FirstBlock::ToCome,
+            sync_delay: config.sync_delay,
         };
         Ok(Opened {
             writer,

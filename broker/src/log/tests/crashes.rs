@@ -5,10 +5,9 @@
 use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
 
 use super::{
-    super::{LogPoint, Opened, Position, ReadError, ReclaimError},
-    CONFIG, Stored, open,
+    super::{LogPoint, Opened, Position, ReadError, ReclaimError, When, WriteError},
+    CONFIG, Stored, open, prepare,
     sim_disk::SimDisk,
-    write,
 };
 
 const SEEDS: u64 = 300;
@@ -18,8 +17,10 @@ const LIVES: usize = 12;
 #[derive(Default)]
 struct Model {
     acked: Vec<Stored>,
-    /// Frames of the block that was under way.
-    under_way: Vec<Vec<u8>>,
+    /// Blocks after those, in order: where they end, and their frames.
+    under_way: Vec<(Position, Vec<Stored>)>,
+    /// So many of them survive a killed process.
+    written: usize,
     /// The highest epoch in which a block was acked.
     epoch: u64,
     /// A place to begin from, and how many frames are below.
@@ -60,7 +61,7 @@ impl Model {
             let frames = rng.random_range(1..4);
             let payloads: Vec<_> = (0..frames).map(|_| payload(rng)).collect();
             // Before the first block there is nothing to begin from.
-            if !self.acked.is_empty() && rng.random_bool(0.1) {
+            if !self.acked.is_empty() && self.under_way.is_empty() && rng.random_bool(0.1) {
                 self.point = Some((opened.writer.end(), self.acked.len()));
             }
             if rng.random_bool(0.1) && self.reclaim(&mut opened, rng).is_err() {
@@ -70,16 +71,55 @@ impl Model {
                 self.clean = opened.writer.close().is_ok();
                 return Ok(());
             }
-            self.under_way = payloads;
-            match write(&mut opened.writer, &self.under_way) {
-                Ok(stored) => {
-                    self.acked.extend(stored);
-                    self.under_way.clear();
-                    self.epoch = opened.report.epoch;
-                }
-                Err(_) => return Ok(()),
+            if self.write_some(&mut opened, payloads, rng).is_err() {
+                return Ok(());
             }
         }
+    }
+
+    /// Has up to three blocks under way, which land in any order.
+    fn write_some(
+        &mut self,
+        opened: &mut Opened,
+        mut payloads: Vec<Vec<u8>>,
+        rng: &mut impl Rng,
+    ) -> Result<(), WriteError> {
+        let mut flying = Vec::new();
+        for _ in 0..3 {
+            let bytes = payloads.iter().map(|p| 8 + p.len()).sum();
+            // A new segment would wait for those that fly, and nobody lands them.
+            if !flying.is_empty() && !opened.writer.has_room(bytes) {
+                break;
+            }
+            let when = if rng.random_bool(0.7) {
+                When::Durable
+            } else {
+                When::Written
+            };
+            let (prepared, stored) = prepare(&mut opened.writer, &payloads, when)?;
+            self.under_way.push((prepared.placed().end(), stored));
+            flying.push(prepared);
+            // The first block of an epoch goes alone.
+            if rng.random_bool(0.5) || self.epoch < opened.report.epoch {
+                break;
+            }
+            payloads = vec![payload(rng)];
+        }
+        let mut result = Ok(());
+        while !flying.is_empty() && result.is_ok() {
+            let next = flying.swap_remove(rng.random_range(0..flying.len()));
+            result = next.write();
+        }
+        let durable_end = opened.reader.durable_end();
+        let durable = self.under_way.iter().filter(|(end, _)| *end <= durable_end);
+        for (_, stored) in self.under_way.drain(..durable.count()) {
+            self.acked.extend(stored);
+            self.epoch = opened.report.epoch;
+        }
+        let written_end = opened.reader.written_end();
+        let written = self.under_way.iter().filter(|(end, _)| *end <= written_end);
+        self.written = written.count();
+        result
     }
 
     /// Where to replay from: nothing that may be gone is below.
@@ -115,10 +155,23 @@ impl Model {
             ));
         }
         let rest = &frames[expected.len()..];
-        let whole = rest.iter().map(|s| &s.payload).eq(&self.under_way);
-        if !rest.is_empty() && !whole {
-            return Err("a block that was under way came back in part".into());
+        let (mut blocks, mut after) = (0, rest);
+        for (_, stored) in &self.under_way {
+            let Some(next) = after.strip_prefix(&stored[..]) else {
+                break;
+            };
+            (blocks, after) = (blocks + 1, next);
         }
+        if !after.is_empty() {
+            return Err("blocks that were under way came back in part".into());
+        }
+        if blocks < self.written {
+            return Err(format!(
+                "{} blocks were written, {blocks} came back",
+                self.written
+            ));
+        }
+        self.written = 0;
         // What is served once must stay.
         self.acked.extend_from_slice(rest);
         self.under_way.clear();
@@ -146,11 +199,13 @@ fn lives(disk: &SimDisk, seed: u64) -> Result<(usize, usize), String> {
         model.live(disk, &mut rng)?;
         if rng.random_bool(0.5) {
             disk.crash(&mut rng);
+            model.written = 0;
         } else {
             disk.kill();
         }
     }
     disk.crash(&mut rng);
+    model.written = 0;
     // The last word has a log that opens in peace.
     let from = model.begin(false);
     let (opened, frames) =

@@ -6,6 +6,7 @@
 mod crashes;
 mod damage;
 mod faults;
+mod pipeline;
 mod reclaim;
 mod sim_disk;
 
@@ -13,13 +14,16 @@ use std::sync::Arc;
 
 use self::sim_disk::SimDisk;
 use super::{
-    Found, LogConfig, LogPoint, OpenError, Opened, PAGE_BYTES, Position, WriteError, Writer,
+    BlockBuilder, Found, FrameSlot, LogConfig, LogPoint, OpenError, Opened, PAGE_BYTES, Placed,
+    Position, Prepared, When, WriteChoice, WriteError, Writer,
 };
 
 /// Small segments, so that a few blocks need several.
 const CONFIG: LogConfig = LogConfig {
     segment_bytes: 8 * PAGE_BYTES,
     tail_cache_bytes: 0,
+    write: WriteChoice::Auto,
+    sync_delay: None,
     spares_max: 2,
 };
 
@@ -48,21 +52,42 @@ fn open(disk: &SimDisk, from: Option<LogPoint>) -> Result<(Opened, Vec<Stored>),
 
 /// Writes one block of these frames.
 fn write(writer: &mut Writer, payloads: &[Vec<u8>]) -> Result<Vec<Stored>, WriteError> {
-    let mut block = writer.block();
-    let slots: Vec<_> = payloads
+    let (block, slots) = gather(writer, payloads);
+    let placed = writer.write(block)?;
+    Ok(stored(placed, &slots, payloads))
+}
+
+/// Gives one block of these frames its place.
+fn prepare(
+    writer: &mut Writer,
+    payloads: &[Vec<u8>],
+    when: When,
+) -> Result<(Prepared, Vec<Stored>), WriteError> {
+    let (block, slots) = gather(writer, payloads);
+    let prepared = writer.prepare(block, when)?;
+    let stored = stored(prepared.placed(), &slots, payloads);
+    Ok((prepared, stored))
+}
+
+fn gather(writer: &Writer, payloads: &[Vec<u8>]) -> (BlockBuilder, Vec<FrameSlot>) {
+    let mut block = writer.block(0);
+    let slots = payloads
         .iter()
         .map(|payload| block.frame(payload.len(), |out| out.extend_from_slice(payload)))
         .collect();
-    let written = writer.write(block)?;
-    let stored = slots.into_iter().zip(payloads).map(|(slot, payload)| {
-        let (position, length) = written.frame(slot);
+    (block, slots)
+}
+
+fn stored(placed: Placed, slots: &[FrameSlot], payloads: &[Vec<u8>]) -> Vec<Stored> {
+    let stored = slots.iter().zip(payloads).map(|(slot, payload)| {
+        let (position, length) = placed.frame(*slot);
         Stored {
             position,
             length,
             payload: payload.clone(),
         }
     });
-    Ok(stored.collect())
+    stored.collect()
 }
 
 /// A log of four blocks in two segments, not closed.

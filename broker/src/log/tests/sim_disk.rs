@@ -4,12 +4,13 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
+    ops::Range,
     sync::{Arc, Mutex, MutexGuard},
 };
 
 use rand::{Rng, RngExt};
 
-use crate::log::disk::{Disk, DiskFile};
+use crate::log::disk::{Disk, DiskFile, WriteWay};
 
 /// What a disk writes in one piece.
 const SECTOR_BYTES: usize = 512;
@@ -180,6 +181,23 @@ impl State {
         Ok(())
     }
 
+    /// The sectors that it wrote.
+    fn write(&mut self, file: usize, bytes: &[u8], offset: u64) -> io::Result<Range<usize>> {
+        // A write that fails may still have written.
+        let result = self.operation();
+        let off = self
+            .power_off_at
+            .is_some_and(|off| self.operations > off + 1);
+        let offset = offset as usize;
+        let sectors = offset / SECTOR_BYTES..(offset + bytes.len()).div_ceil(SECTOR_BYTES);
+        if !off {
+            let file = &mut self.files[file];
+            file.bytes[offset..offset + bytes.len()].copy_from_slice(bytes);
+            file.dirty.extend(sectors.clone());
+        }
+        result.map(|()| sectors)
+    }
+
     fn change_names(&mut self, change: NameChange) {
         change.clone().apply(&mut self.names);
         self.renamed.push(change);
@@ -207,6 +225,10 @@ impl SimDisk {
 }
 
 impl Disk for SimDisk {
+    fn way(&self) -> WriteWay {
+        WriteWay::Direct
+    }
+
     fn list(&self) -> io::Result<Vec<String>> {
         Ok(self.names())
     }
@@ -270,20 +292,25 @@ impl DiskFile for SimFile {
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.disk.state().write(self.file, bytes, offset).map(drop)
+    }
+
+    /// Only these sectors become durable, whatever else was written before.
+    fn write_durably(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         let mut state = self.disk.state();
-        // A write that fails may still have written.
-        let result = state.operation();
-        let off = state
-            .power_off_at
-            .is_some_and(|off| state.operations > off + 1);
-        if !off {
+        let sectors = state.write(self.file, bytes, offset)?;
+        if !state.syncs_lie {
             let file = &mut state.files[self.file];
-            let offset = offset as usize;
-            file.bytes[offset..offset + bytes.len()].copy_from_slice(bytes);
-            let last = (offset + bytes.len()).div_ceil(SECTOR_BYTES);
-            file.dirty.extend(offset / SECTOR_BYTES..last);
+            if file.durable.is_empty() {
+                file.durable = vec![0; file.bytes.len()];
+            }
+            for sector in sectors {
+                let range = sector * SECTOR_BYTES..(sector + 1) * SECTOR_BYTES;
+                file.durable[range.clone()].copy_from_slice(&file.bytes[range]);
+                file.dirty.remove(&sector);
+            }
         }
-        result
+        Ok(())
     }
 
     fn sync(&self) -> io::Result<()> {

@@ -1,0 +1,76 @@
+//! Blocks under way: in any order to the disk, in order to the caller.
+
+use std::time::Duration;
+
+use super::{
+    super::{Found, When},
+    CONFIG, SimDisk, open, prepare, write,
+};
+
+#[test]
+fn a_block_is_durable_when_all_before_it_are() {
+    let disk = SimDisk::default();
+    let (mut opened, _) = open(&disk, None).unwrap();
+    write(&mut opened.writer, &[vec![0; 10]]).unwrap();
+    let before = opened.reader.durable_end();
+    let blocks: Vec<_> = (1..=3)
+        .map(|fill| prepare(&mut opened.writer, &[vec![fill; 10]], When::Durable).unwrap())
+        .collect();
+    let ends: Vec<_> = blocks.iter().map(|(p, _)| p.placed().end()).collect();
+    let mut prepared: Vec<_> = blocks.into_iter().map(|(p, _)| Some(p)).collect();
+    let mut land = |at: usize| prepared[at].take().unwrap().write().unwrap();
+    land(2);
+    assert_eq!(opened.reader.durable_end(), before);
+    land(0);
+    assert_eq!(opened.reader.durable_end(), ends[0]);
+    land(1);
+    assert_eq!(opened.reader.durable_end(), ends[2]);
+}
+
+#[test]
+fn nothing_counts_after_a_failed_write_and_nothing_is_written() {
+    let disk = SimDisk::default();
+    let (mut opened, _) = open(&disk, None).unwrap();
+    write(&mut opened.writer, &[vec![0; 10]]).unwrap();
+    let mut next = || {
+        let (prepared, _) = prepare(&mut opened.writer, &[vec![1; 10]], When::Durable).unwrap();
+        prepared
+    };
+    let (first, second, third) = (next(), next(), next());
+    disk.fail_after(0);
+    assert!(second.write().is_err());
+    let operations = disk.operations();
+    assert!(first.write().is_err());
+    assert!(third.write().is_err());
+    assert!(opened.writer.drain().is_err());
+    assert_eq!(disk.operations(), operations, "nothing is tried again");
+}
+
+#[test]
+fn a_block_that_is_not_written_poisons_the_log() {
+    let disk = SimDisk::default();
+    let (mut opened, _) = open(&disk, None).unwrap();
+    write(&mut opened.writer, &[vec![0; 10]]).unwrap();
+    drop(prepare(&mut opened.writer, &[vec![1; 10]], When::Durable));
+    let error = write(&mut opened.writer, &[vec![2; 10]]).unwrap_err();
+    assert_eq!(error.to_string(), "a block was not written");
+}
+
+#[test]
+fn what_is_written_can_be_read_and_becomes_durable_by_itself() {
+    let disk = SimDisk::default();
+    let mut config = CONFIG;
+    config.sync_delay = Some(Duration::ZERO);
+    let found = Found::on(std::sync::Arc::new(disk.clone()), config).unwrap();
+    let mut opened = found.open(None, &mut |_| Ok(())).unwrap();
+    write(&mut opened.writer, &[vec![0; 10]]).unwrap();
+    let (prepared, stored) = prepare(&mut opened.writer, &[vec![1; 10]], When::Written).unwrap();
+    let end = prepared.placed().end();
+    prepared.write().unwrap();
+    assert_eq!(opened.reader.written_end(), end);
+    let read = opened.reader.frame(stored[0].position, stored[0].length);
+    assert_eq!(read.unwrap(), stored[0].payload);
+    while opened.reader.durable_end() < end {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
