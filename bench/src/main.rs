@@ -5,6 +5,7 @@
 
 mod bare;
 mod bare_consume;
+mod channel_suite;
 mod consume;
 mod end_to_end;
 mod events;
@@ -40,6 +41,8 @@ enum Command {
     /// Consumer groups: working events off with an ack for each, beside a bare
     /// stream with the same messages.
     Groups(group_suite::Groups),
+    /// Topics of each channel: the time to the ack and to a consumer.
+    Channels(channel_suite::Channels),
     /// Named loads on Sluice: throughput, latency, fan-out and more.
     Run(load_suite::Run),
     /// A short look at every load, in less than two minutes.
@@ -61,6 +64,7 @@ fn main() -> anyhow::Result<()> {
         .build()?;
     match Cli::parse().command {
         Command::Log(log) => runtime.block_on(log_suite::run(log)),
+        Command::Channels(channels) => runtime.block_on(channel_suite::run(channels)),
         Command::Groups(groups) => runtime.block_on(group_suite::run(groups)),
         Command::Run(run) => runtime.block_on(load_suite::run(run)),
         Command::Quick => runtime.block_on(load_suite::quick()),
