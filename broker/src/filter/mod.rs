@@ -206,6 +206,13 @@ impl Filter {
         Subject::new(event, attempt, &self.0.paths)
     }
 
+    /// Whether it only compares: judging an event then takes little more than
+    /// one look at its bytes.
+    #[must_use]
+    pub fn is_cheap(&self) -> bool {
+        self.0.terms.iter().all(|term| term.predicate.is_cheap())
+    }
+
     /// Judges an event.
     #[must_use]
     pub fn judge(&self, subject: &Subject<'_>) -> Verdict {

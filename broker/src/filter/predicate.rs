@@ -135,6 +135,16 @@ impl Predicate {
         }
     }
 
+    /// Whether there is nothing in it but comparisons.
+    pub(super) fn is_cheap(&self) -> bool {
+        match self {
+            Self::And(parts) | Self::Or(parts) => parts.iter().all(Self::is_cheap),
+            Self::Not(part) => part.is_cheap(),
+            Self::Matches(..) | Self::Leaf(_) => false,
+            _ => true,
+        }
+    }
+
     /// Every payload path that it reads.
     pub(super) fn paths(&mut self, visit: &mut dyn FnMut(&mut DataPath)) {
         let mut operand = |operand: &mut Operand| {

@@ -25,6 +25,7 @@ mod settle;
 pub mod solo;
 mod task;
 
+pub(crate) use self::scan::turn_to_filter;
 pub use self::{
     board::{LeaseError, LeaseToken, MemberId, Report},
     change::{ChangeError, ChangeRequest, Move, Moved},

@@ -1,15 +1,30 @@
 //! Reads a page of a source and applies the group's filter to it. Runs beside
 //! the group's task, so that neither disk nor filter holds it up.
 
-use std::sync::Arc;
+use std::{
+    sync::{Arc, LazyLock},
+    thread,
+};
 
 use bytes::Bytes;
 use sluice_proto::{Offset, PartitionId, event::EventRef};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::{
     commit::{Page, PageLimits, Partition, ReadError, Store, StoredEvent, Topic},
     filter::{EvaluationError, Filter},
 };
+
+/// As many pages may be filtered beside the tasks at once as there are
+/// processors, so that filters leave the threads for blocking work to others.
+static FILTERING: LazyLock<Semaphore> =
+    LazyLock::new(|| Semaphore::new(thread::available_parallelism().map_or(2, usize::from)));
+
+/// Waits for its turn to filter a page; dropping the permit ends the turn.
+pub(crate) async fn turn_to_filter() -> Option<SemaphorePermit<'static>> {
+    // It is never closed.
+    FILTERING.acquire().await.ok()
+}
 
 /// What a page holds for the group.
 #[derive(Debug, Default)]
@@ -23,6 +38,9 @@ pub(super) struct Scanned {
     pub(super) last_error: Option<EvaluationError>,
     /// Events before the first of the page that are gone.
     pub(super) dropped: u64,
+    /// The filter took too many steps for the event at `next`, which neither
+    /// passes nor is dropped.
+    pub(super) overran: bool,
 }
 
 /// A partition that a group reads.
@@ -91,7 +109,12 @@ pub(super) struct Scanner {
 impl Scanner {
     /// Reads and filters a page, if that takes neither the disk nor much time.
     pub(super) fn scan_now(&self, of: &Feed, from: Offset) -> Option<Result<Scanned, ReadError>> {
-        if of.filtered && self.filter.is_some() {
+        if of.filtered
+            && self
+                .filter
+                .as_ref()
+                .is_some_and(|filter| !filter.is_cheap())
+        {
             return None;
         }
         let partition = of.partition()?;
@@ -143,6 +166,12 @@ impl Scanner {
                     Ok(false) => {
                         scanned.filtered += 1;
                         continue;
+                    }
+                    Err(error @ EvaluationError::OverBudget) => {
+                        scanned.next = stored.offset;
+                        scanned.last_error = Some(error);
+                        scanned.overran = true;
+                        break;
                     }
                     Err(error) => {
                         scanned.errors += 1;

@@ -9,7 +9,8 @@ use tonic::Status;
 use super::{api::Api, authorize::Action, convert, events, refusal::Refusal};
 use crate::{
     commit::{Page, PageLimits, Topic},
-    filter::Filter,
+    filter::{EvaluationError, Filter},
+    group::turn_to_filter,
 };
 
 const PAGE: PageLimits = PageLimits {
@@ -224,6 +225,10 @@ impl Reading {
         } = self.cursors[at];
         let filter = self.filter.clone();
         let left = self.left.unwrap_or(u64::MAX);
+        let turn = match filter {
+            Some(_) => turn_to_filter().await,
+            None => None,
+        };
         let work = tokio::task::spawn_blocking(move || {
             let of = topic.partition(partition);
             let page = match of {
@@ -236,9 +241,11 @@ impl Reading {
                 partition,
                 epoch,
             };
-            Ok::<_, Refusal>(found.sift(end, filter.as_ref(), left))
+            found.sift(end, filter.as_ref(), left)
         });
-        let (response, next) = work.await.map_err(Refusal::internal)??;
+        let work = work.await;
+        drop(turn);
+        let (response, next) = work.map_err(Refusal::internal)??;
         self.cursors[at].next = next;
         Ok(response)
     }
@@ -252,7 +259,14 @@ struct Found {
 }
 
 impl Found {
-    fn sift(self, end: Offset, filter: Option<&Filter>, left: u64) -> (wire::ReadResponse, Offset) {
+    /// The events that match. What cannot be judged does not match, but a filter
+    /// that takes too many steps ends the read at that event.
+    fn sift(
+        self,
+        end: Offset,
+        filter: Option<&Filter>,
+        left: u64,
+    ) -> Result<(wire::ReadResponse, Offset), Refusal> {
         let Self {
             page,
             partition,
@@ -265,11 +279,22 @@ impl Found {
                 next = stored.offset;
                 break;
             }
-            let matches = filter.is_none_or(|filter| {
-                // What cannot be judged does not match.
+            let judged = filter.map_or(Ok(true), |filter| {
                 let event = EventRef::read(&stored.event);
-                event.is_ok_and(|event| filter.matches(&event).unwrap_or(false))
+                event.map_or(Ok(false), |event| filter.matches(&event))
             });
+            let matches = match judged {
+                Ok(matches) => matches,
+                Err(EvaluationError::OverBudget) if events.is_empty() => {
+                    return Err(Refusal::filter_overran(partition, stored.offset));
+                }
+                // What was found before goes out first; the next page begins here.
+                Err(EvaluationError::OverBudget) => {
+                    next = stored.offset;
+                    break;
+                }
+                Err(_) => false,
+            };
             if matches {
                 events.push(wire::ReadEvent {
                     partition: partition.0 as i32,
@@ -281,6 +306,6 @@ impl Found {
                 });
             }
         }
-        (wire::ReadResponse { events }, next)
+        Ok((wire::ReadResponse { events }, next))
     }
 }

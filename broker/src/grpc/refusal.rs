@@ -4,7 +4,7 @@
 use std::{ops::Range, time::Duration};
 
 use sluice_proto::{
-    NameError, TopicName,
+    NameError, Offset, PartitionId, TopicName,
     event::EventError,
     wire::{self, ErrorReason},
 };
@@ -16,7 +16,7 @@ use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::{
     commit::{CatalogError, CommitError, OpenProducerError, ReadError, SequenceError, Unavailable},
-    filter::FilterError,
+    filter::{EvaluationError, FilterError},
     group::{ChangeError, JoinError, LeaseError, RedriveError, SettlementError, Shrinks},
 };
 
@@ -119,6 +119,17 @@ impl Refusal {
 
     pub(super) fn internal(message: impl ToString) -> Self {
         Self::new(Code::Internal, ErrorReason::Internal, message)
+    }
+
+    /// A reader's filter takes too much work for an event.
+    pub(super) fn filter_overran(partition: PartitionId, at: Offset) -> Self {
+        let message = format!(
+            "filter: {} (partition {}, offset {})",
+            EvaluationError::OverBudget,
+            partition.0,
+            at.0
+        );
+        Self::new(Code::ResourceExhausted, ErrorReason::InvalidFilter, message).at("filter")
     }
 
     pub(super) fn bad_filter(field: &str, error: &FilterError) -> Self {

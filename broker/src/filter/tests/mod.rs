@@ -7,6 +7,7 @@ use sluice_proto::pb;
 use super::*;
 
 mod agreement;
+mod fuzz;
 mod hostile;
 
 /// An encoded event.

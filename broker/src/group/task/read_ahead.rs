@@ -11,7 +11,7 @@ use crate::{
     commit::{ReadError, StoredEvent},
     group::{
         board::{Arrived, EventId},
-        scan::Scanned,
+        scan::{Scanned, turn_to_filter},
     },
 };
 
@@ -54,7 +54,12 @@ impl GroupTask {
         let generation = self.generation;
         let feed = self.feeds[source].clone();
         self.jobs.push(Box::pin(async move {
+            let turn = match scanner.filter {
+                Some(_) => turn_to_filter().await,
+                None => None,
+            };
             let scanned = task::spawn_blocking(move || scanner.scan(&feed, from)).await;
+            drop(turn);
             if matches!(scanned, Ok(Err(_)) | Err(_)) {
                 tokio::time::sleep(READ_AGAIN_AFTER).await;
             }
@@ -84,6 +89,12 @@ impl GroupTask {
         self.dropped += scanned.dropped;
         if let Some(error) = scanned.last_error {
             self.last_filter_error = error.to_string();
+            if scanned.overran {
+                let partition = self.board.source(source).partition.0;
+                let why = format!("{error} (partition {partition}, offset {})", scanned.next.0);
+                tracing::warn!(group = %self.group.name, %why, "the filter is stopped");
+                self.disabled = Some(why);
+            }
         }
         let now = self.clock.now_ms();
         let skipped = scanned.filtered + scanned.errors + scanned.dropped;
