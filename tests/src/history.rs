@@ -6,20 +6,32 @@
 //!
 //! - an acked event is in its topic, at the place of its ack, once;
 //! - an event whose publish got no answer is there once or not at all, and one
-//!   that was refused is not there;
-//! - what was delivered is there, at that place, and what is there was published;
+//!   that was refused is not there, nor is it ever delivered or read;
+//! - what was delivered or read is there, at that place, and what is there was
+//!   published;
 //! - a place has one event for good, and offsets have no gaps;
+//! - the places of a request follow each other, and those of a producer's next
+//!   request come after them;
+//! - a reader gets every offset, in order, also across crashes;
 //! - what was acked by its worker, durably, is not delivered again to that group;
 //! - events of one key are delivered one after the other.
+//!
+//! That covers the anomalies of
+//! [Jepsen's Kafka workload](https://github.com/jepsen-io/redpanda), whose names
+//! [`Anomaly::name`] gives, and those of groups and crashes besides.
 //!
 //! Several tasks note things, and may be late with it. So what came after what in
 //! a group is told by the leases, which the broker gives in growing order, and
 //! not by the order of the notes.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-};
+mod anomaly;
+mod check;
+#[cfg(test)]
+mod tests;
+
+use std::{collections::BTreeMap, fmt};
+
+pub use self::anomaly::Anomaly;
 
 /// Where an event is.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -72,117 +84,14 @@ enum Publish {
 #[derive(Clone, Debug, Default)]
 pub struct History {
     publishes: BTreeMap<String, Publish>,
+    /// By producer, the places of each request, in the order of the requests.
+    sent: BTreeMap<String, Vec<Vec<Place>>>,
+    /// By reader, what it got at a time.
+    polls: BTreeMap<String, Vec<Vec<(String, Place)>>>,
     deliveries: Vec<Delivered>,
     /// The lease with which a group's event was settled.
     settled: BTreeMap<(String, String), Lease>,
     read: Vec<(String, Place)>,
-}
-
-/// Something that must not happen.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Anomaly {
-    /// An acked event is not in its topic.
-    #[error("{id} was acked at {place} and is gone")]
-    Lost {
-        /// The event.
-        id: String,
-        /// Where the ack put it.
-        place: Place,
-    },
-    /// An acked event is elsewhere than its ack said.
-    #[error("{id} was acked at {acked} and is at {found}")]
-    Moved {
-        /// The event.
-        id: String,
-        /// Where the ack put it.
-        acked: Place,
-        /// Where it is.
-        found: Place,
-    },
-    /// An event is in its topic more than once.
-    #[error("{id} is there {} times: {}", places.len(), join(places))]
-    Duplicated {
-        /// The event.
-        id: String,
-        /// Where it is.
-        places: Vec<Place>,
-    },
-    /// A refused event is in its topic.
-    #[error("{id} was refused and is at {place}")]
-    RefusedButThere {
-        /// The event.
-        id: String,
-        /// Where it is.
-        place: Place,
-    },
-    /// An event that nobody published.
-    #[error("{id} at {place} was never published")]
-    Invented {
-        /// The event.
-        id: String,
-        /// Where it was delivered or read.
-        place: Place,
-    },
-    /// A delivered event is not in its topic.
-    #[error("{id} was delivered from {place} and is gone")]
-    Phantom {
-        /// The event.
-        id: String,
-        /// Where it was said to be.
-        place: Place,
-    },
-    /// A place had different events.
-    #[error("{place} had several events: {}", ids.join(", "))]
-    Inconsistent {
-        /// The place.
-        place: Place,
-        /// The events that were acked, delivered or read there.
-        ids: Vec<String>,
-    },
-    /// Offsets of a partition begin above 0, leave something out, or come in
-    /// another order.
-    #[error("offset {expected} was to be read where {found} came")]
-    Gap {
-        /// The offset that follows those before.
-        expected: i64,
-        /// What came.
-        found: Place,
-    },
-    /// An event was delivered after its ack was durable.
-    #[error("{id} was delivered to {group} again after its ack was durable")]
-    Redelivered {
-        /// The group.
-        group: String,
-        /// The event.
-        id: String,
-    },
-    /// An event was delivered after a later one of its key.
-    #[error("{id} at {place} was delivered to {group} after a later event of its key {key}")]
-    OutOfOrder {
-        /// The group.
-        group: String,
-        /// The key.
-        key: String,
-        /// The event.
-        id: String,
-        /// Where it is.
-        place: Place,
-    },
-    /// An event of the topic was never delivered.
-    #[error("{id} at {place} was never delivered to {group}")]
-    Undelivered {
-        /// The group.
-        group: String,
-        /// The event.
-        id: String,
-        /// Where it is.
-        place: Place,
-    },
-}
-
-fn join(places: &[Place]) -> String {
-    let places: Vec<_> = places.iter().map(Place::to_string).collect();
-    places.join(", ")
 }
 
 impl History {
@@ -202,6 +111,25 @@ impl History {
     /// The broker said that it is durable.
     pub fn publish_acked(&mut self, id: &str, place: Place) {
         self.publishes.insert(id.to_owned(), Publish::Acked(place));
+    }
+
+    /// The broker said that these events of one request are durable. A producer
+    /// of that name notes its requests in the order in which it sent them.
+    pub fn batch_acked(&mut self, producer: &str, batch: Vec<(String, Place)>) {
+        let mut places = Vec::with_capacity(batch.len());
+        for (id, place) in batch {
+            self.publish_acked(&id, place.clone());
+            places.push(place);
+        }
+        self.sent
+            .entry(producer.to_owned())
+            .or_default()
+            .push(places);
+    }
+
+    /// A reader that began at the beginning got these events next, at once.
+    pub fn polled(&mut self, reader: &str, page: Vec<(String, Place)>) {
+        self.polls.entry(reader.to_owned()).or_default().push(page);
     }
 
     /// The broker said that it did not take it.
@@ -238,163 +166,9 @@ impl History {
         )
     }
 
-    /// Everything in which the run contradicts what the broker promises.
+    /// How many events readers got.
     #[must_use]
-    pub fn anomalies(&self) -> Vec<Anomaly> {
-        let mut found = Vec::new();
-        let mut places: BTreeMap<&str, Vec<Place>> = BTreeMap::new();
-        for (id, place) in &self.read {
-            places.entry(id).or_default().push(place.clone());
-        }
-        self.check_publishes(&places, &mut found);
-        self.check_origins(&places, &mut found);
-        self.check_places(&mut found);
-        self.check_offsets(&mut found);
-        self.check_deliveries(&mut found);
-        found
-    }
-
-    /// Events of the topic that the group never got. Only to be asked when the
-    /// group has no filter and has caught up.
-    #[must_use]
-    pub fn undelivered(&self, group: &str, topic: &str) -> Vec<Anomaly> {
-        let to_group = self.deliveries.iter().filter(|d| d.group == group);
-        let delivered: BTreeSet<_> = to_group.map(|d| &d.id).collect();
-        let in_topic = self.read.iter().filter(|(_, place)| place.topic == topic);
-        in_topic
-            .filter(|(id, _)| !delivered.contains(id))
-            .map(|(id, place)| Anomaly::Undelivered {
-                group: group.to_owned(),
-                id: id.clone(),
-                place: place.clone(),
-            })
-            .collect()
-    }
-
-    fn check_publishes(&self, places: &BTreeMap<&str, Vec<Place>>, found: &mut Vec<Anomaly>) {
-        for (id, publish) in &self.publishes {
-            let id = id.clone();
-            let there = places.get(id.as_str()).map_or(&[][..], Vec::as_slice);
-            match (publish, there) {
-                (Publish::Acked(place), []) => found.push(Anomaly::Lost {
-                    id,
-                    place: place.clone(),
-                }),
-                (Publish::Acked(acked), [only]) if only != acked => found.push(Anomaly::Moved {
-                    id,
-                    acked: acked.clone(),
-                    found: only.clone(),
-                }),
-                (Publish::Refused, [first, ..]) => found.push(Anomaly::RefusedButThere {
-                    id,
-                    place: first.clone(),
-                }),
-                (Publish::Acked(_) | Publish::Unknown, [_, _, ..]) => {
-                    found.push(Anomaly::Duplicated {
-                        id,
-                        places: there.to_vec(),
-                    });
-                }
-                _ => {}
-            }
-        }
-    }
-
-    fn check_origins(&self, places: &BTreeMap<&str, Vec<Place>>, found: &mut Vec<Anomaly>) {
-        for (id, place) in self.seen() {
-            let anomaly = Anomaly::Invented {
-                id: id.clone(),
-                place: place.clone(),
-            };
-            if !self.publishes.contains_key(id) && !found.contains(&anomaly) {
-                found.push(anomaly);
-            }
-        }
-        for Delivered { id, place, .. } in &self.deliveries {
-            let anomaly = Anomaly::Phantom {
-                id: id.clone(),
-                place: place.clone(),
-            };
-            if !places.contains_key(id.as_str()) && !found.contains(&anomaly) {
-                found.push(anomaly);
-            }
-        }
-    }
-
-    fn check_places(&self, found: &mut Vec<Anomaly>) {
-        let acked = self
-            .publishes
-            .iter()
-            .filter_map(|(id, publish)| match publish {
-                Publish::Acked(place) => Some((id, place)),
-                Publish::Unknown | Publish::Refused => None,
-            });
-        let mut events: BTreeMap<&Place, BTreeSet<&String>> = BTreeMap::new();
-        for (id, place) in acked.chain(self.seen()) {
-            events.entry(place).or_default().insert(id);
-        }
-        for (place, ids) in events.into_iter().filter(|(_, ids)| ids.len() > 1) {
-            found.push(Anomaly::Inconsistent {
-                place: place.clone(),
-                ids: ids.into_iter().cloned().collect(),
-            });
-        }
-    }
-
-    /// Every event that was delivered or read, with its place.
-    fn seen(&self) -> impl Iterator<Item = (&String, &Place)> {
-        let deliveries = self.deliveries.iter().map(|d| (&d.id, &d.place));
-        deliveries.chain(self.read.iter().map(|(id, place)| (id, place)))
-    }
-
-    fn check_deliveries(&self, found: &mut Vec<Anomaly>) {
-        let mut in_order: Vec<_> = self.deliveries.iter().collect();
-        in_order.sort_by_key(|delivered| delivered.lease);
-        let mut reached: BTreeMap<_, i64> = BTreeMap::new();
-        for delivered in in_order {
-            let Delivered {
-                group,
-                id,
-                key,
-                place,
-                lease,
-            } = delivered;
-            let settled = self.settled.get(&(group.clone(), id.clone()));
-            if settled.is_some_and(|settled| settled < lease) {
-                found.push(Anomaly::Redelivered {
-                    group: group.clone(),
-                    id: id.clone(),
-                });
-            }
-            let Some(key) = key else { continue };
-            let line = (group, key, &place.topic, place.partition);
-            let furthest = reached.entry(line).or_insert(place.offset);
-            if place.offset < *furthest {
-                found.push(Anomaly::OutOfOrder {
-                    group: group.clone(),
-                    key: key.clone(),
-                    id: id.clone(),
-                    place: place.clone(),
-                });
-            }
-            *furthest = place.offset.max(*furthest);
-        }
-    }
-
-    fn check_offsets(&self, found: &mut Vec<Anomaly>) {
-        let mut next: BTreeMap<(&str, i32), i64> = BTreeMap::new();
-        for (_, place) in &self.read {
-            let expected = next.entry((&place.topic, place.partition)).or_insert(0);
-            if place.offset != *expected {
-                found.push(Anomaly::Gap {
-                    expected: *expected,
-                    found: place.clone(),
-                });
-            }
-            *expected = place.offset + 1;
-        }
+    pub fn polled_count(&self) -> usize {
+        self.polls.values().flatten().map(Vec::len).sum()
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,3 +1,5 @@
+#![allow(clippy::unwrap_used)] // A failed step is a failed test.
+
 use super::*;
 
 fn at(offset: i64) -> Place {
@@ -26,9 +28,13 @@ fn good() -> History {
     for number in 0..8 {
         history.publish_invoked(&format!("e{number}"));
     }
-    for offset in 0..5 {
-        history.publish_acked(&format!("e{offset}"), at(offset));
-    }
+    let placed = |offset| (format!("e{offset}"), at(offset));
+    history.batch_acked("p", vec![placed(0), placed(1)]);
+    history.batch_acked("p", vec![placed(3), placed(4)]);
+    history.batch_acked("q", vec![placed(2)]);
+    history.polled("r", vec![placed(0), placed(1), placed(2)]);
+    history.polled("r", vec![placed(3), placed(4)]);
+    history.polled("r", vec![placed(5)]);
     history.publish_refused("e7");
     for offset in 0..6 {
         history.delivered(delivery(offset, (1, offset)));
@@ -58,6 +64,8 @@ fn spoilt(spoil: impl FnOnce(&mut History)) -> Vec<Anomaly> {
 fn nothing_is_found_in_a_good_history() {
     assert_eq!(good().anomalies(), []);
     assert_eq!(good().undelivered("g", "t"), []);
+    assert_eq!(good().unread("r", "t", 0), []);
+    assert_eq!(good().polled_count(), 6);
     assert_eq!(good().counts(), (5, 2, 7));
 }
 
@@ -256,4 +264,84 @@ fn an_event_that_was_never_delivered_is_found() {
             place: at(6)
         }]
     );
+}
+
+/// Names of what is found in the good history with something done to it.
+fn names(spoil: impl FnOnce(&mut History)) -> Vec<&'static str> {
+    spoilt(spoil).iter().map(Anomaly::name).collect()
+}
+
+#[test]
+fn each_anomaly_of_jepsens_kafka_workload_is_found_by_its_name() {
+    type Spoil = fn(&mut History);
+    let placed = |offset| (format!("e{offset}"), at(offset));
+    let page = |offsets: &[i64]| offsets.iter().copied().map(placed).collect::<Vec<_>>();
+    let cases: [(&str, Spoil); 12] = [
+        ("lost-write", |history| {
+            history.publish_acked("e6", at(6));
+        }),
+        ("duplicate", |history| history.read("e5", at(6))),
+        ("inconsistent-offsets", |history| {
+            history.publish_acked("e6", at(5));
+            history.read("e6", at(5));
+        }),
+        ("aborted-read", |history| history.read("e7", at(6))),
+        ("aborted-read", |history| {
+            history.polled("r", vec![("e7".to_owned(), at(6))]);
+        }),
+        ("phantom", |history| {
+            history.polled("r", vec![("e6".to_owned(), at(6))]);
+        }),
+        ("int-nonmonotonic-send", |history| {
+            let pages = history.sent.get_mut("p").unwrap();
+            pages[1].swap(0, 1);
+        }),
+        ("nonmonotonic-send", |history| {
+            history.sent.get_mut("p").unwrap().swap(0, 1);
+        }),
+        ("int-send-skip", |history| {
+            history.sent.get_mut("p").unwrap()[1][1].offset = 5;
+        }),
+        ("int-nonmonotonic-poll", |history| {
+            history.polls.get_mut("r").unwrap()[0].swap(1, 2);
+        }),
+        ("int-poll-skip", |history| {
+            history.polls.get_mut("r").unwrap()[0].remove(1);
+        }),
+        ("poll-skip", |history| {
+            history.polls.get_mut("r").unwrap().remove(1);
+        }),
+    ];
+    for (name, spoil) in cases {
+        let found = names(spoil);
+        assert!(found.contains(&name), "{name}: {found:?}");
+    }
+    // A reader that goes back, and one that does not begin at the beginning.
+    let found = names(|history| history.polled("r", page(&[4, 5])));
+    assert_eq!(found, ["nonmonotonic-poll"]);
+    let found = names(|history| history.polled("late", page(&[2, 3])));
+    assert_eq!(found, ["poll-skip"]);
+    // Others may publish between two requests.
+    assert_eq!(names(|history| drop(history.sent.remove("q"))), [""; 0]);
+}
+
+#[test]
+fn an_event_that_a_reader_or_a_group_never_got_is_unseen() {
+    let mut history = good();
+    history.polls.get_mut("r").unwrap().pop();
+    let found = history.unread("r", "t", 0);
+    assert_eq!(
+        found,
+        [Anomaly::Unseen {
+            reader: "r".to_owned(),
+            id: id(5),
+            place: at(5)
+        }]
+    );
+    assert_eq!(found[0].name(), "unseen");
+    assert_eq!(history.unread("nobody", "t", 0).len(), 6);
+    history.deliveries.retain(|delivered| delivered.id != "e5");
+    let found = history.undelivered("g", "t");
+    assert_eq!(found.len(), 1);
+    assert_eq!(found[0].name(), "unseen");
 }

@@ -3,16 +3,19 @@
 //!
 //! ```text
 //!   single, session, stream ──> "in" ──> group "acking":     ack
-//!        (producers)             └─────> group "committing": commit ack and output ──> "out"
+//!        (producers)             ├─────> group "committing": commit ack and output ──> "out"
+//!                                └─────> a reader of each partition, from its beginning
 //! ```
 //!
 //! `SLUICE_SEED` replays what is random in a run: what is published, and when the
-//! broker is killed.
+//! broker is killed. `SLUICE_KILLS` says how often it is in each of the two tests;
+//! `tests/results/kills.md` has the outcome of many.
 
 #![allow(clippy::unwrap_used)]
 
 mod consumers;
 mod producers;
+mod readers;
 mod run;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
@@ -29,9 +32,11 @@ use tokio::{sync::watch, task::JoinSet};
 use crate::{
     consumers::{acking, committing},
     producers::{Source, session, single, stream},
+    readers::following,
     run::{PARTITIONS, Run},
 };
 
+/// Kills in each test, unless `SLUICE_KILLS` says otherwise.
 const KILLS: usize = 25;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -53,6 +58,10 @@ async fn a_killed_broker_keeps_what_it_has_promised_across_checkpoints_and_segme
 }
 
 async fn kill_again_and_again(args: &[&str]) {
+    let kills = match std::env::var("SLUICE_KILLS") {
+        Ok(kills) => kills.parse().expect("SLUICE_KILLS is a number"),
+        Err(_) => KILLS,
+    };
     let mut random = seeded();
     let mut broker = TestBroker::start_with(args);
     let api = Api::connect(broker.url()).await;
@@ -91,8 +100,12 @@ async fn kill_again_and_again(args: &[&str]) {
     consumers.spawn(acking(run.clone()));
     consumers.spawn(committing(run.clone()));
     consumers.spawn(committing(run.clone()));
+    let partitions = 0..i32::try_from(PARTITIONS).unwrap();
+    for partition in partitions.clone() {
+        consumers.spawn(following(run.clone(), partition));
+    }
 
-    for kill in 1..=KILLS {
+    for kill in 1..=kills {
         tokio::time::sleep(Duration::from_millis(random.random_range(0..400))).await;
         url.send(None).unwrap();
         let while_starting = random.random_bool(0.2);
@@ -106,7 +119,7 @@ async fn kill_again_and_again(args: &[&str]) {
             broker.restart();
         });
         url.send(Some(broker.url().to_owned())).unwrap();
-        if kill % 5 == 0 {
+        if kill % (kills / 5).max(1) == 0 {
             println!(
                 "kill {kill}: acked, unknown, delivered: {:?}",
                 run.note(|h| h.counts())
@@ -142,14 +155,19 @@ async fn kill_again_and_again(args: &[&str]) {
     let mut anomalies = history.anomalies();
     anomalies.extend(history.undelivered("acking", "in"));
     anomalies.extend(history.undelivered("committing", "in"));
+    for partition in partitions {
+        let reader = readers::name(partition);
+        anomalies.extend(history.unread(&reader, "in", partition));
+    }
     for anomaly in &anomalies {
-        println!("{anomaly}");
+        println!("{}: {anomaly}", anomaly.name());
     }
     assert!(anomalies.is_empty(), "{} anomalies", anomalies.len());
     let expected: BTreeSet<_> = inputs.iter().map(|id| format!("out-{id}")).collect();
     assert_eq!(outputs, expected, "each input has its output, once");
 
     let (acked, unknown, delivered) = history.counts();
-    println!("acked {acked}, unknown {unknown}, delivered {delivered}");
+    let read = history.polled_count();
+    println!("kills {kills}, acked {acked}, unknown {unknown}, delivered {delivered}, read {read}");
     assert!(acked > 0 && delivered > 0, "the run was worth something");
 }

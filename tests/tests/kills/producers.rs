@@ -73,7 +73,7 @@ pub(crate) async fn single(run: Run, mut source: Source) {
             let events = source.batch();
             run.invoked(&events);
             match api.publish("in", events.clone()).await {
-                Ok(ranges) => run.acked(&events, &ranges),
+                Ok(ranges) => run.acked(source.name, &events, &ranges),
                 Err(status) if is_unknown(&status) => break,
                 Err(status) => {
                     assert!(!unexpected(&status), "{status:?}");
@@ -121,7 +121,7 @@ pub(crate) async fn session(run: Run, mut source: Source) {
             };
             match broker.publish(request).await {
                 Ok(response) => {
-                    run.acked(&events, &response.into_inner().ranges);
+                    run.acked(source.name, &events, &response.into_inner().ranges);
                     pending = None;
                     sequence += 1;
                 }
@@ -176,7 +176,9 @@ pub(crate) async fn stream(run: Run, mut source: Source) {
                 under_way.remove(at.unwrap()).unwrap().1
             };
             match answer.message {
-                Some(FromBroker::Ack(ack)) => run.acked(&taken(ack.request_id), &ack.ranges),
+                Some(FromBroker::Ack(ack)) => {
+                    run.acked(source.name, &taken(ack.request_id), &ack.ranges)
+                }
                 Some(FromBroker::Refused(refused)) => {
                     let refusal = Refusal::from(refused.error.as_ref().unwrap());
                     let passing =

@@ -58,13 +58,11 @@ impl Run {
     }
 
     /// The broker said that these are durable.
-    pub(crate) fn acked(&self, events: &[Event], ranges: &[AppendedRange]) {
+    pub(crate) fn acked(&self, producer: &str, events: &[Event], ranges: &[AppendedRange]) {
         let places = places(events, PARTITIONS, ranges);
-        self.note(|history| {
-            for (event, place) in events.iter().zip(places) {
-                history.publish_acked(&event.id, place);
-            }
-        });
+        let ids = events.iter().map(|event| event.id.clone());
+        let batch = ids.zip(places).collect();
+        self.note(|history| history.batch_acked(producer, batch));
     }
 
     /// These are about to be published.
