@@ -119,6 +119,9 @@ limits! {
     memory_topic_bytes: usize = 16 * MIB, 128 * KIB..=1 << 40;
     /// Bytes that all memory topics keep together. Default 64 MiB.
     memory_bytes: usize = 64 * MIB, 128 * KIB..=1 << 40;
+    /// Bytes that are kept free on the disk: with less, publishing is refused, and
+    /// settlements go on. At least 2 segments; 0 refuses nothing. Default 1 GiB.
+    disk_reserve_bytes: u64 = 1 << 30, 0..=1 << 50;
     /// Bytes of changes that may wait for the log. Default 64 MiB.
     commit_queue_bytes: usize = 64 * MIB, MIB..=1 << 32;
     /// Streams of one HTTP/2 connection. Default 1000.
@@ -192,6 +195,14 @@ impl Config {
                     limits.event_bytes_max
                 )));
             }
+        }
+        let reserve_min = 2 * limits.segment_bytes;
+        if limits.disk_reserve_bytes != 0 && limits.disk_reserve_bytes < reserve_min {
+            return Err(ConfigError::Contradiction(format!(
+                "limits.disk_reserve_bytes ({}) must be 0 or at least twice \
+                 limits.segment_bytes ({reserve_min})",
+                limits.disk_reserve_bytes
+            )));
         }
         if !limits.segment_bytes.is_multiple_of(4096) {
             return Err(ConfigError::Contradiction(format!(

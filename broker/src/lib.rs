@@ -10,6 +10,7 @@ pub mod group;
 mod grpc;
 pub mod log;
 mod server;
+pub mod space;
 pub mod view;
 
 pub use self::server::{Broker, StartError};

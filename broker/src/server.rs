@@ -16,6 +16,7 @@ use crate::{
     config::{Config, ConfigError},
     group::Groups,
     grpc::{self, Api, BrokerInfo},
+    space::Space,
 };
 
 /// A broker that serves.
@@ -73,6 +74,8 @@ impl Broker {
         let (data_dir, commit_config) = (config.data_dir.clone(), config.commit());
         let opened =
             tokio::task::spawn_blocking(move || commit::open(&data_dir, commit_config)).await??;
+        let space = Space::watch(&config.data_dir, config.limits.disk_reserve_bytes)
+            .map_err(|error| StartError::Folder(config.data_dir.clone(), error))?;
         let recovery = opened.recovery;
         tracing::info!(
             data = %config.data_dir.display(), epoch = recovery.log.epoch,
@@ -99,6 +102,7 @@ impl Broker {
             opened.store,
             opened.reader,
             groups,
+            space,
             config.limits,
             info,
         ));

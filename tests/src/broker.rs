@@ -28,6 +28,7 @@ const LOG_LINES_SHOWN: usize = 200;
 #[derive(Debug)]
 pub struct TestBroker {
     folder: TempDir,
+    data: PathBuf,
     listen: String,
     args: Vec<String>,
     running: Option<Running>,
@@ -49,8 +50,23 @@ impl TestBroker {
     /// Starts a broker with more arguments for `sluice serve`.
     #[must_use]
     pub fn start_with(args: &[&str]) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        let data = folder.path().join("data");
+        Self::start_in(folder, data, args)
+    }
+
+    /// As [`TestBroker::start_with`], but with its data in this folder, which
+    /// stays.
+    #[must_use]
+    pub fn start_over(data: &Path, args: &[&str]) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        Self::start_in(folder, data.to_owned(), args)
+    }
+
+    fn start_in(folder: TempDir, data: PathBuf, args: &[&str]) -> Self {
         let mut broker = Self {
-            folder: tempfile::tempdir().expect("a temporary folder can be made"),
+            folder,
+            data,
             listen: ANY_PORT.to_owned(),
             args: args.iter().map(|arg| (*arg).to_owned()).collect(),
             running: None,
@@ -78,7 +94,7 @@ impl TestBroker {
     /// Where its data is.
     #[must_use]
     pub fn data_dir(&self) -> PathBuf {
-        self.folder.path().join("data")
+        self.data.clone()
     }
 
     /// Ends it at once, as a crash does (SIGKILL). Does nothing when it does not

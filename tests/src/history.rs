@@ -84,8 +84,8 @@ enum Publish {
 #[derive(Clone, Debug, Default)]
 pub struct History {
     publishes: BTreeMap<String, Publish>,
-    /// By producer, the places of each request, in the order of the requests.
-    sent: BTreeMap<String, Vec<Vec<Place>>>,
+    /// By producer and number of the request, the places of each request.
+    sent: BTreeMap<String, BTreeMap<u64, Vec<Place>>>,
     /// By reader, what it got at a time.
     polls: BTreeMap<String, Vec<Vec<(String, Place)>>>,
     deliveries: Vec<Delivered>,
@@ -113,9 +113,10 @@ impl History {
         self.publishes.insert(id.to_owned(), Publish::Acked(place));
     }
 
-    /// The broker said that these events of one request are durable. A producer
-    /// of that name notes its requests in the order in which it sent them.
-    pub fn batch_acked(&mut self, producer: &str, batch: Vec<(String, Place)>) {
+    /// The broker said that these events of one request are durable. A producer's
+    /// requests are numbered in the order in which it sent them; their answers may
+    /// come in another.
+    pub fn batch_acked(&mut self, producer: &str, number: u64, batch: Vec<(String, Place)>) {
         let mut places = Vec::with_capacity(batch.len());
         for (id, place) in batch {
             self.publish_acked(&id, place.clone());
@@ -124,7 +125,7 @@ impl History {
         self.sent
             .entry(producer.to_owned())
             .or_default()
-            .push(places);
+            .insert(number, places);
     }
 
     /// A reader that began at the beginning got these events next, at once.

@@ -8,6 +8,7 @@ pub mod api;
 pub mod broker;
 pub mod history;
 pub mod member;
+pub mod mount;
 pub mod proxy;
 pub mod raw;
 pub mod seed;

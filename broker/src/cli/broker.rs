@@ -30,6 +30,7 @@ impl Status {
                 "log_writer": of.log_writer,
                 "started_at": output::timestamp(of.started_at),
                 "log_failure": of.log_failure,
+                "low_space": of.low_space,
                 "log_bytes": of.log_bytes,
                 "topics": of.topic_count,
                 "groups": of.group_count,
@@ -44,7 +45,8 @@ impl Status {
             return Ok(());
         }
         let writes = match of.log_failure.as_str() {
-            "" => "taken".to_owned(),
+            "" if of.low_space.is_empty() => "taken".to_owned(),
+            "" => format!("publishing REFUSED for now: {}", of.low_space),
             reason => format!("REFUSED until a restart: {reason}"),
         };
         let mut found = if of.log_epoch == 1 {

@@ -20,6 +20,7 @@ use crate::{
     config::Limits,
     group::{GroupHandle, Groups},
     log,
+    space::Space,
 };
 
 /// What the calls work on.
@@ -28,6 +29,7 @@ pub(crate) struct Api {
     pub(crate) store: Store,
     pub(crate) log: log::Reader,
     pub(crate) groups: Groups,
+    pub(crate) space: Space,
     pub(crate) limits: Limits,
     pub(crate) info: BrokerInfo,
     /// Long streams end when it is cancelled.
@@ -48,6 +50,7 @@ impl Api {
         store: Store,
         log: log::Reader,
         groups: Groups,
+        space: Space,
         limits: Limits,
         info: BrokerInfo,
     ) -> Self {
@@ -56,6 +59,7 @@ impl Api {
             store,
             log,
             groups,
+            space,
             limits,
             info,
             stopping: CancellationToken::new(),
@@ -111,6 +115,11 @@ impl Api {
 
     pub(super) fn allow(&self, action: Action, resource: Resource<'_>) -> Result<(), Refusal> {
         authorize(Principal::Anonymous, action, resource)
+    }
+
+    /// Refuses what takes room for good while the disk has little.
+    pub(super) fn room_to_grow(&self) -> Result<(), Refusal> {
+        self.space.low().map_or(Ok(()), |low| Err(low.into()))
     }
 
     pub(super) fn next_turn(&self) -> u32 {

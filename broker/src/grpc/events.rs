@@ -26,6 +26,7 @@ impl Api {
         partition: Option<i32>,
     ) -> Result<Vec<AppendRequest>, Refusal> {
         let topic = self.topic(Action::Publish, topic)?;
+        self.room_to_grow()?;
         if events.is_empty() {
             return Err(Refusal::field(format!("{path}events"), "it is empty"));
         }

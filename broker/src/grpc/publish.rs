@@ -19,6 +19,7 @@ impl Api {
         if !request.name.is_empty() {
             convert::topic_name("name", &request.name)?;
         }
+        self.room_to_grow()?;
         let session = self.proposals.open_producer(request.name).await?;
         Ok(wire::OpenProducerResponse {
             producer_id: session.producer.0 as i64,

@@ -18,11 +18,13 @@ use crate::{
     commit::{CatalogError, CommitError, OpenProducerError, ReadError, SequenceError, Unavailable},
     filter::{EvaluationError, FilterError},
     group::{ChangeError, JoinError, LeaseError, RedriveError, SettlementError, Shrinks},
+    space::LowSpace,
 };
 
 /// The domain of every reason.
 const DOMAIN: &str = "sluice";
 const RETRY_SOON: Duration = Duration::from_millis(50);
+const RETRY_WHEN_FREED: Duration = Duration::from_secs(1);
 const RETRY_AFTER_RESTART: Duration = Duration::from_secs(1);
 
 /// Why a request is refused, as it goes over the wire.
@@ -243,6 +245,12 @@ impl From<Unavailable> for Refusal {
                     .retry(RETRY_AFTER_RESTART)
             }
         }
+    }
+}
+
+impl From<LowSpace> for Refusal {
+    fn from(low: LowSpace) -> Self {
+        Self::new(Code::ResourceExhausted, ErrorReason::LowSpace, low).retry(RETRY_WHEN_FREED)
     }
 }
 

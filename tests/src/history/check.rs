@@ -99,15 +99,14 @@ impl History {
         }
         for (id, place) in self.delivered_or_polled() {
             let refused = self.publishes.get(id) == Some(&Publish::Refused);
-            let (id_, place) = (id.clone(), place.clone());
+            let gone = !places.contains_key(id.as_str());
+            let (id, place) = (id.clone(), place.clone());
             let anomaly = if refused {
-                Anomaly::RefusedButThere { id: id_, place }
+                Anomaly::RefusedButThere { id, place }
             } else {
-                Anomaly::Phantom { id: id_, place }
+                Anomaly::Phantom { id, place }
             };
-            if refused && !found.contains(&anomaly) {
-                found.push(anomaly);
-            } else if !places.contains_key(id.as_str()) && !found.contains(&anomaly) {
+            if (refused || gone) && !found.contains(&anomaly) {
                 found.push(anomaly);
             }
         }
@@ -194,7 +193,7 @@ impl History {
     }
     fn check_sends(&self, found: &mut Vec<Anomaly>) {
         for (producer, requests) in &self.sent {
-            let steps = steps(requests.iter().map(Vec::as_slice), |place| place);
+            let steps = steps(requests.values().map(Vec::as_slice), |place| place);
             for Step {
                 after,
                 place,

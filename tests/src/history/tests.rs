@@ -29,9 +29,9 @@ fn good() -> History {
         history.publish_invoked(&format!("e{number}"));
     }
     let placed = |offset| (format!("e{offset}"), at(offset));
-    history.batch_acked("p", vec![placed(0), placed(1)]);
-    history.batch_acked("p", vec![placed(3), placed(4)]);
-    history.batch_acked("q", vec![placed(2)]);
+    history.batch_acked("p", 1, vec![placed(0), placed(1)]);
+    history.batch_acked("p", 2, vec![placed(3), placed(4)]);
+    history.batch_acked("q", 1, vec![placed(2)]);
     history.polled("r", vec![placed(0), placed(1), placed(2)]);
     history.polled("r", vec![placed(3), placed(4)]);
     history.polled("r", vec![placed(5)]);
@@ -293,14 +293,17 @@ fn each_anomaly_of_jepsens_kafka_workload_is_found_by_its_name() {
             history.polled("r", vec![("e6".to_owned(), at(6))]);
         }),
         ("int-nonmonotonic-send", |history| {
-            let pages = history.sent.get_mut("p").unwrap();
-            pages[1].swap(0, 1);
+            let requests = history.sent.get_mut("p").unwrap();
+            requests.get_mut(&2).unwrap().swap(0, 1);
         }),
         ("nonmonotonic-send", |history| {
-            history.sent.get_mut("p").unwrap().swap(0, 1);
+            let requests = history.sent.get_mut("p").unwrap();
+            let second = requests.remove(&2).unwrap();
+            requests.insert(0, second);
         }),
         ("int-send-skip", |history| {
-            history.sent.get_mut("p").unwrap()[1][1].offset = 5;
+            let requests = history.sent.get_mut("p").unwrap();
+            requests.get_mut(&2).unwrap()[1].offset = 5;
         }),
         ("int-nonmonotonic-poll", |history| {
             history.polls.get_mut("r").unwrap()[0].swap(1, 2);

@@ -62,7 +62,10 @@ impl Run {
         let places = places(events, PARTITIONS, ranges);
         let ids = events.iter().map(|event| event.id.clone());
         let batch = ids.zip(places).collect();
-        self.note(|history| history.batch_acked(producer, batch));
+        // Ids end with a number that counts a producer's events.
+        let first = events[0].id.rsplit('-').next();
+        let number = first.and_then(|digits| digits.parse().ok()).unwrap();
+        self.note(|history| history.batch_acked(producer, number, batch));
     }
 
     /// These are about to be published.

@@ -50,6 +50,11 @@ impl Api {
                 .failure()
                 .map(|reason| reason.to_string())
                 .unwrap_or_default(),
+            low_space: self
+                .space
+                .low()
+                .map(|low| low.to_string())
+                .unwrap_or_default(),
             log_bytes: self.log.stored_bytes() as i64,
             topic_count: catalog.topics().filter(|t| !t.name.is_internal()).count() as i64,
             group_count: catalog.groups().len() as i64,

@@ -1,0 +1,168 @@
+//! A disk that runs full: publishing is refused in time, everything else goes
+//! on, and publishing too when there is room again, without a restart.
+//!
+//! `cargo test -p sluice-tests --features root --test low_space`, as root.
+
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    fs::{self, File},
+    path::Path,
+    time::Duration,
+};
+
+use rustix::fs::{FallocateFlags, fallocate, statvfs};
+use sluice_proto::pb::{DescribeBrokerRequest, Event, GroupConfig};
+use sluice_tests::{
+    api::{Api, Refusal, event, expect},
+    broker::TestBroker,
+    member::{Member, ack, join},
+    mount::Mount,
+};
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+
+const MIB: u64 = 1 << 20;
+const RESERVE: u64 = 48 * MIB;
+/// How often the disk runs full.
+const TIMES: usize = 20;
+
+const ARGS: &[&str] = &[
+    "--limit=segment_bytes=16793600",
+    "--limit=disk_reserve_bytes=50331648",
+    "--limit=spare_segments_max=0",
+    "--limit=commit_queue_bytes=1048576",
+    "--limit=tail_cache_bytes=0",
+];
+
+fn large(id: &str) -> Event {
+    Event {
+        data_content_type: "application/octet-stream".to_owned(),
+        data: vec![b'x'; 512 << 10].into(),
+        ..event(id)
+    }
+}
+
+fn free_bytes(path: &Path) -> u64 {
+    let stat = statvfs(path).unwrap();
+    stat.f_bavail * stat.f_frsize
+}
+
+fn assert_low_space(status: &Status) {
+    let refusal = Refusal::from(status);
+    assert_eq!(refusal.code, Code::ResourceExhausted, "{refusal:?}");
+    assert_eq!(refusal.reason, "LOW_SPACE", "{refusal:?}");
+    let retry = status.get_details_retry_info().unwrap().retry_delay;
+    assert!(retry.is_some_and(|after| !after.is_zero()));
+}
+
+struct Run {
+    api: Api,
+    member: Member,
+    published: Vec<String>,
+}
+
+impl Run {
+    async fn start(broker: &TestBroker) -> Self {
+        let api = Api::connect(broker.url()).await;
+        api.create_topic("t", 1).await;
+        api.create_group("t", "g", GroupConfig::default()).await;
+        let member = Member::join(&api, join("t", "g", 1_000_000)).await.unwrap();
+        Self {
+            api,
+            member,
+            published: Vec::new(),
+        }
+    }
+
+    async fn publish(&mut self, make: fn(&str) -> Event) -> Result<(), Status> {
+        let id = format!("e{:06}", self.published.len());
+        self.api.publish("t", vec![make(&id)]).await?;
+        self.published.push(id);
+        Ok(())
+    }
+
+    /// Publishes until it is refused, as it should be.
+    async fn publish_until_refused(&mut self, make: fn(&str) -> Event) {
+        let refused = expect("publishing to be refused", async {
+            loop {
+                if let Err(status) = self.publish(make).await {
+                    return status;
+                }
+            }
+        });
+        assert_low_space(&refused.await);
+    }
+
+    /// What has to go on although publishing does not.
+    async fn the_rest_goes_on(&mut self) {
+        assert_eq!(self.api.ids("t").await, self.published);
+        let delivery = expect("a delivery", self.member.delivery()).await.unwrap();
+        let settled = self.member.settle(vec![ack(delivery.lease.unwrap())]);
+        let failures = expect("an ack", settled).await.unwrap();
+        assert!(failures.is_empty(), "{failures:?}");
+        let mut admin = self.api.admin.clone();
+        let status = admin.describe_broker(DescribeBrokerRequest {}).await;
+        let status = status.unwrap().into_inner();
+        assert_eq!(status.log_failure, "");
+        assert_ne!(status.low_space, "");
+    }
+
+    async fn publishing_resumes(&mut self) {
+        expect("publishing to go on", async {
+            while let Err(status) = self.publish(event).await {
+                assert_low_space(&status);
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await;
+    }
+}
+
+/// Takes room until so much is left.
+fn fill(path: &Path, left: u64) {
+    let ballast = File::create(path).unwrap();
+    let length = free_bytes(path).checked_sub(left).unwrap();
+    fallocate(&ballast, FallocateFlags::empty(), 0, length).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_refuses_publishing_and_heals() {
+    let mount = Mount::tmpfs("size=320m");
+    let broker = TestBroker::start_over(&mount.path().join("data"), ARGS);
+    let mut run = Run::start(&broker).await;
+    let ballast = mount.path().join("ballast");
+    // Filled by the events themselves first.
+    fill(&ballast, RESERVE + 60 * MIB);
+    run.publish_until_refused(large).await;
+    assert!(run.published.len() > 30, "{} events", run.published.len());
+    run.the_rest_goes_on().await;
+    for time in 1..=TIMES {
+        fs::remove_file(&ballast).unwrap();
+        run.publishing_resumes().await;
+        fill(&ballast, RESERVE - 16 * MIB);
+        run.publish_until_refused(event).await;
+        run.the_rest_goes_on().await;
+        println!("full and freed: {time} times");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_takes_no_more_files_refuses_publishing_and_heals() {
+    let mount = Mount::tmpfs("size=256m,nr_inodes=400");
+    let broker = TestBroker::start_over(&mount.path().join("data"), ARGS);
+    let mut run = Run::start(&broker).await;
+    run.publishing_resumes().await;
+    let files = mount.path().join("files");
+    for time in 1..=TIMES {
+        fs::create_dir(&files).unwrap();
+        let made =
+            (0..400).take_while(|number| File::create(files.join(format!("{number}"))).is_ok());
+        assert!(made.count() < 400, "the file system counts its files");
+        run.publish_until_refused(event).await;
+        run.the_rest_goes_on().await;
+        fs::remove_dir_all(&files).unwrap();
+        run.publishing_resumes().await;
+        println!("full and freed: {time} times");
+    }
+}
