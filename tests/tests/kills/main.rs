@@ -8,8 +8,7 @@
 //! ```
 //!
 //! `SLUICE_SEED` replays what is random in a run: what is published, and when the
-//! broker is killed. `SLUICE_KILLS` says how often it is in each of the two tests;
-//! `tests/results/kills.md` has the outcome of many.
+//! broker is killed. `SLUICE_KILLS` says how often it is, in each of the two tests.
 
 #![allow(clippy::unwrap_used)]
 

@@ -39,6 +39,7 @@ async fn read(run: &Run, api: &Api, partition: i32, next: &mut i64, follow: bool
         partitions: vec![partition],
         start: Some(ReadStart {
             at: Some(At::Offset(*next)),
+            ..ReadStart::default()
         }),
         follow,
         ..ReadRequest::default()

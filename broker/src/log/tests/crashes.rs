@@ -10,7 +10,11 @@ use super::{
     sim_disk::SimDisk,
 };
 
-const SEEDS: u64 = 300;
+/// Seeds, unless `SLUICE_SEEDS` says how many, from `SLUICE_SEED` on: so a single
+/// one is replayed.
+const SEEDS: u64 = 2000;
+/// Seeds of a disk whose syncs do nothing, which most of them find out.
+const LYING_SEEDS: u64 = 300;
 const LIVES: usize = 12;
 
 /// What the log has promised.
@@ -218,10 +222,16 @@ fn lives(disk: &SimDisk, seed: u64) -> Result<(usize, usize), String> {
     Ok((model.acked.len(), recycled))
 }
 
+fn seeds() -> std::ops::Range<u64> {
+    let number = |name| std::env::var(name).ok().map(|text| text.parse().unwrap());
+    let first = number("SLUICE_SEED").unwrap_or(0);
+    first..first + number("SLUICE_SEEDS").unwrap_or(SEEDS)
+}
+
 #[test]
 fn what_was_acked_survives_every_crash() {
     let (mut acked, mut recycled) = (0, 0);
-    for seed in 0..SEEDS {
+    for seed in seeds() {
         match lives(&SimDisk::default(), seed) {
             Ok((frames, files)) => {
                 acked += frames;
@@ -230,20 +240,27 @@ fn what_was_acked_survives_every_crash() {
             Err(wrong) => panic!("seed {seed}: {wrong}"),
         }
     }
-    assert!(
-        acked > SEEDS as usize * 20,
-        "only {acked} frames were acked"
+    println!(
+        "seeds {:?}: acked {acked} frames, recycled {recycled} files",
+        seeds()
     );
-    assert!(recycled > 100, "only {recycled} files were recycled");
+    // A few seeds, as when one is replayed, need not be worth anything.
+    if seeds().count() as u64 >= SEEDS {
+        assert!(
+            acked > SEEDS as usize * 20,
+            "only {acked} frames were acked"
+        );
+        assert!(recycled > 100, "only {recycled} files were recycled");
+    }
 }
 
 /// The test above would notice a log that does not sync.
 #[test]
 fn a_disk_that_only_pretends_to_sync_is_found_out() {
-    let found = (0..SEEDS).filter(|seed| {
+    let found = (0..LYING_SEEDS).filter(|seed| {
         let disk = SimDisk::default();
         disk.let_syncs_lie();
         lives(&disk, *seed).is_err()
     });
-    assert!(found.count() > SEEDS as usize / 2);
+    assert!(found.count() > LYING_SEEDS as usize / 2);
 }
