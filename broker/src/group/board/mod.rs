@@ -32,6 +32,8 @@ mod anew;
 mod counts;
 mod lease;
 mod leases;
+#[cfg(test)]
+mod model;
 mod progress;
 mod settling;
 #[cfg(test)]

@@ -1,0 +1,73 @@
+#!/usr/bin/env python3
+"""Breaks the rules of groups on purpose, one at a time, and runs the model test
+of the board, which must fail each time. Takes the changes back in any case.
+
+    python3 tests/mutations/run.py
+
+Prints a table in Markdown; exits with 1 when a mutation is not caught."""
+
+import pathlib
+import re
+import subprocess
+import sys
+
+BOARD = pathlib.Path(__file__).parents[2] / "broker/src/group/board"
+TEST = ["cargo", "test", "-p", "sluice-broker", "--lib", "board::model"]
+
+# What is broken, the file, the text, and what it becomes.
+MUTATIONS = [
+    ("a suspect is ready for anybody", "settling.rs",
+     "if self.events.get(&id).is_some_and(Entry::is_suspect) {",
+     "if false {"),
+    ("a member with a suspect gets more", "mod.rs",
+     "holding.suspects == 0 && (cap == 0", "(cap == 0"),
+    ("a member's cap is off by one", "mod.rs",
+     "holding.leases < cap)", "holding.leases <= cap)"),
+    ("a loss among neighbours counts an attempt", "leases.rs",
+     "alone: holding.leases == 1 && !holding.vanishing,", "alone: true,"),
+    ("a loss while alone counts none", "leases.rs",
+     "alone: holding.leases == 1 && !holding.vanishing,", "alone: false,"),
+    ("a settlement on its way does not freeze its lease", "leases.rs",
+     "self.set_place(id, Place::Settling(lease));\n        Ok(id)",
+     "let _ = lease;\n        Ok(id)"),
+    ("a settled event leaves its line to nobody", "settling.rs",
+     "Ok(Some(next)) => self.activate(next, now_ms),", "Ok(Some(_)) => {}"),
+    ("a partition is in no order", "mod.rs",
+     "Ordering::Partition => Some(LineName::Source(id.source)),",
+     "Ordering::Partition => None,"),
+    ("a failed event lets others pass though it holds its key", "settling.rs",
+     "if self.rules.overtake\n", "if true\n"),
+    ("a delayed event comes at once", "settling.rs",
+     "if due_ms <= now_ms {", "if true {"),
+    ("an event held over a restart does not hold its line", "mod.rs",
+     "            self.locks.arrive(line, id);\n        }\n        let progress",
+     "            let _ = line;\n        }\n        let progress"),
+]
+
+
+def main():
+    print("| broken | seed | what the test says |\n|---|---|---|")
+    missed = 0
+    for name, file, old, new in MUTATIONS:
+        path = BOARD / file
+        before = path.read_text()
+        assert before.count(old) == 1, f"{name}: {file} has changed"
+        try:
+            path.write_text(before.replace(old, new))
+            ran = subprocess.run(TEST, capture_output=True, text=True, check=False)
+        finally:
+            path.write_text(before)
+        output = ran.stdout + ran.stderr
+        assert "could not compile" not in output, f"{name}: {output}"
+        seed = re.search(r"SLUICE_MODEL_SEED=(\d+)", output)
+        said = re.search(r"panicked at [^\n]*\n([^\n]*)", output)
+        if ran.returncode == 0 or not seed:
+            missed += 1
+            print(f"| {name} | - | NOT CAUGHT |", flush=True)
+        else:
+            print(f"| {name} | {seed[1]} | `{said[1][:100] if said else ''}` |", flush=True)
+    sys.exit(1 if missed else 0)
+
+
+if __name__ == "__main__":
+    main()
