@@ -107,6 +107,9 @@ limits! {
     block_bytes: usize = MIB, 4 * KIB..=FRAME_BYTES_MAX;
     /// Blocks of the log that may be under way to the disk at a time. Default 2.
     blocks_in_flight_max: usize = 2, 1..=8;
+    /// How fast the next segment is zeroed, ahead of need, once the open one is
+    /// half full; 0 for not at all. Default 128 MiB a second.
+    ahead_bytes_per_second: u64 = 128 * MIB as u64, 0..=1 << 40;
     /// How long the log waits before it syncs what was only promised to be
     /// written. Default 10 ms.
     buffered_sync_ms: u64 = 10, 0..=60_000;
@@ -220,6 +223,8 @@ impl Config {
                 segment_bytes: limits.segment_bytes,
                 tail_cache_bytes: limits.tail_cache_bytes,
                 write: self.log_writer,
+                ahead_bytes_per_second: Some(limits.ahead_bytes_per_second)
+                    .filter(|rate| *rate > 0),
                 sync_delay: Some(Duration::from_millis(limits.buffered_sync_ms)),
                 spares_max: limits.spare_segments_max,
             },

@@ -109,6 +109,7 @@
 //! unknown, and trying a sync again would not tell
 //! (<https://wiki.postgresql.org/wiki/Fsync_Errors>).
 
+mod ahead;
 mod block;
 mod buffer;
 mod cache;
@@ -189,6 +190,8 @@ pub struct LogConfig {
     /// How long a block that was promised to be written only waits for a sync;
     /// `None` for until the next durable block.
     pub sync_delay: Option<Duration>,
+    /// How fast segments are zeroed ahead of need; `None` for not at all.
+    pub ahead_bytes_per_second: Option<u64>,
     /// Files of removed segments to keep, at most, to be written again.
     pub spares_max: usize,
 }

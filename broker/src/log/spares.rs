@@ -5,7 +5,7 @@
 use std::{
     io,
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -32,6 +32,9 @@ pub(super) struct Spares {
     /// Size of a segment; files of another are of no use.
     size: u64,
     next_number: AtomicU64,
+    /// One is wanted ahead of need.
+    wanted: Mutex<bool>,
+    wake: Condvar,
 }
 
 fn number_of(name: &str) -> Option<u64> {
@@ -68,12 +71,50 @@ impl Spares {
             count_max,
             size,
             next_number: AtomicU64::new(next_number),
+            wanted: Mutex::new(false),
+            wake: Condvar::new(),
         })
     }
 
     /// A file of this size, if there is one.
     pub(super) fn take(&self, size: u64) -> Option<Spare> {
         (size == self.size).then(|| self.ready().pop()).flatten()
+    }
+
+    /// Size of a segment.
+    pub(super) fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// A segment will be needed soon.
+    pub(super) fn will_need_one(&self) {
+        if self.ready().is_empty() {
+            *self.wanted.lock().unwrap_or_else(PoisonError::into_inner) = true;
+            self.wake.notify_all();
+        }
+    }
+
+    /// Wakes up who waits for a need, because it is over.
+    pub(super) fn wake(&self) {
+        drop(self.wanted.lock().unwrap_or_else(PoisonError::into_inner));
+        self.wake.notify_all();
+    }
+
+    /// Waits until a file is to be made ahead of need; false when it is over.
+    pub(super) fn wait_for_need(&self, is_over: impl Fn() -> bool) -> bool {
+        let mut wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if is_over() {
+                return false;
+            }
+            if std::mem::take(&mut *wanted) {
+                return true;
+            }
+            wanted = self
+                .wake
+                .wait(wanted)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
     }
 
     /// How many more of this size are of use.

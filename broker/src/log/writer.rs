@@ -303,6 +303,10 @@ impl Writer {
         });
         let end = Position(position.0 + header.block_len());
         *next = end;
+        let half = segment.base.0 + segment.size / 2;
+        if position.0 < half && end.0 >= half {
+            self.shared.spares.will_need_one();
+        }
         self.prev_crc = header.crc;
         self.shared.flight().begin(end, when);
         Prepared {
@@ -323,6 +327,7 @@ impl Drop for Writer {
         // Under the lock, so that whoever is about to wait sees it.
         drop(self.shared.flight());
         self.shared.landing.notify_all();
+        self.shared.spares.wake();
     }
 }
 

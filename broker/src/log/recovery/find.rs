@@ -23,7 +23,11 @@ pub(super) fn find_segments(disk: &dyn Disk) -> Result<Vec<FoundSegment>, OpenEr
     let mut bases = Vec::new();
     for name in disk.list().map_err(folder)? {
         if segment::is_unfinished(&name) {
-            disk.remove(&name).map_err(folder)?;
+            match disk.remove(&name) {
+                // The thread that was making it, of a log just closed, was first.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                other => other.map_err(folder)?,
+            }
         } else if let Some(base) = segment::base_of(&name) {
             bases.push(base);
         }

@@ -20,7 +20,7 @@ use self::{
     follow::Scan,
 };
 use super::{
-    LogConfig, LogPoint, Opened, Position,
+    LogConfig, LogPoint, Opened, Position, ahead,
     cache::TailCache,
     disk::{Disk, Folder, WriteWay},
     flight::Flight,
@@ -246,6 +246,10 @@ impl Found {
             segments: RwLock::new(BTreeMap::new()),
             spares,
         });
+        if let Some(rate) = config.ahead_bytes_per_second {
+            ahead::start(shared.clone(), rate)
+                .map_err(|error| OpenError::io("the thread that makes segments", error))?;
+        }
         for found in &self.segments {
             let is_open = found.header.end() > end;
             shared.add_segment(&found.header, open_file.clone().filter(|_| is_open));

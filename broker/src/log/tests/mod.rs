@@ -24,6 +24,7 @@ const CONFIG: LogConfig = LogConfig {
     tail_cache_bytes: 0,
     write: WriteChoice::Auto,
     sync_delay: None,
+    ahead_bytes_per_second: None,
     spares_max: 2,
 };
 

@@ -74,3 +74,26 @@ fn what_is_written_can_be_read_and_becomes_durable_by_itself() {
         std::thread::sleep(Duration::from_millis(1));
     }
 }
+
+#[test]
+fn the_next_segment_is_made_ahead_of_zeros_and_taken() {
+    let disk = SimDisk::default();
+    let mut config = CONFIG;
+    config.ahead_bytes_per_second = Some(u64::MAX);
+    let found = Found::on(std::sync::Arc::new(disk.clone()), config).unwrap();
+    let mut opened = found.open(None, &mut |_| Ok(())).unwrap();
+    let mut frames = write(&mut opened.writer, &[vec![1; 10]]).unwrap();
+    assert_eq!(opened.reader.spare_bytes(), 0, "it is not needed yet");
+    frames.extend(write(&mut opened.writer, &[vec![2; 10_000]]).unwrap());
+    while opened.reader.spare_bytes() == 0 {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let made = disk.created();
+    frames.extend(write(&mut opened.writer, &[vec![3; 10_000]]).unwrap());
+    assert_eq!(opened.reader.segments().len(), 2);
+    assert_eq!(disk.created(), made);
+    drop(opened);
+    disk.crash(&mut rand::rng());
+    let (_, read) = open(&disk, None).unwrap();
+    assert_eq!(read, frames);
+}

@@ -268,6 +268,10 @@ impl Disk for SimDisk {
         Ok(())
     }
 
+    fn free_bytes(&self) -> io::Result<u64> {
+        Ok(u64::MAX)
+    }
+
     fn sync_dir(&self) -> io::Result<()> {
         let mut state = self.state();
         state.operation()?;
