@@ -445,6 +445,21 @@ impl Admin {
         topic: &str,
         group: &str,
     ) -> Result<Vec<pb::DeadLetter>, Error> {
+        self.find_dead_letters(topic, group, "", "").await
+    }
+
+    /// Those of whose event the CEL expression `filter` is true, and whose reason
+    /// has `reason` in it; an empty one lets all through.
+    ///
+    /// # Errors
+    /// When the group does not exist, or the filter is none.
+    pub async fn find_dead_letters(
+        &self,
+        topic: &str,
+        group: &str,
+        filter: &str,
+        reason: &str,
+    ) -> Result<Vec<pb::DeadLetter>, Error> {
         let mut request = pb::ListDeadLettersRequest {
             topic: topic.to_owned(),
             group: group.to_owned(),
@@ -452,6 +467,8 @@ impl Admin {
             page_size: 10,
             page_token: String::new(),
             dead_letter_offset: None,
+            filter: filter.to_owned(),
+            reason_contains: reason.to_owned(),
         };
         let mut letters = Vec::new();
         loop {
@@ -494,12 +511,48 @@ impl Admin {
         group: &str,
         offsets: Option<Vec<i64>>,
     ) -> Result<i64, Error> {
+        let redriven = self.redrive(topic, group, offsets, false).await?;
+        Ok(redriven.redriven_count)
+    }
+
+    /// The same; with `force` also those that have been redriven as often as the
+    /// group's `max_redrives` allows.
+    ///
+    /// # Errors
+    /// When one of them is not there, or one that is named was redriven too often.
+    pub async fn redrive(
+        &self,
+        topic: &str,
+        group: &str,
+        offsets: Option<Vec<i64>>,
+        force: bool,
+    ) -> Result<pb::RedriveDeadLettersResponse, Error> {
         let request = pb::RedriveDeadLettersRequest {
             topic: topic.to_owned(),
             group: group.to_owned(),
             all: offsets.is_none(),
             dead_letter_offsets: offsets.unwrap_or_default(),
+            force,
         };
-        Ok(call!(self.redrive_dead_letters(request))?.redriven_count)
+        call!(self.redrive_dead_letters(request))
+    }
+
+    /// Gives dead letters up for good; `None` for all. Returns how many.
+    ///
+    /// # Errors
+    /// When one of them is not there; none is purged then.
+    pub async fn purge_dead_letters(
+        &self,
+        topic: &str,
+        group: &str,
+        offsets: Option<Vec<i64>>,
+    ) -> Result<i64, Error> {
+        let request = pb::PurgeDeadLettersRequest {
+            topic: topic.to_owned(),
+            group: group.to_owned(),
+            all: offsets.is_none(),
+            dead_letter_offsets: offsets.unwrap_or_default(),
+        };
+        Ok(call!(self.purge_dead_letters(request))?.purged_count)
     }
 }

@@ -10,12 +10,40 @@ use super::{Common, output};
 /// `sluice dlq`.
 #[derive(Debug, Subcommand)]
 pub(super) enum Dlq {
-    /// Lists a group's dead letters that are not redriven.
-    List(Of),
+    /// Lists a group's dead letters that are neither redriven nor purged.
+    List(List),
     /// Shows one dead letter whole: its event, and what was tried.
     Show(Show),
     /// Gives dead letters back to their group, with attempts counted from zero.
     Redrive(Redrive),
+    /// Gives dead letters up for good. Needs --yes.
+    Purge(Purge),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct List {
+    #[command(flatten)]
+    of: Of,
+    /// Only those of whose event this CEL expression is true.
+    #[arg(long, default_value = "", hide_default_value = true)]
+    filter: String,
+    /// Only those whose reason has this text in it.
+    #[arg(long, default_value = "", hide_default_value = true)]
+    reason: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Purge {
+    #[command(flatten)]
+    of: Of,
+    /// Which, by their offsets in the list.
+    offsets: Vec<i64>,
+    /// All that there are now.
+    #[arg(long, conflicts_with = "offsets")]
+    all: bool,
+    /// Yes, they are not needed any more.
+    #[arg(long)]
+    yes: bool,
 }
 
 #[derive(Debug, Args)]
@@ -45,23 +73,30 @@ pub(super) struct Redrive {
     /// All that there are now.
     #[arg(long, conflicts_with = "offsets")]
     all: bool,
+    /// Also those that were redriven as often as the group allows.
+    #[arg(long)]
+    force: bool,
 }
 
 impl Dlq {
     pub(super) async fn run(self) -> anyhow::Result<()> {
         match self {
-            Self::List(of) => of.list().await,
+            Self::List(list) => list.run().await,
             Self::Show(show) => show.run().await,
             Self::Redrive(redrive) => redrive.run().await,
+            Self::Purge(purge) => purge.run().await,
         }
     }
 }
 
-impl Of {
-    async fn list(self) -> anyhow::Result<()> {
-        let admin = self.common.connect().await?.admin();
-        let letters = admin.list_dead_letters(&self.topic, &self.group).await?;
-        if self.common.json {
+impl List {
+    async fn run(self) -> anyhow::Result<()> {
+        let of = self.of;
+        let admin = of.common.connect().await?.admin();
+        let letters = admin
+            .find_dead_letters(&of.topic, &of.group, &self.filter, &self.reason)
+            .await?;
+        if of.common.json {
             for letter in &letters {
                 output::json(&letter_json(letter))?;
             }
@@ -136,21 +171,52 @@ impl Show {
 impl Redrive {
     async fn run(self) -> anyhow::Result<()> {
         let of = self.of;
-        let offsets = match (self.all, self.offsets.is_empty()) {
-            (true, _) => None,
-            (false, true) => bail!("which? give their offsets, or --all"),
-            (false, false) => Some(self.offsets),
-        };
+        let offsets = chosen(self.all, self.offsets)?;
         let admin = of.common.connect().await?.admin();
-        let redriven = admin
-            .redrive_dead_letters(&of.topic, &of.group, offsets)
+        let done = admin
+            .redrive(&of.topic, &of.group, offsets, self.force)
             .await?;
+        let (redriven, capped) = (done.redriven_count, done.capped_count);
         if of.common.json {
-            output::json(&json!({"redriven": redriven}))?;
-        } else {
-            output::line(&format!("{redriven} redriven to group {}", of.group))?;
+            output::json(&json!({"redriven": redriven, "capped": capped}))?;
+            return Ok(());
+        }
+        output::line(&format!("{redriven} redriven to group {}", of.group))?;
+        if capped > 0 {
+            output::line(&format!(
+                "{capped} were redriven too often before; --force redrives them too"
+            ))?;
         }
         Ok(())
+    }
+}
+
+impl Purge {
+    async fn run(self) -> anyhow::Result<()> {
+        let of = self.of;
+        let offsets = chosen(self.all, self.offsets)?;
+        if !self.yes {
+            bail!("nobody gets them back; --yes purges them");
+        }
+        let admin = of.common.connect().await?.admin();
+        let purged = admin
+            .purge_dead_letters(&of.topic, &of.group, offsets)
+            .await?;
+        if of.common.json {
+            output::json(&json!({"purged": purged}))?;
+        } else {
+            output::line(&format!("{purged} purged"))?;
+        }
+        Ok(())
+    }
+}
+
+/// Which are meant; `None` for all.
+fn chosen(all: bool, offsets: Vec<i64>) -> anyhow::Result<Option<Vec<i64>>> {
+    match (all, offsets.is_empty()) {
+        (true, _) => Ok(None),
+        (false, true) => bail!("which? give their offsets, or --all"),
+        (false, false) => Ok(Some(offsets)),
     }
 }
 

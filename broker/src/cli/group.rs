@@ -94,6 +94,9 @@ pub(super) struct Create {
     /// Events under lease at once [default: 10000].
     #[arg(long, default_value_t = 0, hide_default_value = true)]
     max_in_flight: i32,
+    /// How often one event may be redriven from the dead letters [default: 10].
+    #[arg(long, default_value_t = 0, hide_default_value = true)]
+    max_redrives: i32,
     /// Where it begins: earliest, latest, an offset, or a time as in
     /// 2026-11-24T10:00:00Z.
     #[arg(long, default_value = "earliest", value_parser = super::tail::parse_start)]
@@ -186,6 +189,7 @@ impl Create {
                 epoch: 0,
             }),
             max_in_flight: self.max_in_flight,
+            max_redrives: self.max_redrives,
             processing_limit: duration(self.processing_limit),
             on_connection_loss: match self.on_connection_loss {
                 ConnectionLoss::Deadline => pb::ConnectionLoss::Deadline,
@@ -381,6 +385,7 @@ pub(super) fn config_json(config: &pb::GroupConfig) -> Value {
         "retry_jitter": retry.jitter,
         "retry_order": output::word(retry.order().as_str_name(), "RETRY_ORDER_"),
         "max_in_flight": config.max_in_flight,
+        "max_redrives": config.max_redrives,
         "max_in_flight_per_member": config.max_in_flight_per_member,
         "processing_limit": config.processing_limit.map(|limit| output::duration(Some(limit))),
         "on_connection_loss": output::word(

@@ -39,6 +39,9 @@ pub(super) struct Update {
     /// Events under lease at once.
     #[arg(long)]
     max_in_flight: Option<i32>,
+    /// How often one event may be redriven from the dead letters.
+    #[arg(long)]
+    max_redrives: Option<i32>,
     #[command(flatten)]
     common: Common,
 }
@@ -91,6 +94,7 @@ impl Update {
                 ..pb::RetryPolicy::default()
             }),
             max_in_flight: self.max_in_flight.unwrap_or_default(),
+            max_redrives: self.max_redrives.unwrap_or_default(),
             ..pb::GroupConfig::default()
         };
         let given = [
@@ -100,6 +104,7 @@ impl Update {
             ("retry.initial_delay", self.retry_delay.is_some()),
             ("retry.max_delay", self.retry_delay_max.is_some()),
             ("max_in_flight", self.max_in_flight.is_some()),
+            ("max_redrives", self.max_redrives.is_some()),
         ];
         let paths = given.iter().filter(|(_, given)| *given);
         (config, paths.map(|(path, _)| *path).collect())

@@ -116,6 +116,22 @@ impl AckWindow {
         }
     }
 
+    /// The offsets of `from..end` that are not settled, in order. What is settled
+    /// is passed over by runs.
+    pub fn unsettled(&self, from: Offset, end: Offset) -> impl Iterator<Item = Offset> {
+        let mut next = from.max(self.committed_end);
+        std::iter::from_fn(move || {
+            if let Some((_, run_end)) = self.runs.range(..=next).next_back()
+                && next < *run_end
+            {
+                next = *run_end;
+            }
+            let found = (next < end).then_some(next)?;
+            next = next.next();
+            Some(found)
+        })
+    }
+
     /// How many offsets below `end` are not settled.
     #[must_use]
     pub fn unsettled_below(&self, end: Offset) -> u64 {
@@ -160,6 +176,9 @@ mod tests {
                     let unsettled = (0..offset).filter(|o| !model.contains(o)).count() as u64;
                     prop_assert_eq!(window.unsettled_below(Offset(offset)), unsettled);
                 }
+                let open: Vec<_> = window.unsettled(Offset(5), Offset(120)).map(|o| o.0).collect();
+                let expected: Vec<_> = (5..120).filter(|o| !model.contains(o)).collect();
+                prop_assert_eq!(open, expected);
                 let again = AckWindow::from_parts(window.committed_end(), window.runs());
                 prop_assert_eq!(again, Ok(window.clone()));
             }

@@ -147,12 +147,41 @@ pub struct Pulled {
     pub lease_ms: u64,
 }
 
+/// What redriving came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Redriven {
+    /// Dead letters that were.
+    pub redriven: u64,
+    /// Those that were passed over, because they had been so often.
+    pub capped: u64,
+}
+
+/// Why dead letters were not purged.
+#[derive(Debug, thiserror::Error)]
+pub enum PurgeError {
+    /// There is none at this offset, or no more.
+    #[error("there is no dead letter at offset {0}, or it was redriven or purged before")]
+    Unknown(Offset),
+    /// The log did not take it.
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+    /// The group is gone.
+    #[error("the group does not exist any more")]
+    GroupGone,
+}
+
 /// Why dead letters were not redriven.
 #[derive(Debug, thiserror::Error)]
 pub enum RedriveError {
     /// There is none at this offset, or no more.
     #[error("there is no dead letter at offset {0}, or it was redriven before")]
     Unknown(Offset),
+    /// It was redriven as often as the group allows.
+    #[error(
+        "the dead letter at offset {0} was redriven {1} times, and the group's max_redrives \
+         is {2}"
+    )]
+    TooOften(Offset, u32, u32),
     /// It cannot be read.
     #[error("a dead letter cannot be read: {0}")]
     Read(#[from] ReadError),
@@ -295,7 +324,13 @@ pub(super) enum Command {
     Redrive {
         /// `None` for all.
         offsets: Option<Vec<Offset>>,
-        reply: oneshot::Sender<Result<u64, RedriveError>>,
+        force: bool,
+        reply: oneshot::Sender<Result<Redriven, RedriveError>>,
+    },
+    Purge {
+        /// `None` for all.
+        offsets: Option<Vec<Offset>>,
+        reply: oneshot::Sender<Result<u64, PurgeError>>,
     },
 }
 

@@ -8,7 +8,7 @@ use sluice_proto::{Offset, PartitionId};
 use tokio::sync::oneshot;
 
 use super::{
-    command::{RedriveError, SettlementError},
+    command::{PurgeError, RedriveError, Redriven, SettlementError},
     note::DeadLetterNote,
     scan::Feed,
     settle::DeadLetter,
@@ -16,8 +16,21 @@ use super::{
 };
 use crate::commit::{
     ATTEMPTS_REMEMBERED, AppendRequest, Changes, Group, Partition, Proposals, Store, StoredEvent,
-    record::{NewEvent, Settle, Source},
+    record::{GroupConfig, NewEvent, Settle, Source},
 };
+
+/// How often an event may be redriven, unless the group says otherwise.
+pub const MAX_REDRIVES: u32 = 10;
+
+/// How often an event of the group may be redriven.
+#[must_use]
+pub fn max_redrives(config: &GroupConfig) -> u32 {
+    match config.max_redrives {
+        // Made before there was a bound.
+        0 => MAX_REDRIVES,
+        some => some,
+    }
+}
 
 impl GroupTask {
     pub(super) fn dead_letter_move(&self, letter: &DeadLetter) -> DeadLetterMove {
@@ -49,32 +62,94 @@ impl GroupTask {
         }
     }
 
+    /// Those of the dead letters that are open, `None` for all.
+    ///
+    /// # Errors
+    /// The first that is not, or that is being moved.
+    fn open_letters(&self, offsets: Option<Vec<Offset>>) -> Result<Vec<Offset>, Offset> {
+        let partition = self.group.dead_letters.partition(PartitionId(0));
+        let end = partition.map_or(Offset(0), Partition::visible_end);
+        let free = |offset: &Offset| !self.redriving.contains(offset);
+        let Some(mut offsets) = offsets else {
+            let all = self.resolved.unsettled(Offset(0), end);
+            return Ok(all.filter(free).collect());
+        };
+        offsets.sort_unstable();
+        offsets.dedup();
+        let open =
+            |offset: &Offset| *offset < end && !self.resolved.is_settled(*offset) && free(offset);
+        match offsets.iter().find(|offset| !open(offset)) {
+            Some(unknown) => Err(*unknown),
+            None => Ok(offsets),
+        }
+    }
+
+    /// Gives dead letters up in one frame.
+    pub(super) fn purge(
+        &mut self,
+        offsets: Option<Vec<Offset>>,
+        reply: oneshot::Sender<Result<u64, PurgeError>>,
+    ) {
+        let chosen = match self.open_letters(offsets) {
+            Ok(chosen) => chosen,
+            Err(unknown) => {
+                let _ = reply.send(Err(PurgeError::Unknown(unknown)));
+                return;
+            }
+        };
+        self.redriving.extend(&chosen);
+        let mut runs: Vec<(Offset, u64)> = Vec::new();
+        for offset in &chosen {
+            match runs.last_mut() {
+                Some((first, length)) if first.0 + *length == offset.0 => *length += 1,
+                _ => runs.push((*offset, 1)),
+            }
+        }
+        let changes = Changes {
+            settles: vec![Settle {
+                group: self.group.id,
+                source: Source {
+                    topic: self.group.dead_letters.id,
+                    partition: PartitionId(0),
+                },
+                runs,
+            }],
+            ..Changes::default()
+        };
+        let proposals = self.proposals.clone();
+        self.jobs.push(Box::pin(async move {
+            let result = match chosen.is_empty() {
+                true => Ok(()),
+                false => proposals.commit(changes).await.map(drop),
+            };
+            Box::new(move |task: &mut Self| {
+                for offset in &chosen {
+                    task.redriving.remove(offset);
+                    if result.is_ok() {
+                        task.resolved.settle(*offset);
+                    }
+                }
+                if let Err(error) = &result {
+                    task.disable_if_the_log_failed(error);
+                }
+                let purged = result.map(|()| chosen.len() as u64);
+                let _ = reply.send(purged.map_err(PurgeError::from));
+            }) as Continuation
+        }));
+    }
+
     pub(super) fn redrive(
         &mut self,
         offsets: Option<Vec<Offset>>,
-        reply: oneshot::Sender<Result<u64, RedriveError>>,
+        force: bool,
+        reply: oneshot::Sender<Result<Redriven, RedriveError>>,
     ) {
-        let topic = self.group.dead_letters.clone();
-        let end = topic
-            .partition(PartitionId(0))
-            .map_or(Offset(0), Partition::visible_end);
-        let open = |offset: &Offset| {
-            *offset < end && !self.resolved.is_settled(*offset) && !self.redriving.contains(offset)
-        };
-        let chosen: Vec<Offset> = match offsets {
-            None => (self.resolved.committed_end().0..end.0)
-                .map(Offset)
-                .filter(open)
-                .collect(),
-            Some(offsets) => {
-                let mut offsets = offsets;
-                offsets.sort_unstable();
-                offsets.dedup();
-                if let Some(unknown) = offsets.iter().find(|offset| !open(offset)) {
-                    let _ = reply.send(Err(RedriveError::Unknown(*unknown)));
-                    return;
-                }
-                offsets
+        let named = offsets.is_some();
+        let chosen = match self.open_letters(offsets) {
+            Ok(chosen) => chosen,
+            Err(unknown) => {
+                let _ = reply.send(Err(RedriveError::Unknown(unknown)));
+                return;
             }
         };
         self.redriving.extend(&chosen);
@@ -82,16 +157,25 @@ impl GroupTask {
             group: self.group.clone(),
             store: self.scanner.store.clone(),
             proposals: self.proposals.clone(),
+            redrives_max: if force {
+                u32::MAX
+            } else {
+                max_redrives(self.config())
+            },
         };
         self.jobs.push(Box::pin(async move {
             let mut done = Vec::new();
+            let mut capped = 0;
             let mut result = Ok(());
             for offset in &chosen {
-                result = redrive.one(*offset).await;
-                if result.is_err() {
-                    break;
+                match redrive.one(*offset).await {
+                    Ok(()) => done.push(*offset),
+                    Err(RedriveError::TooOften(..)) if !named => capped += 1,
+                    Err(error) => {
+                        result = Err(error);
+                        break;
+                    }
                 }
-                done.push(*offset);
             }
             Box::new(move |task: &mut Self| {
                 for offset in &chosen {
@@ -103,7 +187,8 @@ impl GroupTask {
                 if let Err(RedriveError::Commit(error)) = &result {
                     task.disable_if_the_log_failed(error);
                 }
-                let _ = reply.send(result.map(|()| done.len() as u64));
+                let redriven = done.len() as u64;
+                let _ = reply.send(result.map(|()| Redriven { redriven, capped }));
             }) as Continuation
         }));
     }
@@ -169,6 +254,7 @@ struct Redrive {
     group: Arc<Group>,
     store: Store,
     proposals: Proposals,
+    redrives_max: u32,
 }
 
 impl Redrive {
@@ -186,6 +272,13 @@ impl Redrive {
             Err(_) => return Err(RedriveError::GroupGone),
         };
         let mut note = DeadLetterNote::decode(event.note).unwrap_or_default();
+        if note.redrives >= self.redrives_max {
+            return Err(RedriveError::TooOften(
+                offset,
+                note.redrives,
+                self.redrives_max,
+            ));
+        }
         note.redrives += 1;
         note.attempts.clear();
         note.attempt_count = 0;

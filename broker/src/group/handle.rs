@@ -13,7 +13,7 @@ use super::{
     change::{ChangeError, ChangeRequest, Moved},
     command::{
         Command, Description, IdleReason, JoinError, Joined, Outgoing, PendingPull, Pulled,
-        RedriveError, Settlement, SettlementError, SettlementFailures, Thaw,
+        PurgeError, RedriveError, Redriven, Settlement, SettlementError, SettlementFailures, Thaw,
     },
     credit::{Grant, Shrinks},
 };
@@ -283,10 +283,29 @@ impl GroupHandle {
     /// # Errors
     /// When one of them is not there, or the log does not take them; those
     /// before it have then been redriven.
-    pub async fn redrive(&self, offsets: Option<Vec<Offset>>) -> Result<u64, RedriveError> {
-        self.ask(|reply| Command::Redrive { offsets, reply })
+    pub async fn redrive(
+        &self,
+        offsets: Option<Vec<Offset>>,
+        force: bool,
+    ) -> Result<Redriven, RedriveError> {
+        self.ask(|reply| Command::Redrive {
+            offsets,
+            force,
+            reply,
+        })
+        .await
+        .map_err(|GroupGone| RedriveError::GroupGone)?
+    }
+
+    /// Gives dead letters up, all of these or none; `None` for all that there are.
+    /// Returns how many.
+    ///
+    /// # Errors
+    /// When one of them is not there, or the log does not take it.
+    pub async fn purge(&self, offsets: Option<Vec<Offset>>) -> Result<u64, PurgeError> {
+        self.ask(|reply| Command::Purge { offsets, reply })
             .await
-            .map_err(|GroupGone| RedriveError::GroupGone)?
+            .map_err(|GroupGone| PurgeError::GroupGone)?
     }
 
     async fn ask<T>(

@@ -31,9 +31,11 @@ pub use self::{
     change::{ChangeError, ChangeRequest, Move, Moved},
     command::{
         Delivery, Description, IdleReason, JoinError, Joined, MemberState, Outgoing, Pulled,
-        RedriveError, Settlement, SettlementAction, SettlementError, SourceDescription,
+        PurgeError, RedriveError, Redriven, Settlement, SettlementAction, SettlementError,
+        SourceDescription,
     },
     credit::{Grant, Shrinks},
+    dead_letters::{MAX_REDRIVES, max_redrives},
     handle::{FrozenInputs, GroupHandle, Inbox, JoinRequest, PullRequest},
     note::DeadLetterNote,
     registry::{GroupLimits, Groups},

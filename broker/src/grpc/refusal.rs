@@ -17,7 +17,9 @@ use tonic_types::{ErrorDetails, StatusExt};
 use crate::{
     commit::{CatalogError, CommitError, OpenProducerError, ReadError, SequenceError, Unavailable},
     filter::{EvaluationError, FilterError},
-    group::{ChangeError, JoinError, LeaseError, RedriveError, SettlementError, Shrinks},
+    group::{
+        ChangeError, JoinError, LeaseError, PurgeError, RedriveError, SettlementError, Shrinks,
+    },
     space::LowSpace,
 };
 
@@ -397,9 +399,26 @@ impl From<RedriveError> for Refusal {
                 Self::new(Code::NotFound, ErrorReason::UnknownDeadLetter, error)
                     .at("dead_letter_offsets")
             }
+            RedriveError::TooOften(..) => {
+                Self::new(Code::FailedPrecondition, ErrorReason::RedriveLimit, error)
+                    .at("dead_letter_offsets")
+            }
             RedriveError::Read(error) => error.into(),
             RedriveError::Commit(error) => error.into(),
             RedriveError::GroupGone => Self::group_gone(),
+        }
+    }
+}
+
+impl From<PurgeError> for Refusal {
+    fn from(error: PurgeError) -> Self {
+        match error {
+            PurgeError::Unknown(_) => {
+                Self::new(Code::NotFound, ErrorReason::UnknownDeadLetter, error)
+                    .at("dead_letter_offsets")
+            }
+            PurgeError::Commit(error) => error.into(),
+            PurgeError::GroupGone => Self::group_gone(),
         }
     }
 }

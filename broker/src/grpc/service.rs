@@ -222,4 +222,13 @@ impl AdminService for Services {
             self.0.redrive_dead_letters(request.into_inner()).await?,
         ))
     }
+
+    async fn purge_dead_letters(
+        &self,
+        request: Request<wire::PurgeDeadLettersRequest>,
+    ) -> Result<Response<wire::PurgeDeadLettersResponse>, Status> {
+        Ok(Response::new(
+            self.0.purge_dead_letters(request.into_inner()).await?,
+        ))
+    }
 }

@@ -110,7 +110,10 @@ async fn dead_letters_are_redriven_by_offset_or_all() {
     let which = refused(url, &redrive(&[]), "");
     assert!(which.contains("--all"), "{which}");
     refused(url, &redrive(&["0", "--all"]), "");
-    assert_eq!(json(url, &redrive(&["--all"])), [json!({"redriven": 2})]);
+    assert_eq!(
+        json(url, &redrive(&["--all"])),
+        [json!({"redriven": 2, "capped": 0})]
+    );
     assert!(ids().is_empty());
     let mut consumer = consumer(url).await;
     for _ in 0..3 {
@@ -119,6 +122,69 @@ async fn dead_letters_are_redriven_by_offset_or_all() {
         assert_eq!((delivery.attempt(), delivery.redrives()), (1, 1));
         delivery.ack().await.unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_are_found_by_event_and_reason_and_purged_for_good() {
+    let mut broker = setting(&["a", "b", "c"]).await;
+    let url = broker.url().to_owned();
+    let found = |more: &[&'static str]| -> Vec<_> {
+        let words = [&["dlq", "list", "in", "ocr"], more].concat();
+        let letters = json(&url, &words);
+        letters.iter().map(|l| l["event"]["id"].clone()).collect()
+    };
+    assert_eq!(found(&["--filter", "event.id != \"b\""]), ["a", "c"]);
+    assert_eq!(found(&["--reason", "no text"]).len(), 3);
+    assert!(found(&["--reason", "too large"]).is_empty());
+
+    let purge = |more: &[&'static str]| [&["dlq", "purge", "in", "ocr"], more].concat();
+    let asks = refused(&url, &purge(&["0"]), "");
+    assert!(asks.contains("--yes"), "{asks}");
+    // All of them or none.
+    refused(&url, &purge(&["0", "9", "--yes"]), "");
+    assert_eq!(found(&[]).len(), 3);
+    assert_eq!(printed(&url, &purge(&["0", "--yes"]), ""), "1 purged\n");
+    assert_eq!(found(&[]), ["b", "c"]);
+    refused(&url, &purge(&["0", "--yes"]), "");
+    assert_eq!(
+        json(&url, &purge(&["--all", "--yes"])),
+        [json!({"purged": 2})]
+    );
+    broker.restart();
+    assert!(json(broker.url(), &["dlq", "list", "in", "ocr"]).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_is_redriven_so_often_and_no_more() {
+    let broker = setting(&["a"]).await;
+    let url = broker.url();
+    let update = ["group", "update", "in", "ocr", "--max-redrives", "1"];
+    printed(url, &update, "");
+    let mut consumer = consumer(url).await;
+    printed(url, &["dlq", "redrive", "in", "ocr", "0"], "");
+    let delivery = expect("a redriven event", consumer.next()).await;
+    delivery.unwrap().unwrap().reject("again").await.unwrap();
+    let capped = refused(url, &["dlq", "redrive", "in", "ocr", "1"], "");
+    assert!(capped.contains("max_redrives is 1"), "{capped}");
+    let all = json(url, &["dlq", "redrive", "in", "ocr", "--all"]);
+    assert_eq!(all, [json!({"redriven": 0, "capped": 1})]);
+    let forced = json(url, &["dlq", "redrive", "in", "ocr", "1", "--force"]);
+    assert_eq!(forced, [json!({"redriven": 1, "capped": 0})]);
+    let delivery = expect("a redriven event", consumer.next()).await;
+    let delivery = delivery.unwrap().unwrap();
+    assert_eq!(delivery.redrives(), 2);
+    delivery.ack().await.unwrap();
+}
+
+#[test]
+fn dead_letters_have_no_groups_and_so_no_dead_letters() {
+    let broker = TestBroker::start();
+    let url = broker.url();
+    printed(url, &["topic", "create", "in"], "");
+    printed(url, &["group", "create", "in", "ocr"], "");
+    let group = ["group", "create", "_dlq:in:ocr", "again"];
+    let why = refused(url, &group, "");
+    assert!(why.contains("can only be read"), "{why}");
 }
 
 /// A reason may quote what was in a document.

@@ -81,6 +81,7 @@ fn what_a_definition_says_is_in_tables_and_json() {
         "retry_jitter": 0.5,
         "retry_order": "hold key",
         "max_in_flight": 7,
+        "max_redrives": 10,
         "max_in_flight_per_member": 0,
         "processing_limit": null,
         "on_connection_loss": "deadline",

@@ -365,6 +365,10 @@ pub struct GroupConfig {
     /// Events under lease at once.
     #[prost(uint32, tag = "8")]
     pub max_in_flight: u32,
+    /// How often one event may be redriven; 0 in groups that were made before
+    /// there was a bound.
+    #[prost(uint32, tag = "30")]
+    pub max_redrives: u32,
     /// Where it was asked to begin.
     #[prost(oneof = "GroupStart", tags = "9, 10, 11, 12")]
     pub start: Option<GroupStart>,

@@ -312,7 +312,12 @@ impl GroupTask {
             Command::PlanMoves { positions, reply } => {
                 let _ = reply.send(self.plan_moves(&positions));
             }
-            Command::Redrive { offsets, reply } => self.redrive(offsets, reply),
+            Command::Redrive {
+                offsets,
+                force,
+                reply,
+            } => self.redrive(offsets, force, reply),
+            Command::Purge { offsets, reply } => self.purge(offsets, reply),
         }
     }
 

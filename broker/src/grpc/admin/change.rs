@@ -194,6 +194,7 @@ fn merge(
             "solo_wait" => config.solo_wait = asked.solo_wait,
             "max_in_flight" => config.max_in_flight = asked.max_in_flight,
             "retry.jitter" => retry.jitter = asked_retry.jitter,
+            "max_redrives" => config.max_redrives = asked.max_redrives,
             "retry.max_attempts" => retry.max_attempts = asked_retry.max_attempts,
             "retry.initial_delay" => retry.initial_delay = asked_retry.initial_delay,
             "retry.multiplier" => retry.multiplier = asked_retry.multiplier,

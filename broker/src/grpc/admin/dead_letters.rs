@@ -2,15 +2,23 @@
 
 use std::sync::Arc;
 
-use sluice_proto::{Offset, PartitionId, wire};
+use sluice_proto::{Offset, PartitionId, event::EventRef, wire};
 
-use super::{next_token, page_size};
+use super::page_size;
 use crate::{
     commit::{PageLimits, Topic},
-    grpc::{api::Api, authorize::Action, convert, read::visible_end, refusal::Refusal},
+    grpc::{
+        api::Api,
+        authorize::Action,
+        convert,
+        read::{self, visible_end},
+        refusal::Refusal,
+    },
 };
 
 const REDRIVE_MAX: usize = 1000;
+/// Dead letters that one page looks at, in search of those that are wanted.
+const LOOKED_AT_MAX: usize = 10_000;
 /// Bytes of the events in one answer, of which one may be larger: well below
 /// what gRPC libraries accept by default.
 const LETTERS_BYTES_MAX: usize = 3 << 20;
@@ -35,25 +43,38 @@ impl Api {
             }
             None => (page_start(&request.page_token)?, end),
         };
-        let open: Vec<Offset> = (from.0..to.0)
-            .map(Offset)
-            .filter(|offset| !resolved.is_settled(*offset))
-            .take(size + 1)
-            .collect();
-        let more = open.len() > size;
-        let page = &open[..open.len().min(size)];
-        let mut next_page_token = next_token(more, page.last().map(|o| o.next().to_string()));
-        let mut dead_letters: Vec<wire::DeadLetter> = Vec::with_capacity(page.len());
-        let mut bytes = 0;
-        for offset in page {
-            let letter = self.dead_letter(&topic, *offset).await?;
-            bytes += letter.as_ref().map_or(0, |letter| letter.event.len());
-            if bytes > LETTERS_BYTES_MAX && !dead_letters.is_empty() {
-                next_page_token = offset.to_string();
-                break;
+        let filter = read::compile("filter", &request.filter).await?;
+        let wanted = |letter: &wire::DeadLetter| {
+            let history = letter.history.as_ref();
+            let reason = history.map_or("", |history| history.reason.as_str());
+            reason.contains(&request.reason_contains)
+                && filter.as_ref().is_none_or(|filter| {
+                    // What it cannot be judged by is no match.
+                    EventRef::read(&letter.event)
+                        .is_ok_and(|event| filter.matches(&event).unwrap_or(false))
+                })
+        };
+        let mut open = resolved.unsettled(from, to);
+        let mut dead_letters: Vec<wire::DeadLetter> = Vec::new();
+        let (mut bytes, mut looked_at) = (0, 0);
+        let next_page_token = loop {
+            let Some(offset) = open.next() else {
+                break String::new();
+            };
+            if dead_letters.len() == size || looked_at == LOOKED_AT_MAX {
+                break offset.to_string();
             }
-            dead_letters.extend(letter);
-        }
+            looked_at += 1;
+            let letter = self.dead_letter(&topic, offset).await?;
+            let Some(letter) = letter.filter(wanted) else {
+                continue;
+            };
+            bytes += letter.event.len();
+            if bytes > LETTERS_BYTES_MAX && !dead_letters.is_empty() {
+                break offset.to_string();
+            }
+            dead_letters.push(letter);
+        };
         Ok(wire::ListDeadLettersResponse {
             dead_letters,
             next_page_token,
@@ -91,33 +112,56 @@ impl Api {
         request: wire::RedriveDeadLettersRequest,
     ) -> Result<wire::RedriveDeadLettersResponse, Refusal> {
         let handle = self.group(Action::Administer, &request.topic, &request.group)?;
-        let given = request.dead_letter_offsets;
-        let offsets = match (request.all, given.is_empty()) {
-            (true, true) => None,
-            (true, false) => {
-                let message = "give offsets or all, not both";
-                return Err(Refusal::field("dead_letter_offsets", message));
-            }
-            (false, true) => {
-                let message = "it is empty; give offsets, or set all";
-                return Err(Refusal::field("dead_letter_offsets", message));
-            }
-            (false, false) => {
-                if given.len() > REDRIVE_MAX {
-                    let length = format!("{} long", given.len());
-                    return Err(Refusal::limit("dead_letter_offsets", length, REDRIVE_MAX));
-                }
-                let offsets: Result<Vec<_>, _> = given
-                    .into_iter()
-                    .map(|offset| convert::count("dead_letter_offsets", offset).map(Offset))
-                    .collect();
-                Some(offsets?)
-            }
-        };
-        let redriven = handle.redrive(offsets).await?;
+        let offsets = chosen(request.all, request.dead_letter_offsets)?;
+        let redriven = handle.redrive(offsets, request.force).await?;
         Ok(wire::RedriveDeadLettersResponse {
-            redriven_count: redriven as i64,
+            redriven_count: redriven.redriven as i64,
+            capped_count: redriven.capped as i64,
         })
+    }
+
+    pub(in crate::grpc) async fn purge_dead_letters(
+        &self,
+        request: wire::PurgeDeadLettersRequest,
+    ) -> Result<wire::PurgeDeadLettersResponse, Refusal> {
+        let handle = self.group(Action::Administer, &request.topic, &request.group)?;
+        let offsets = chosen(request.all, request.dead_letter_offsets)?;
+        let purged = handle.purge(offsets).await?;
+        tracing::info!(
+            topic = request.topic,
+            group = request.group,
+            purged,
+            "dead letters purged"
+        );
+        Ok(wire::PurgeDeadLettersResponse {
+            purged_count: purged as i64,
+        })
+    }
+}
+
+/// Which dead letters are meant; `None` for all.
+fn chosen(all: bool, given: Vec<i64>) -> Result<Option<Vec<Offset>>, Refusal> {
+    match (all, given.is_empty()) {
+        (true, true) => Ok(None),
+        (true, false) => {
+            let message = "give offsets or all, not both";
+            Err(Refusal::field("dead_letter_offsets", message))
+        }
+        (false, true) => {
+            let message = "it is empty; give offsets, or set all";
+            Err(Refusal::field("dead_letter_offsets", message))
+        }
+        (false, false) => {
+            if given.len() > REDRIVE_MAX {
+                let length = format!("{} long", given.len());
+                return Err(Refusal::limit("dead_letter_offsets", length, REDRIVE_MAX));
+            }
+            let offsets: Result<Vec<_>, _> = given
+                .into_iter()
+                .map(|offset| convert::count("dead_letter_offsets", offset).map(Offset))
+                .collect();
+            Ok(Some(offsets?))
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use crate::{
         Backlog, CatalogChange, CatalogChanged, Group, NewGroup, Partition, ReadError,
         record::{GroupConfig, GroupStart, Ordering},
     },
-    group::Description,
+    group::{Description, MAX_REDRIVES, max_redrives},
     grpc::{
         api::Api,
         authorize::{Action, Resource},
@@ -24,6 +24,7 @@ const LEASE_MS: std::ops::RangeInclusive<u64> = 100..=12 * 60 * 60 * 1000;
 const DELAY_MS_MAX: u64 = 24 * 60 * 60 * 1000;
 const MAX_ATTEMPTS_MAX: usize = 100;
 const MAX_IN_FLIGHT_MAX: usize = 100_000;
+const MAX_REDRIVES_MAX: usize = 1000;
 const PROCESSING_LIMIT_MS: std::ops::RangeInclusive<u64> = 100..=7 * 24 * 60 * 60 * 1000;
 const SOLO_WAIT_MS: u64 = 10_000;
 const SOLO_WAIT_MS_MAX: u64 = 24 * 60 * 60 * 1000;
@@ -287,6 +288,12 @@ pub(super) fn group_config(asked: wire::GroupConfig) -> Result<GroupConfig, Refu
             10_000,
             MAX_IN_FLIGHT_MAX,
         )? as u32,
+        max_redrives: convert::count_or(
+            "config.max_redrives",
+            asked.max_redrives.into(),
+            MAX_REDRIVES as usize,
+            MAX_REDRIVES_MAX,
+        )? as u32,
         processing_limit_ms: ms(
             "processing_limit",
             asked.processing_limit,
@@ -392,6 +399,7 @@ pub(super) fn wire_config(config: &GroupConfig) -> wire::GroupConfig {
             epoch: 0,
         }),
         max_in_flight: config.max_in_flight as i32,
+        max_redrives: max_redrives(config) as i32,
         processing_limit: limit_ms.map(convert::duration_ms),
         on_connection_loss: on_connection_loss.into(),
         max_in_flight_per_member: config.max_in_flight_per_member as i32,
