@@ -15,7 +15,11 @@ use crate::{
     report::{Figure, quantile, table},
 };
 
-const CHANNELS: [(&str, Channel); 2] = [("fsync", Channel::Fsync), ("memory", Channel::Memory)];
+const CHANNELS: [(&str, Channel); 3] = [
+    ("fsync", Channel::Fsync),
+    ("buffered", Channel::Buffered),
+    ("memory", Channel::Memory),
+];
 const GROUP: &str = "bench";
 
 /// What to measure.

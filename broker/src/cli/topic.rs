@@ -39,6 +39,8 @@ enum Channel {
     /// Acked and delivered when on the disk.
     #[default]
     Fsync,
+    /// Acked and delivered when written, on the disk soon after.
+    Buffered,
     /// Never written: the fastest, and gone when the broker ends.
     Memory,
 }
@@ -47,6 +49,7 @@ impl From<Channel> for pb::Channel {
     fn from(channel: Channel) -> Self {
         match channel {
             Channel::Fsync => Self::Fsync,
+            Channel::Buffered => Self::Buffered,
             Channel::Memory => Self::Memory,
         }
     }

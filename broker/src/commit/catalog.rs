@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -13,6 +13,7 @@ use sluice_proto::{GroupId, GroupName, Offset, PartitionId, TopicId, TopicName};
 use tokio::sync::watch;
 
 use super::{
+    epochs::Epochs,
     memory::{Chunk, Ring},
     record::{Channel, GroupChanged, GroupConfig, GroupCreated, Record, Source, TopicCreated},
     state::{PartitionState, State},
@@ -53,8 +54,20 @@ pub struct Partition {
     last_append_ms: AtomicU64,
     /// Where its newest frames are; older ones are in the view.
     head: Mutex<VecDeque<IndexEntry>>,
+    /// How its events are kept.
+    pub(super) channel: Channel,
+    /// What a buffered topic's partition was when this run of the broker began;
+    /// nothing when it was made since.
+    recovered: OnceLock<Recovered>,
     /// All that there is of a memory topic.
     ring: Option<Mutex<Ring>>,
+}
+
+/// What earlier runs of the broker have left of a partition.
+#[derive(Clone, Debug, Default)]
+struct Recovered {
+    epochs: Epochs,
+    end: Offset,
 }
 
 /// A consumer group.
@@ -157,6 +170,8 @@ impl Catalog {
             visible_end: AtomicU64::new(p.next_offset.0),
             last_append_ms: AtomicU64::new(p.last_append_ms),
             head: Mutex::default(),
+            channel: created.channel(),
+            recovered: OnceLock::new(),
             ring: (created.channel() == Channel::Memory).then(Mutex::default),
         });
         let topic = Arc::new(Topic {
@@ -263,6 +278,31 @@ impl Partition {
         // The start may have moved beyond an end that was looked at before.
         let end = self.visible_end().0;
         end.saturating_sub(self.start_offset().0)
+    }
+
+    /// The partition is as earlier runs of the broker have left it.
+    pub(super) fn recovered(&self, epochs: Epochs) {
+        let end = self.visible_end();
+        let _ = self.recovered.set(Recovered { epochs, end });
+    }
+
+    /// The epoch in which the event at an offset of a buffered topic was appended;
+    /// `epoch` is that of this run of the broker.
+    pub(super) fn epoch_of(&self, offset: Offset, epoch: u64) -> u64 {
+        match self.recovered.get() {
+            Some(recovered) if offset < recovered.end => recovered.epochs.of(offset),
+            _ => epoch,
+        }
+    }
+
+    /// The epochs in which a buffered topic's partition was appended to, with
+    /// that of this run of the broker.
+    pub(super) fn epochs(&self, epoch: u64) -> Epochs {
+        let Recovered { mut epochs, end } = self.recovered.get().cloned().unwrap_or_default();
+        if self.visible_end() > end {
+            epochs.appended(epoch, end);
+        }
+        epochs
     }
 
     /// The events of a memory topic; `None` for those that are in the log.

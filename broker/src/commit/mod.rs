@@ -16,6 +16,7 @@ mod ack_window;
 mod backlog;
 mod catalog;
 mod checkpoint;
+mod epochs;
 mod memory;
 mod open;
 mod producers;

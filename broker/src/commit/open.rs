@@ -387,6 +387,14 @@ impl Replayed {
 
         let store = Store::new(self.reader.clone(), self.view.clone(), self.writer.epoch());
         state.producers.resume();
+        for (id, topic) in state.topics() {
+            let read = catalog.topic_by_id(id);
+            for (at, epochs) in &topic.epochs {
+                if let Some(partition) = read.and_then(|read| read.partition(*at)) {
+                    partition.recovered(epochs.clone());
+                }
+            }
+        }
         let groups = state
             .groups()
             .map(|(id, group)| (id, group.clone()))

@@ -5,7 +5,7 @@ use sluice_proto::Offset;
 
 use super::{
     catalog::Partition,
-    record::{self, DecodeError},
+    record::{self, Channel, DecodeError},
 };
 use crate::{
     log::{self, Position, Reader},
@@ -78,11 +78,36 @@ impl Store {
         }
     }
 
-    /// The epoch that a position needs to be told from another one with the same
-    /// offset; `None` where no offset is ever given twice.
+    /// The epoch in which the event at an offset was appended, which tells the
+    /// offset from another one with the same number; `None` where no offset that
+    /// was read is ever given twice.
     #[must_use]
-    pub fn epoch_of(&self, partition: &Partition) -> Option<u64> {
-        partition.ring().map(|_| self.epoch)
+    pub fn epoch_of(&self, partition: &Partition, offset: Offset) -> Option<u64> {
+        match partition.channel {
+            Channel::Fsync => None,
+            Channel::Buffered => Some(partition.epoch_of(offset, self.epoch)),
+            Channel::Memory => Some(self.epoch),
+        }
+    }
+
+    /// Whether everything below `offset` is as it was when a reader was told the
+    /// offset in `epoch`.
+    #[must_use]
+    pub fn holds(&self, partition: &Partition, epoch: u64, offset: Offset) -> bool {
+        match partition.channel {
+            Channel::Fsync => true,
+            Channel::Buffered => {
+                let is_there = epoch >= self.epoch || offset <= partition.visible_end();
+                is_there && partition.epochs(self.epoch).holds(epoch, offset)
+            }
+            Channel::Memory => epoch == self.epoch,
+        }
+    }
+
+    /// The epoch of this run of the broker.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.epoch
     }
 
     /// Reads events from `from` on. May wait for the disk.

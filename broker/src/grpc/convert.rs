@@ -169,7 +169,7 @@ pub(super) fn ranges(committed: &Committed, api: &Api) -> Vec<wire::AppendedRang
     let epoch = |appended: &Appended| {
         let topic = catalog.topic_by_id(appended.topic);
         let partition = topic.and_then(|topic| topic.partition(appended.partition));
-        partition.and_then(|partition| api.store.epoch_of(partition))
+        partition.and_then(|partition| api.store.epoch_of(partition, appended.first))
     };
     committed
         .appended

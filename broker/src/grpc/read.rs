@@ -122,14 +122,12 @@ fn check_epoch(
     let Some(partition) = topic.partition(id) else {
         return Ok(());
     };
-    match api.store.epoch_of(partition) {
-        Some(now) if epoch != 0 && epoch != now => {
-            let there = partition.start_offset().0..partition.visible_end().0;
-            let given = (offset, epoch);
-            Err(Refusal::position_lost("start.offset", given, (now, there)))
-        }
-        _ => Ok(()),
+    if epoch == 0 || api.store.holds(partition, epoch, Offset(offset)) {
+        return Ok(());
     }
+    let there = partition.start_offset().0..partition.visible_end().0;
+    let (given, now) = ((offset, epoch), (api.store.epoch(), there));
+    Err(Refusal::position_lost("start.offset", given, now))
 }
 
 /// Where in a partition a start is. `field` is the request's field that has it.
@@ -235,13 +233,9 @@ impl Reading {
                 Some(of) => api.store.read(of, next, PAGE)?,
                 None => Page::default(),
             };
-            let epoch = of.and_then(|of| api.store.epoch_of(of)).unwrap_or(0);
-            let found = Found {
-                page,
-                partition,
-                epoch,
-            };
-            found.sift(end, filter.as_ref(), left)
+            let epoch_of = |offset| of.and_then(|of| api.store.epoch_of(of, offset));
+            let found = Found { page, partition };
+            found.sift(end, filter.as_ref(), left, &epoch_of)
         });
         let work = work.await;
         drop(turn);
@@ -255,7 +249,6 @@ impl Reading {
 struct Found {
     page: Page,
     partition: PartitionId,
-    epoch: u64,
 }
 
 impl Found {
@@ -266,12 +259,9 @@ impl Found {
         end: Offset,
         filter: Option<&Filter>,
         left: u64,
+        epoch_of: &dyn Fn(Offset) -> Option<u64>,
     ) -> Result<(wire::ReadResponse, Offset), Refusal> {
-        let Self {
-            page,
-            partition,
-            epoch,
-        } = self;
+        let Self { page, partition } = self;
         let mut events = Vec::new();
         let mut next = page.next.min(end);
         for stored in page.events {
@@ -302,7 +292,7 @@ impl Found {
                     append_time: Some(convert::time_ms(stored.append_time_ms)),
                     dead_letter: convert::dead_letter_history(&stored),
                     event: stored.event,
-                    epoch: epoch as i64,
+                    epoch: epoch_of(stored.offset).unwrap_or(0) as i64,
                 });
             }
         }

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod buffered;
 mod commits;
 mod fsync;
 mod memory;

@@ -253,6 +253,8 @@ pub struct TopicCreated {
 pub enum Channel {
     /// Acked and readable when they are durable.
     Fsync = 0,
+    /// Acked and readable when they are written, and durable soon after.
+    Buffered = 1,
     /// Never in the log.
     Memory = 2,
 }
@@ -261,6 +263,7 @@ impl std::fmt::Display for Channel {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Fsync => "fsync",
+            Self::Buffered => "buffered",
             Self::Memory => "memory",
         })
     }

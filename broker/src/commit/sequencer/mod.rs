@@ -63,6 +63,9 @@ pub(super) struct Sequencer {
 struct Pending {
     block: BlockBuilder,
     frames: Vec<PendingFrame>,
+    /// Something in it is shown and answered only when it is durable; otherwise
+    /// it is enough that it is written.
+    durable: bool,
     /// Appends to memory topics that are shown with it.
     volatile: Vec<VolatileAppend>,
     /// Run once the block is durable, or with the reason why it is not.
@@ -97,6 +100,7 @@ impl Sequencer {
             let mut pending = Pending {
                 block: self.writer.block(bytes),
                 frames: Vec::new(),
+                durable: false,
                 volatile: Vec::new(),
                 replies: Vec::new(),
             };
@@ -146,12 +150,20 @@ impl Sequencer {
         let Pending {
             block,
             frames,
+            durable,
             volatile,
             replies,
         } = pending;
+        // What is in line behind a block that must be durable waits for it, so that
+        // this holds for an answer about something that came before as well.
+        let when = if durable {
+            When::Durable
+        } else {
+            When::Written
+        };
         let mut waiting = Waiting {
             end: self.writer.end().position,
-            when: When::Durable,
+            when,
             block: None,
             volatile,
             replies,
@@ -159,7 +171,7 @@ impl Sequencer {
         let mut prepared = None;
         if !frames.is_empty() {
             // When it fails the publisher finds out why.
-            prepared = self.writer.prepare(block, When::Durable).ok();
+            prepared = self.writer.prepare(block, when).ok();
         }
         if let Some(prepared) = &prepared {
             waiting.end = prepared.placed().end();
@@ -192,10 +204,12 @@ impl Sequencer {
                 Err(error) => drop(reply.send(Err(error))),
             },
             Proposal::Catalog { change, reply } => {
+                pending.durable = true;
                 let result = self.sequence_catalog(change, pending);
                 answer_when_durable(reply, result, None, pending);
             }
             Proposal::OpenProducer { name, reply } => {
+                pending.durable = true;
                 let result = self.sequence_open_producer(name, pending);
                 answer_when_durable(reply, result, None, pending);
             }
@@ -293,6 +307,8 @@ impl Sequencer {
         // What has no part in memory is in the log, also if it says nothing.
         let in_block = !records.is_empty() || (in_memory.is_empty() && !dropped);
         if in_block {
+            pending.durable |=
+                records.is_empty() || !records.iter().all(|record| self.is_buffered(record));
             let frame = self.frame(changes.producer, records);
             let length = frame.encoded_len();
             if length > FRAME_BYTES_MAX || frame.records.len() > RECORDS_MAX {
@@ -345,9 +361,25 @@ impl Sequencer {
         }
     }
 
-    fn is_memory(&self, topic: TopicId) -> bool {
+    fn channel(&self, topic: TopicId) -> Option<Channel> {
         let topic = self.state.topic(topic);
-        topic.is_some_and(|topic| topic.definition.channel() == Channel::Memory)
+        topic.map(|topic| topic.definition.channel())
+    }
+
+    fn is_memory(&self, topic: TopicId) -> bool {
+        self.channel(topic) == Some(Channel::Memory)
+    }
+
+    /// Whether the record may be answered and shown before it is durable.
+    fn is_buffered(&self, record: &Record) -> bool {
+        let topic = match record {
+            Record::Append(append) => append.topic,
+            Record::Settle(settle) => settle.source.topic,
+            Record::AttemptFailed(failed) => TopicId(failed.topic),
+            Record::LeaseNoted(lease) => TopicId(lease.topic),
+            _ => return false,
+        };
+        self.channel(topic) == Some(Channel::Buffered)
     }
 
     fn check_group(&self, group: sluice_proto::GroupId, source: Source) -> Result<(), CommitError> {

@@ -15,9 +15,10 @@ mod saved;
 
 use super::{
     ack_window::AckWindow,
+    epochs::Epochs,
     producers::{Appended, Producers},
     record::{
-        Append, AttemptFailed, Frame, GroupCreated, LeaseNoted, Record, Settle, Source,
+        Append, AttemptFailed, Channel, Frame, GroupCreated, LeaseNoted, Record, Settle, Source,
         TopicCreated,
     },
 };
@@ -52,6 +53,8 @@ pub struct TopicState {
     pub definition: TopicCreated,
     /// By partition: the next offset, and the time of the last append.
     pub partitions: Vec<PartitionState>,
+    /// By partition of a buffered topic: in which epochs it was appended to.
+    pub epochs: BTreeMap<PartitionId, Epochs>,
 }
 
 /// The writing end of a partition.
@@ -158,11 +161,11 @@ impl State {
 
     fn append(&mut self, append: &Append, time_ms: u64) -> Result<Appended, ApplyError> {
         let (topic, partition) = (append.topic, append.partition);
-        let state = self
-            .topics
-            .get_mut(&topic)
-            .and_then(|t| t.partitions.get_mut(partition.0 as usize))
-            .ok_or(ApplyError::NoPartition(topic, partition))?;
+        let gone = ApplyError::NoPartition(topic, partition);
+        let Some(of) = self.topics.get_mut(&topic) else {
+            return Err(gone);
+        };
+        let state = of.partitions.get_mut(partition.0 as usize).ok_or(gone)?;
         if state.next_offset != append.first {
             return Err(ApplyError::Gap {
                 topic,
@@ -173,6 +176,10 @@ impl State {
         let count = append.events.len() as u32;
         state.next_offset = append.first + u64::from(count);
         state.last_append_ms = time_ms;
+        if of.definition.channel() == Channel::Buffered {
+            let epochs = of.epochs.entry(partition).or_default();
+            epochs.appended(self.epoch.0, append.first);
+        }
         self.dirty.insert(EntityKey::Partition(topic, partition));
         Ok(Appended {
             topic,
@@ -270,6 +277,7 @@ impl State {
             TopicState {
                 definition: created.clone(),
                 partitions: vec![PartitionState::default(); created.partitions as usize],
+                epochs: BTreeMap::new(),
             },
         );
         self.dirty.insert(EntityKey::Topic(id));

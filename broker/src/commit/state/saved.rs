@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use prost::Message;
 use sluice_proto::{Offset, PartitionId};
 
-use super::{Epoch, LoadError, State};
+use super::{Epoch, Epochs, LoadError, State};
 use crate::{
     commit::{
+        epochs::EpochStart,
         record::{AttemptFailed, GroupCreated, LeaseNoted, TopicCreated},
         saved_window,
     },
@@ -73,6 +74,10 @@ impl State {
                 let saved = SavedPartition {
                     next_offset: state.next_offset.0,
                     last_append_ms: state.last_append_ms,
+                    epochs: topic
+                        .epochs
+                        .get(&partition)
+                        .map_or_else(Vec::new, |epochs| epochs.starts().to_vec()),
                 };
                 Some(saved.encode_to_vec())
             }
@@ -123,11 +128,14 @@ impl State {
             }
             EntityKey::Partition(topic, partition) => {
                 let saved = SavedPartition::decode(bytes).map_err(text)?;
-                let state = self
-                    .topics
-                    .get_mut(&topic)
-                    .and_then(|t| t.partitions.get_mut(partition.0 as usize))
-                    .ok_or("its topic is missing")?;
+                let missing = "its topic is missing";
+                let topic = self.topics.get_mut(&topic).ok_or(missing)?;
+                let state = topic.partitions.get_mut(partition.0 as usize);
+                let state = state.ok_or(missing)?;
+                if !saved.epochs.is_empty() {
+                    let epochs = Epochs::from_starts(saved.epochs);
+                    topic.epochs.insert(partition, epochs);
+                }
                 state.next_offset = Offset(saved.next_offset);
                 state.last_append_ms = saved.last_append_ms;
             }
@@ -165,12 +173,14 @@ struct SavedCounters {
     last_id: u64,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Message)]
+#[derive(Clone, PartialEq, Eq, Message)]
 struct SavedPartition {
     #[prost(uint64, tag = "1")]
     next_offset: u64,
     #[prost(uint64, tag = "2")]
     last_append_ms: u64,
+    #[prost(message, repeated, tag = "10")]
+    epochs: Vec<EpochStart>,
 }
 
 #[derive(Clone, PartialEq, Eq, Message)]

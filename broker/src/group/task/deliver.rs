@@ -266,7 +266,7 @@ impl GroupTask {
             append_time_ms: event.append_time_ms,
             attempt,
             redrives: 0,
-            epoch: self.epoch_of(id.source),
+            epoch: self.epoch_of(id),
             event: event.event,
         };
         if !event.note.is_empty()
@@ -280,9 +280,10 @@ impl GroupTask {
         Some(delivery)
     }
 
-    fn epoch_of(&self, source: usize) -> u64 {
-        let partition = self.feeds[source].partition();
-        let epoch = partition.and_then(|partition| self.scanner.store.epoch_of(partition));
+    fn epoch_of(&self, id: EventId) -> u64 {
+        let store = &self.scanner.store;
+        let partition = self.feeds[id.source].partition();
+        let epoch = partition.and_then(|partition| store.epoch_of(partition, id.offset));
         epoch.unwrap_or(0)
     }
 

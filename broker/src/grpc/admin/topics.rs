@@ -113,6 +113,7 @@ fn checked_config(asked: wire::TopicConfig, partitions_max: usize) -> Result<Top
     let partitions = convert::count_or(field, asked.partitions.into(), 1, partitions_max)?;
     let channel = match wire::Channel::try_from(asked.channel) {
         Ok(wire::Channel::Unspecified | wire::Channel::Fsync) => Channel::Fsync,
+        Ok(wire::Channel::Buffered) => Channel::Buffered,
         Ok(wire::Channel::Memory) => Channel::Memory,
         Err(_) => {
             let message = format!("{} is no channel that this broker knows", asked.channel);
@@ -128,6 +129,7 @@ fn checked_config(asked: wire::TopicConfig, partitions_max: usize) -> Result<Top
 fn topic_config(topic: &Topic) -> wire::TopicConfig {
     let channel = match topic.channel {
         Channel::Fsync => wire::Channel::Fsync,
+        Channel::Buffered => wire::Channel::Buffered,
         Channel::Memory => wire::Channel::Memory,
     };
     wire::TopicConfig {
