@@ -139,7 +139,7 @@ fn cut_behind(log: &Path, what: &[u8]) {
         let path = entry.unwrap().path();
         let bytes = fs::read(&path).unwrap();
         let first = |(at, byte): &(usize, &u8)| **byte == what[0] && bytes[*at..].starts_with(what);
-        let found = bytes.iter().enumerate().filter(first).last();
+        let found = bytes.iter().enumerate().rev().find(first);
         let Some((found, _)) = found else { continue };
         let blocks: Vec<usize> = (0..bytes.len())
             .step_by(PAGE)
