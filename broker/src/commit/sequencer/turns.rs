@@ -7,7 +7,7 @@
 
 use std::{
     io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     thread::JoinHandle,
 };
 
@@ -43,7 +43,11 @@ pub(in crate::commit) fn start(
 impl Turns {
     fn run(&self) {
         loop {
-            let mut sequencer = lock(&self.sequencer);
+            // After a panic of another thread the state may be half changed: then
+            // all of them end, and whoever waits is told that the broker stops.
+            let Ok(mut sequencer) = self.sequencer.lock() else {
+                return;
+            };
             let Some(block) = sequencer.next_block(&self.publisher) else {
                 return;
             };
@@ -55,7 +59,9 @@ impl Turns {
     }
 }
 
-/// A thread that panicked has left nothing that may be relied on.
+/// Passes a panic of another thread on, as what it guarded may be half changed.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    mutex
+        .lock()
+        .expect("no thread of the sequencer has panicked")
 }
