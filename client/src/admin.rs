@@ -43,6 +43,14 @@ impl GroupOptions {
         self
     }
 
+    /// Only events for which all of these are true, in the place of
+    /// [`GroupOptions::filter`].
+    #[must_use]
+    pub fn filters(mut self, filters: impl IntoIterator<Item = pb::EventFilter>) -> Self {
+        self.0.filters = filters.into_iter().collect();
+        self
+    }
+
     /// All events in parallel, also those of one key.
     #[must_use]
     pub fn unordered(mut self) -> Self {
@@ -554,5 +562,27 @@ impl Admin {
             dead_letter_offsets: offsets.unwrap_or_default(),
         };
         Ok(call!(self.purge_dead_letters(request))?.purged_count)
+    }
+
+    /// Tries a filter on the newest events of a topic.
+    ///
+    /// # Errors
+    /// When the topic does not exist, or the filter is none.
+    pub async fn test_filter(
+        &self,
+        request: pb::TestFilterRequest,
+    ) -> Result<pb::TestFilterResponse, Error> {
+        call!(self.test_filter(request.clone()))
+    }
+
+    /// Why an event reached a group or did not, and where it stands there.
+    ///
+    /// # Errors
+    /// When there is no such topic, group, partition or offset.
+    pub async fn explain_event(
+        &self,
+        request: pb::ExplainEventRequest,
+    ) -> Result<pb::ExplainEventResponse, Error> {
+        call!(self.explain_event(request.clone()))
     }
 }

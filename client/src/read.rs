@@ -107,6 +107,14 @@ impl ReadBuilder {
         self
     }
 
+    /// Only events for which all of these are true, in the place of
+    /// [`ReadBuilder::filter`].
+    #[must_use]
+    pub fn filters(mut self, filters: impl IntoIterator<Item = pb::EventFilter>) -> Self {
+        self.request.filters = filters.into_iter().collect();
+        self
+    }
+
     /// Goes on with new events.
     #[must_use]
     pub fn follow(mut self) -> Self {

@@ -11,6 +11,7 @@ use sluice_client::{
 
 use super::{
     Common,
+    filter::{self, Dialects},
     group_change::{Pause, Seek, Update},
     lag::Lag,
     output,
@@ -20,7 +21,7 @@ use super::{
 #[derive(Debug, Subcommand)]
 pub(super) enum Group {
     /// Makes a group; one that is there already with the same settings is fine.
-    Create(Create),
+    Create(Box<Create>),
     /// Lists groups.
     List(List),
     /// Tells how a group stands, and why it delivers nothing if it does not.
@@ -50,6 +51,8 @@ pub(super) struct Create {
     /// 'event.type == "image.ready" && event.data.confidence < 0.8'.
     #[arg(long, default_value = "", hide_default_value = true)]
     filter: String,
+    #[command(flatten)]
+    dialects: Dialects,
     /// Which events go one at a time, in order: those of one key, those of one
     /// partition, or none.
     #[arg(long, value_enum, default_value = "key")]
@@ -165,6 +168,7 @@ impl Create {
         let duration = |of: Option<Duration>| of.and_then(|of| of.try_into().ok());
         let config = pb::GroupConfig {
             filter: self.filter,
+            filters: self.dialects.filters()?,
             ordering: match self.ordering {
                 Ordering::Key => pb::Ordering::Key,
                 Ordering::Partition => pb::Ordering::Partition,
@@ -234,7 +238,7 @@ impl List {
                 of.group,
                 ordering(&config),
                 output::duration(config.lease_duration),
-                config.filter,
+                filter::shown(&config),
             ]
         });
         output::table(["topic", "group", "ordering", "lease", "filter"], rows)?;
@@ -262,7 +266,7 @@ impl Named {
             ("group", of.group.clone()),
             ("id", of.group_id.to_string()),
             ("created", output::timestamp(of.created_at)),
-            ("filter", config.filter.clone()),
+            ("filter", filter::shown(&config)),
             ("ordering", ordering(&config)),
             ("lease", output::duration(config.lease_duration)),
             (
@@ -275,12 +279,7 @@ impl Named {
                 ),
             ),
             ("max in flight", config.max_in_flight.to_string()),
-            ("filtered", of.filtered_count.to_string()),
             ("dropped", of.dropped_count.to_string()),
-            (
-                "filter errors",
-                with_detail(of.filter_error_count.to_string(), &of.last_filter_error),
-            ),
             (
                 "dead letters",
                 format!("{} in {}", of.dead_letter_count, of.dead_letter_topic),
@@ -288,6 +287,10 @@ impl Named {
             ("idle", with_detail(idle, &of.idle_detail)),
         ])?;
         output::line("")?;
+        if let Some(counters) = &of.filter_counters {
+            filter::counters_table(counters)?;
+            output::line("")?;
+        }
         partitions_table(&of)?;
         if !of.members.is_empty() {
             output::line("")?;
@@ -376,6 +379,7 @@ pub(super) fn config_json(config: &pb::GroupConfig) -> Value {
     let retry = config.retry.unwrap_or_default();
     json!({
         "filter": config.filter,
+        "filters": filter::filters_json(&config.filters),
         "ordering": ordering(config),
         "lease": output::duration(config.lease_duration),
         "max_attempts": retry.max_attempts,
@@ -441,6 +445,7 @@ fn describe_json(of: &pb::DescribeGroupResponse, idle: &str) -> Value {
         "dropped": of.dropped_count,
         "filter_errors": of.filter_error_count,
         "last_filter_error": of.last_filter_error,
+        "filter_counters": of.filter_counters.as_ref().map(filter::counters_json),
         "dead_letters": of.dead_letter_count,
         "dead_letter_topic": of.dead_letter_topic,
     })

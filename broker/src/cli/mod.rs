@@ -3,6 +3,7 @@
 
 mod broker;
 mod dead_letters;
+mod filter;
 mod group;
 mod group_change;
 mod lag;
@@ -41,6 +42,9 @@ enum Command {
     Publish(publish::Publish),
     /// Prints the events of a topic, and goes on with new ones.
     Tail(tail::Tail),
+    /// Tries filters, and tells why an event reached a group or did not.
+    #[command(subcommand)]
+    Filter(filter::Filter),
     /// Looks after the events that a group could not handle.
     #[command(subcommand)]
     Dlq(dead_letters::Dlq),
@@ -124,6 +128,7 @@ async fn run_client(command: Command) -> anyhow::Result<()> {
         Command::Group(group) => group.run().await,
         Command::Publish(publish) => publish.run().await,
         Command::Tail(tail) => tail.run().await,
+        Command::Filter(filter) => filter.run().await,
         Command::Dlq(dlq) => dlq.run().await,
     }
 }

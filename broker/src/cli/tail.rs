@@ -5,7 +5,7 @@ use futures_util::StreamExt;
 use serde_json::json;
 use sluice_client::{Client, ReadBuilder, ReadEvent, cloudevents, pb::read_start::At};
 
-use super::{Common, output};
+use super::{Common, filter::Dialects, output};
 
 /// `sluice tail`.
 #[derive(Debug, Args)]
@@ -19,6 +19,8 @@ pub(super) struct Tail {
     /// Only events for which this CEL expression is true.
     #[arg(long, default_value = "", hide_default_value = true)]
     filter: String,
+    #[command(flatten)]
+    dialects: Dialects,
     /// Only this partition; may be repeated.
     #[arg(long = "partition")]
     partitions: Vec<i32>,
@@ -65,7 +67,7 @@ pub(super) fn parse_start(text: &str) -> Result<At, String> {
 impl Tail {
     pub(super) async fn run(self) -> anyhow::Result<()> {
         let client = self.common.connect().await?;
-        let mut events = self.reading(&client).events().await?;
+        let mut events = self.reading(&client)?.events().await?;
         while let Some(event) = events.next().await {
             let event = event?;
             if self.common.json && self.positions {
@@ -85,17 +87,18 @@ impl Tail {
         Ok(())
     }
 
-    fn reading(&self, client: &Client) -> ReadBuilder {
+    fn reading(&self, client: &Client) -> anyhow::Result<ReadBuilder> {
         let mut reading = client
             .read(&self.topic)
             .start(self.from)
             .filter(self.filter.as_str())
+            .filters(self.dialects.filters()?)
             .partitions(self.partitions.iter().copied())
             .max_events(self.max);
         if !self.no_follow {
             reading = reading.follow();
         }
-        reading
+        Ok(reading)
     }
 }
 

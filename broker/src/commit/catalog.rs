@@ -81,6 +81,8 @@ pub struct Group {
     pub created_ms: u64,
     /// What it was asked to be.
     pub config: GroupConfig,
+    /// Where it began, by partition of the topic.
+    pub start: Vec<Offset>,
     /// The topic that it reads.
     pub topic: Arc<Topic>,
     /// The topic of its dead letters, of one partition.
@@ -201,6 +203,7 @@ impl Catalog {
             name: GroupName::from_stored(&created.name),
             created_ms: created.created_ms,
             config: created.config.clone(),
+            start: created.start.iter().copied().map(Offset).collect(),
             topic,
             dead_letters,
             parking,

@@ -47,7 +47,7 @@ pub enum Dialect {
 /// What is wrong with a filter, and which one: a path such as
 /// `[1].all[0].exact`, to be put behind the name of the field.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{path}: {problem}")]
+#[error("{problem}")]
 pub struct DialectError {
     /// Which.
     pub path: String,
@@ -307,6 +307,12 @@ impl Leaf for AttributeText {
         })
     }
 
+    fn operands(&self) -> Vec<Operand> {
+        let attribute = Attribute::Extension(self.name.as_str().into());
+        let named = Attribute::named(&self.name).filter(|named| *named == Attribute::Time);
+        vec![Operand::Attribute(named.unwrap_or(attribute))]
+    }
+
     fn boxed(&self) -> Box<dyn Leaf> {
         Box::new(self.clone())
     }
@@ -348,6 +354,18 @@ impl Leaf for Sql {
             (_, Some(error)) => Err(EvaluationError::Cesql(error.to_string())),
             (other, None) => Err(EvaluationError::NotBool(other.type_name())),
         }
+    }
+
+    fn operands(&self) -> Vec<Operand> {
+        let mut names = Vec::new();
+        self.expression.attributes(&mut names);
+        let named = |name: &str| match name {
+            // Extensions to CESQL.
+            "key" | "attempt" | "data" => Some(Attribute::Extension(name.into())),
+            _ => Attribute::named(name),
+        };
+        let attributes = names.into_iter().filter_map(named);
+        attributes.map(Operand::Attribute).collect()
     }
 
     fn boxed(&self) -> Box<dyn Leaf> {

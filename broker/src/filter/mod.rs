@@ -14,7 +14,9 @@
 pub mod budget;
 mod cel;
 mod cesql;
+mod counters;
 mod dialects;
+mod explain;
 mod json;
 pub mod operand;
 mod pattern;
@@ -28,7 +30,9 @@ use sluice_proto::event::EventRef;
 use self::json::Paths;
 pub use self::{
     cel::ShapeError,
+    counters::{Counters, Failure},
     dialects::{DIALECT_DEPTH_MAX, DIALECT_FILTERS_MAX, Dialect, DialectError},
+    explain::{SeenValue, TermExplanation},
     pattern::Pattern,
     predicate::{Comparison, Leaf, Predicate},
     subject::Subject,
@@ -110,6 +114,9 @@ pub enum FilterError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A filter in another dialect than CEL is refused.
+    #[error(transparent)]
+    Dialect(#[from] DialectError),
     /// The machine has no thread left to compile it.
     #[error("the filter could not be compiled now: {0}")]
     NoThread(String),
@@ -180,6 +187,19 @@ impl Filter {
         compiled
             .unwrap_or_else(|_| Err(FilterError::Parse("the parser failed".into())))
             .map(Self::of)
+    }
+
+    /// The filter of a group's definition: CEL, or dialects in JSON; none if both
+    /// are empty.
+    ///
+    /// # Errors
+    /// When it does not parse, or exceeds a bound.
+    pub fn of_definition(cel: &str, dialects: &str) -> Result<Option<Self>, FilterError> {
+        match (cel, dialects) {
+            ("", "") => Ok(None),
+            ("", dialects) => Ok(Some(Self::of_dialects_json(dialects)?)),
+            (cel, _) => Self::compile(cel).map(Some),
+        }
     }
 
     /// The filter that is the conjunction of these terms; without any, all

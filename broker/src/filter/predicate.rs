@@ -71,6 +71,11 @@ pub trait Leaf: fmt::Debug + fmt::Display + Send + Sync {
     /// slot when the filter is put together.
     fn paths(&mut self, _visit: &mut dyn FnMut(&mut DataPath)) {}
 
+    /// Where it looks, to be shown; what is computed may be left out.
+    fn operands(&self) -> Vec<Operand> {
+        Vec::new()
+    }
+
     /// A copy, in which slots can be given.
     fn boxed(&self) -> Box<dyn Leaf>;
 }

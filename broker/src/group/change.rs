@@ -21,7 +21,7 @@ use crate::{
     commit::{
         CatalogChange, CatalogChanged, CatalogError, GroupChange, GroupState, record::GroupPosition,
     },
-    filter::Filter,
+    filter::{Counters, Filter},
 };
 
 /// How a group is to change.
@@ -189,6 +189,8 @@ impl GroupTask {
         self.board.set_rules(BoardRules::from(self.config()));
         if let Some(filter) = filter {
             self.scanner.filter = filter;
+            // They are of terms that are gone.
+            self.counters = Counters::default();
             // What was in the way was the filter; a failed log takes no change.
             self.disabled = None;
         }

@@ -16,6 +16,7 @@ use crate::commit::{
     AckWindow, CommitError, ReadError,
     record::{GroupPosition, Settle},
 };
+use crate::filter::Counters;
 
 /// An event on its way to a member.
 #[derive(Clone, Debug)]
@@ -206,14 +207,45 @@ pub struct Description {
     pub idle_detail: String,
     /// Dead letters that are not resolved.
     pub dead_letters: u64,
-    /// Events that the filter dropped, since the broker's start.
-    pub filtered: u64,
-    /// Events that the filter could not judge, since the broker's start.
-    pub filter_errors: u64,
-    /// Why, the last time.
-    pub last_filter_error: String,
+    /// What the filter did, since the broker's start.
+    pub counters: Counters,
+    /// The filter's terms as they were written.
+    pub terms: Vec<String>,
     /// Events that were gone before they were settled, since the broker's start.
     pub dropped: u64,
+}
+
+/// Where an event of the topic stands in a group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EventStanding {
+    /// The group has not come to it.
+    NotScanned,
+    /// It waits for its key, for credit or for its turn.
+    Waiting {
+        /// The attempt that comes next.
+        attempt: u32,
+    },
+    /// It waits for its next attempt.
+    Delayed {
+        /// Which that is.
+        attempt: u32,
+    },
+    /// It is kept for a member from before a restart.
+    Held {
+        /// The attempt that is under way.
+        attempt: u32,
+        /// Whom for.
+        member: String,
+    },
+    /// A member works on it.
+    InFlight {
+        /// Which attempt that is.
+        attempt: u32,
+        /// Who.
+        member: String,
+    },
+    /// The group is done with it, or never wanted it.
+    Settled,
 }
 
 /// How a group stands in one partition. As in `sluice.v1.GroupPartition`.
@@ -310,11 +342,16 @@ pub(super) enum Command {
     Describe {
         reply: oneshot::Sender<Description>,
     },
+    Explain {
+        partition: PartitionId,
+        offset: Offset,
+        reply: oneshot::Sender<EventStanding>,
+    },
     ResolvedDeadLetters {
         reply: oneshot::Sender<AckWindow>,
     },
     Change {
-        request: ChangeRequest,
+        request: Box<ChangeRequest>,
         reply: ChangeReply,
     },
     PlanMoves {

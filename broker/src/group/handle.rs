@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use sluice_proto::Offset;
+use sluice_proto::{Offset, PartitionId};
 use tokio::{
     sync::{Notify, mpsc, oneshot},
     time::Instant,
@@ -12,8 +12,9 @@ use super::{
     board::{EventId, LeaseError, LeaseToken, MemberId},
     change::{ChangeError, ChangeRequest, Moved},
     command::{
-        Command, Description, IdleReason, JoinError, Joined, Outgoing, PendingPull, Pulled,
-        PurgeError, RedriveError, Redriven, Settlement, SettlementError, SettlementFailures, Thaw,
+        Command, Description, EventStanding, IdleReason, JoinError, Joined, Outgoing, PendingPull,
+        Pulled, PurgeError, RedriveError, Redriven, Settlement, SettlementError,
+        SettlementFailures, Thaw,
     },
     credit::{Grant, Shrinks},
 };
@@ -255,9 +256,12 @@ impl GroupHandle {
     /// # Errors
     /// When somebody else has changed it meanwhile, or the log does not take it.
     pub async fn change(&self, request: ChangeRequest) -> Result<Moved, ChangeError> {
-        self.ask(|reply| Command::Change { request, reply })
-            .await
-            .map_err(|GroupGone| ChangeError::GroupGone)?
+        self.ask(|reply| Command::Change {
+            request: Box::new(request),
+            reply,
+        })
+        .await
+        .map_err(|GroupGone| ChangeError::GroupGone)?
     }
 
     /// What a move to these positions would mean now.
@@ -267,6 +271,23 @@ impl GroupHandle {
     pub async fn plan_moves(&self, positions: Vec<GroupPosition>) -> Result<Moved, GroupGone> {
         self.ask(|reply| Command::PlanMoves { positions, reply })
             .await
+    }
+
+    /// Where an event of the topic stands.
+    ///
+    /// # Errors
+    /// When the group is gone.
+    pub async fn explain(
+        &self,
+        partition: PartitionId,
+        offset: Offset,
+    ) -> Result<EventStanding, GroupGone> {
+        self.ask(|reply| Command::Explain {
+            partition,
+            offset,
+            reply,
+        })
+        .await
     }
 
     /// Which dead letters are redriven or purged.

@@ -30,8 +30,8 @@ pub use self::{
     board::{LeaseError, LeaseToken, MemberId, Report},
     change::{ChangeError, ChangeRequest, Move, Moved},
     command::{
-        Delivery, Description, IdleReason, JoinError, Joined, MemberState, Outgoing, Pulled,
-        PurgeError, RedriveError, Redriven, Settlement, SettlementAction, SettlementError,
+        Delivery, Description, EventStanding, IdleReason, JoinError, Joined, MemberState, Outgoing,
+        Pulled, PurgeError, RedriveError, Redriven, Settlement, SettlementAction, SettlementError,
         SourceDescription,
     },
     credit::{Grant, Shrinks},

@@ -98,13 +98,11 @@ impl Groups {
         commands: mpsc::Receiver<super::command::Command>,
         room: Arc<Notify>,
     ) -> GroupTask {
-        let (filter, disabled) = match group.config.filter.as_str() {
-            "" => (None, None),
-            source => match Filter::compile(source) {
-                Ok(filter) => (Some(filter), None),
-                // It compiled when the group was made, by another version then.
-                Err(error) => (None, Some(error.to_string())),
-            },
+        let config = &group.config;
+        let (filter, disabled) = match Filter::of_definition(&config.filter, &config.dialects) {
+            Ok(filter) => (filter, None),
+            // It compiled when the group was made, by another version then.
+            Err(error) => (None, Some(error.to_string())),
         };
         let clock = Clock::start();
         let mut feeds = Vec::new();

@@ -12,7 +12,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::{
     commit::{Page, PageLimits, Partition, ReadError, Store, StoredEvent, Topic},
-    filter::{EvaluationError, Filter},
+    filter::{Counters, EvaluationError, Filter, Verdict},
 };
 
 /// As many pages may be filtered beside the tasks at once as there are
@@ -33,9 +33,8 @@ pub(super) struct Scanned {
     pub(super) next: Offset,
     /// Events for which the filter is true, with their keys.
     pub(super) matched: Vec<(StoredEvent, Option<Bytes>)>,
-    pub(super) filtered: u64,
-    pub(super) errors: u64,
-    pub(super) last_error: Option<EvaluationError>,
+    /// What the filter did.
+    pub(super) counters: Counters,
     /// Events before the first of the page that are gone.
     pub(super) dropped: u64,
     /// The filter took too many steps for the event at `next`, which neither
@@ -119,7 +118,7 @@ impl Scanner {
         }
         let partition = of.partition()?;
         match self.store.read_cached(partition, from, self.limits) {
-            Ok(page) => Some(Ok(self.sift(from, page?, of.filtered))),
+            Ok(page) => Some(Ok(self.sift(from, page?, of))),
             Err(error) => Some(Err(error)),
         }
     }
@@ -129,7 +128,7 @@ impl Scanner {
         match of.partition() {
             Some(partition) => {
                 let page = self.store.read(partition, from, self.limits)?;
-                Ok(self.sift(from, page, of.filtered))
+                Ok(self.sift(from, page, of))
             }
             None => Ok(Scanned {
                 next: from,
@@ -138,14 +137,17 @@ impl Scanner {
         }
     }
 
-    fn sift(&self, from: Offset, page: Page, filtered: bool) -> Scanned {
-        let filter = self.filter.as_ref().filter(|_| filtered);
+    fn sift(&self, from: Offset, page: Page, of: &Feed) -> Scanned {
+        let filter = self.filter.as_ref().filter(|_| of.filtered);
         let first = page.events.first().map_or(page.next, |event| event.offset);
         let mut scanned = Scanned {
             next: page.next,
             dropped: first.0.saturating_sub(from.0),
             ..Scanned::default()
         };
+        if filter.is_none() && of.filtered {
+            scanned.counters.all_match(page.events.len());
+        }
         if filter.is_none() && !self.keyed {
             scanned.matched = page.events.into_iter().map(|event| (event, None)).collect();
             return scanned;
@@ -156,26 +158,23 @@ impl Scanner {
                 let event = match EventRef::read(&stored.event) {
                     Ok(event) => event,
                     Err(error) => {
-                        scanned.errors += 1;
-                        scanned.last_error = Some(EvaluationError::Data(error.to_string().into()));
+                        let error = EvaluationError::Data(error.to_string().into());
+                        let failed = Verdict::Failed { term: 0, error };
+                        scanned.counters.count(of.id, stored.offset, &failed);
                         continue;
                     }
                 };
-                match filter.map_or(Ok(true), |filter| filter.matches(&event)) {
-                    Ok(true) => {}
-                    Ok(false) => {
-                        scanned.filtered += 1;
-                        continue;
-                    }
-                    Err(error @ EvaluationError::OverBudget) => {
+                if let Some(filter) = filter {
+                    let verdict = filter.judge(&filter.subject(&event, 1));
+                    if let Verdict::Failed { error, .. } = &verdict
+                        && *error == EvaluationError::OverBudget
+                    {
                         scanned.next = stored.offset;
-                        scanned.last_error = Some(error);
                         scanned.overran = true;
                         break;
                     }
-                    Err(error) => {
-                        scanned.errors += 1;
-                        scanned.last_error = Some(error);
+                    scanned.counters.count(of.id, stored.offset, &verdict);
+                    if verdict != Verdict::Matched {
                         continue;
                     }
                 }

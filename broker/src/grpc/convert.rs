@@ -9,6 +9,7 @@ use sluice_proto::{GroupName, TopicName, wire};
 use super::{api::Api, refusal::Refusal};
 use crate::{
     commit::{Appended, Committed, StoredEvent},
+    filter::Counters,
     group::{self, DeadLetterNote, Delivery, Grant, IdleReason, LeaseToken},
 };
 
@@ -156,6 +157,27 @@ pub(super) fn idle(reason: IdleReason) -> wire::IdleReason {
         IdleReason::Paused => wire::IdleReason::Paused,
         IdleReason::TooLarge => wire::IdleReason::TooLarge,
         IdleReason::Suspect => wire::IdleReason::Suspect,
+    }
+}
+
+/// What a filter of these terms did.
+pub(super) fn counters(counters: Counters, terms: Vec<String>) -> wire::FilterCounters {
+    let dropped = |term: usize| counters.dropped.get(term).copied().unwrap_or(0);
+    let term = |(at, term)| wire::TermCounter {
+        term,
+        dropped_count: dropped(at) as i64,
+    };
+    wire::FilterCounters {
+        seen_count: counters.seen as i64,
+        matched_count: counters.matched as i64,
+        error_count: counters.errors as i64,
+        terms: terms.into_iter().enumerate().map(term).collect(),
+        last_error: counters.last_error.map(|failure| wire::FilterFailure {
+            partition: failure.partition.0 as i32,
+            offset: failure.offset.0 as i64,
+            term: failure.term as i32,
+            message: failure.message,
+        }),
     }
 }
 

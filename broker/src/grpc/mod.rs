@@ -10,6 +10,7 @@ mod commit;
 mod consume;
 mod convert;
 mod events;
+mod filters;
 mod publish;
 mod publish_stream;
 mod pull;

@@ -6,7 +6,7 @@ use sluice_proto::{Offset, PartitionId, event::EventRef, wire, wire::read_start:
 use tokio::sync::mpsc;
 use tonic::Status;
 
-use super::{api::Api, authorize::Action, convert, events, refusal::Refusal};
+use super::{api::Api, authorize::Action, convert, events, filters, refusal::Refusal};
 use crate::{
     commit::{Page, PageLimits, Topic},
     filter::{EvaluationError, Filter},
@@ -44,7 +44,8 @@ pub(super) async fn start(
     request: wire::ReadRequest,
 ) -> Result<mpsc::Receiver<Result<wire::ReadResponse, Status>>, Refusal> {
     let topic = api.topic(Action::Read, &request.topic)?;
-    let filter = compile("filter", &request.filter).await?;
+    let filter = filters::compile("filter", request.filter, request.filters).await?;
+    let filter = filter.filter;
     let max_events = convert::count("max_events", request.max_events)?;
     let partitions = chosen_partitions(&topic, &request.partitions)?;
     let epoch = convert::count("start.epoch", request.start.map_or(0, |start| start.epoch))?;
@@ -74,19 +75,6 @@ pub(super) async fn start(
     };
     tokio::spawn(reading.run(responses));
     Ok(stream)
-}
-
-/// Compiles a filter beside the runtime; none when the source is empty.
-pub(super) async fn compile(field: &str, source: &str) -> Result<Option<Filter>, Refusal> {
-    if source.is_empty() {
-        return Ok(None);
-    }
-    let source = source.to_owned();
-    let compiled = tokio::task::spawn_blocking(move || Filter::compile(&source)).await;
-    compiled
-        .map_err(Refusal::internal)?
-        .map(Some)
-        .map_err(|error| Refusal::bad_filter(field, &error))
 }
 
 fn chosen_partitions(topic: &Topic, given: &[i32]) -> Result<Vec<PartitionId>, Refusal> {

@@ -136,8 +136,14 @@ impl Refusal {
         Self::new(Code::ResourceExhausted, ErrorReason::InvalidFilter, message).at("filter")
     }
 
+    /// A CEL filter is refused, or one of the filters of the list beside it,
+    /// whose field has an `s` more.
     pub(super) fn bad_filter(field: &str, error: &FilterError) -> Self {
         let reason = ErrorReason::InvalidFilter;
+        let field = match error {
+            FilterError::Dialect(error) => &format!("{field}s{}", error.path),
+            _ => field,
+        };
         Self::new(Code::InvalidArgument, reason, format!("{field}: {error}")).at(field)
     }
 

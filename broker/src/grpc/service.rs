@@ -231,4 +231,22 @@ impl AdminService for Services {
             self.0.purge_dead_letters(request.into_inner()).await?,
         ))
     }
+
+    async fn test_filter(
+        &self,
+        request: Request<wire::TestFilterRequest>,
+    ) -> Result<Response<wire::TestFilterResponse>, Status> {
+        Ok(Response::new(
+            self.0.test_filter(request.into_inner()).await?,
+        ))
+    }
+
+    async fn explain_event(
+        &self,
+        request: Request<wire::ExplainEventRequest>,
+    ) -> Result<Response<wire::ExplainEventResponse>, Status> {
+        Ok(Response::new(
+            self.0.explain_event(request.into_inner()).await?,
+        ))
+    }
 }

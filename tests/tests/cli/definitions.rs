@@ -72,6 +72,7 @@ fn what_a_definition_says_is_in_tables_and_json() {
 
     let config = json!({
         "filter": "",
+        "filters": [],
         "ordering": "key",
         "lease": "30s",
         "max_attempts": 3,

@@ -393,6 +393,10 @@ pub struct GroupConfig {
     /// Later events of a key go on while one waits for its next attempt.
     #[prost(bool, tag = "18")]
     pub overtake: bool,
+    /// Filters of the Subscriptions API as a JSON array, in the place of
+    /// `filter`; empty for none.
+    #[prost(string, tag = "31")]
+    pub dialects: String,
 }
 
 /// Which events of a group go one at a time.

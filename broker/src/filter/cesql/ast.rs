@@ -80,4 +80,27 @@ impl Node {
             }
         }
     }
+
+    pub(super) fn attributes<'a>(&'a self, names: &mut Vec<&'a str>) {
+        match self {
+            Self::Literal(_) | Self::UnknownCall { .. } => {}
+            Self::Attribute(name) | Self::Exists(name) => names.push(name),
+            Self::Not(of) | Self::Negate(of) | Self::Like { value: of, .. } => of.attributes(names),
+            Self::Compare(_, left, right) | Self::Arithmetic(_, left, right) => {
+                left.attributes(names);
+                right.attributes(names);
+            }
+            Self::Logic(_, nodes) | Self::Call(_, nodes) => {
+                for node in nodes {
+                    node.attributes(names);
+                }
+            }
+            Self::In { value, set, .. } => {
+                value.attributes(names);
+                for node in set {
+                    node.attributes(names);
+                }
+            }
+        }
+    }
 }

@@ -67,6 +67,11 @@ impl Expression {
         self.root.missing_function()
     }
 
+    /// The attributes that it looks at, in order.
+    pub(super) fn attributes<'a>(&'a self, names: &mut Vec<&'a str>) {
+        self.root.attributes(names);
+    }
+
     /// Its value of an event, and what went wrong.
     pub(super) fn evaluate(&self, event: &EventRef<'_>, budget: &Budget) -> Evaluated {
         evaluate::evaluate(&self.root, event, budget)

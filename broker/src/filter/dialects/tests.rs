@@ -136,7 +136,7 @@ fn a_refusal_names_the_filter() {
         ),
     ] {
         let error = Filter::of_dialects(&[filter]).unwrap_err();
-        assert_eq!(error.to_string(), message);
+        assert_eq!(format!("{}: {}", error.path, error.problem), message);
     }
     let error = Filter::of_dialects(&[deep]).unwrap_err().to_string();
     assert!(

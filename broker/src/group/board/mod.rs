@@ -143,6 +143,21 @@ struct Held {
     limit_ms: Option<u64>,
 }
 
+/// What an event waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PlaceOf {
+    /// It is not on the board.
+    Unknown,
+    /// Its key, or somebody with credit.
+    Waiting,
+    /// Its next attempt.
+    Delayed,
+    /// A member of this name, from before a restart.
+    Held(String),
+    /// Its holder.
+    Leased(Holder),
+}
+
 /// The group's unsettled events.
 #[derive(Debug)]
 pub struct Board {
@@ -521,6 +536,20 @@ impl Board {
         }
         if let Some(token) = token {
             self.leases.insert(token, id);
+        }
+    }
+
+    /// What an event waits for.
+    #[must_use]
+    pub fn place(&self, id: EventId) -> PlaceOf {
+        match self.events.get(&id).map(|entry| &entry.place) {
+            None => PlaceOf::Unknown,
+            Some(Place::Queued | Place::Ready | Place::Failing) => PlaceOf::Waiting,
+            Some(Place::Delayed) => PlaceOf::Delayed,
+            Some(Place::Held(_, member)) => PlaceOf::Held(member.clone()),
+            Some(Place::Leased(lease) | Place::Settling(lease)) => {
+                PlaceOf::Leased(lease.holder.clone())
+            }
         }
     }
 }

@@ -4,8 +4,9 @@ use sluice_proto::{Offset, PartitionId};
 
 use super::GroupTask;
 use crate::group::{
-    board::Holder,
-    command::{Description, IdleReason, MemberState, SourceDescription},
+    board::{EventId, Holder, PlaceOf},
+    command::{Description, EventStanding, IdleReason, MemberState, SourceDescription},
+    scan::Feed,
 };
 
 impl GroupTask {
@@ -86,10 +87,40 @@ impl GroupTask {
             idle: self.idle(),
             idle_detail: self.disabled.clone().unwrap_or_default(),
             dead_letters: self.resolved.unsettled_below(dead_letters_end),
-            filtered: self.filtered,
-            filter_errors: self.filter_errors,
-            last_filter_error: self.last_filter_error.clone(),
             dropped: self.dropped,
+            counters: self.counters.clone(),
+            terms: self
+                .scanner
+                .filter
+                .as_ref()
+                .map_or_else(Vec::new, |filter| {
+                    let terms = filter.terms().iter();
+                    terms.map(|term| term.text().to_owned()).collect()
+                }),
+        }
+    }
+
+    /// Where an event of the topic stands.
+    pub(super) fn explain(&self, partition: PartitionId, offset: Offset) -> EventStanding {
+        let topic = self.group.topic.id;
+        let is_it = |feed: &Feed| feed.topic.id == topic && feed.id == partition;
+        let Some(source) = self.feeds.iter().position(is_it) else {
+            return EventStanding::NotScanned;
+        };
+        let id = EventId { source, offset };
+        let attempt = self.board.attempt(id);
+        match self.board.place(id) {
+            PlaceOf::Unknown if self.board.window(source).is_settled(offset) => {
+                EventStanding::Settled
+            }
+            PlaceOf::Unknown => EventStanding::NotScanned,
+            PlaceOf::Waiting => EventStanding::Waiting { attempt },
+            PlaceOf::Delayed => EventStanding::Delayed { attempt },
+            PlaceOf::Held(member) => EventStanding::Held { attempt, member },
+            PlaceOf::Leased(holder) => EventStanding::InFlight {
+                attempt,
+                member: self.holder_name(&holder),
+            },
         }
     }
 }

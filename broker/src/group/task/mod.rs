@@ -37,6 +37,7 @@ use super::{
 use crate::{
     commit::record::{GroupConfig, LeaseNoted, Settle},
     commit::{AckWindow, Changes, Group, Proposals},
+    filter::Counters,
 };
 
 /// Read ahead while fewer events are ready.
@@ -92,9 +93,8 @@ pub(super) struct GroupTask {
     pub(super) redriving: HashSet<Offset>,
     /// Why nothing is delivered any more.
     pub(super) disabled: Option<String>,
-    filtered: u64,
-    filter_errors: u64,
-    last_filter_error: String,
+    /// What the filter did, since the broker's start.
+    pub(super) counters: Counters,
     /// Events that were gone before they were settled.
     pub(super) dropped: u64,
     room: Arc<Notify>,
@@ -184,9 +184,7 @@ impl GroupTask {
             resolved: parts.resolved,
             redriving: HashSet::new(),
             disabled: parts.disabled,
-            filtered: 0,
-            filter_errors: 0,
-            last_filter_error: String::new(),
+            counters: Counters::default(),
             dropped: 0,
             room: parts.room,
         }
@@ -307,8 +305,13 @@ impl GroupTask {
             Command::Thaw { events, thaw } => self.thaw(&events, thaw),
             Command::Pull { pull } => self.pulls.push_back(pull),
             Command::Describe { reply } => drop(reply.send(self.describe())),
+            Command::Explain {
+                partition,
+                offset,
+                reply,
+            } => drop(reply.send(self.explain(partition, offset))),
             Command::ResolvedDeadLetters { reply } => drop(reply.send(self.resolved.clone())),
-            Command::Change { request, reply } => self.change(request, reply),
+            Command::Change { request, reply } => self.change(*request, reply),
             Command::PlanMoves { positions, reply } => {
                 let _ = reply.send(self.plan_moves(&positions));
             }

@@ -9,6 +9,7 @@ use tokio::task;
 use super::{Continuation, FETCHES_MAX, GroupTask, READ_AGAIN_AFTER, READY_LOW, SKIPS_AFTER_MS};
 use crate::{
     commit::{ReadError, StoredEvent},
+    filter::EvaluationError,
     group::{
         board::{Arrived, EventId},
         scan::{Scanned, turn_to_filter},
@@ -84,23 +85,23 @@ impl GroupTask {
                 return;
             }
         };
-        self.filtered += scanned.filtered;
-        self.filter_errors += scanned.errors;
-        self.dropped += scanned.dropped;
-        if let Some(error) = scanned.last_error {
-            self.last_filter_error = error.to_string();
-            if scanned.overran {
-                let partition = self.board.source(source).partition.0;
-                let why = format!("{error} (partition {partition}, offset {})", scanned.next.0);
-                tracing::warn!(group = %self.group.name, %why, "the filter is stopped");
-                self.disabled = Some(why);
-            }
+        if scanned.overran {
+            let partition = self.board.source(source).partition.0;
+            let why = format!(
+                "{} (partition {partition}, offset {})",
+                EvaluationError::OverBudget,
+                scanned.next.0
+            );
+            tracing::warn!(group = %self.group.name, %why, "the filter is stopped");
+            self.disabled = Some(why);
         }
         let now = self.clock.now_ms();
-        let skipped = scanned.filtered + scanned.errors + scanned.dropped;
-        if skipped > 0 && self.skips_due_ms.is_none() {
+        let counters = scanned.counters;
+        if counters.matched < counters.seen + scanned.dropped && self.skips_due_ms.is_none() {
             self.skips_due_ms = Some(now + SKIPS_AFTER_MS);
         }
+        self.counters.add(counters);
+        self.dropped += scanned.dropped;
         let mut arrived = Vec::with_capacity(scanned.matched.len());
         let mut events = Vec::with_capacity(scanned.matched.len());
         for (event, key) in scanned.matched {

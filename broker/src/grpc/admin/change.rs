@@ -14,7 +14,7 @@ use crate::{
     grpc::{
         api::Api,
         authorize::Action,
-        convert, events,
+        convert, events, filters,
         read::{self, visible_end},
         refusal::Refusal,
     },
@@ -33,13 +33,17 @@ impl Api {
         let paths = request.update_mask.unwrap_or_default().paths;
         let mut config = wire_config(&group.config);
         merge(&mut config, &asked, &paths)?;
-        let config = group_config(config)?;
-        let filters = paths.iter().any(|path| path == "filter");
-        let filter = if filters {
-            Some(read::compile("config.filter", &config.filter).await?)
-        } else {
-            None
-        };
+        let filters = paths
+            .iter()
+            .any(|path| path == "filter" || path == "filters");
+        let asked = filters::compile(
+            "config.filter",
+            std::mem::take(&mut config.filter),
+            std::mem::take(&mut config.filters),
+        )
+        .await?;
+        let filter = filters.then(|| asked.filter.clone());
+        let config = group_config(config, asked)?;
         let positions = match request.filter_from {
             None => Vec::new(),
             Some(_) if !filters => {
@@ -184,7 +188,11 @@ fn merge(
     for path in paths {
         let retry = config.retry.get_or_insert_default();
         match path.as_str() {
-            "filter" => config.filter.clone_from(&asked.filter),
+            "filter" | "filters" => {
+                // Either is the group's whole filter.
+                config.filter = asked.filter.clone();
+                config.filters = asked.filters.clone();
+            }
             "lease_duration" => config.lease_duration = asked.lease_duration,
             "processing_limit" => config.processing_limit = asked.processing_limit,
             "on_connection_loss" => config.on_connection_loss = asked.on_connection_loss,

@@ -7,13 +7,7 @@ use sluice_proto::{Offset, PartitionId, event::EventRef, wire};
 use super::page_size;
 use crate::{
     commit::{PageLimits, Topic},
-    grpc::{
-        api::Api,
-        authorize::Action,
-        convert,
-        read::{self, visible_end},
-        refusal::Refusal,
-    },
+    grpc::{api::Api, authorize::Action, convert, filters, read::visible_end, refusal::Refusal},
 };
 
 const REDRIVE_MAX: usize = 1000;
@@ -43,7 +37,8 @@ impl Api {
             }
             None => (page_start(&request.page_token)?, end),
         };
-        let filter = read::compile("filter", &request.filter).await?;
+        let filter = filters::compile("filter", request.filter, Vec::new()).await?;
+        let filter = filter.filter;
         let wanted = |letter: &wire::DeadLetter| {
             let history = letter.history.as_ref();
             let reason = history.map_or("", |history| history.reason.as_str());

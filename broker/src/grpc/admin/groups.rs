@@ -15,6 +15,7 @@ use crate::{
         api::Api,
         authorize::{Action, Resource},
         convert,
+        filters::{self, AskedFilter},
         read::{self, visible_end},
         refusal::Refusal,
     },
@@ -38,8 +39,13 @@ impl Api {
         let topic = self.topic(Action::Administer, &request.topic)?;
         let name = convert::group_name("group", &request.group)?;
         let or_as_it_is = request.config.is_none();
-        let asked = request.config.unwrap_or_default();
-        read::compile("config.filter", &asked.filter).await?;
+        let mut asked = request.config.unwrap_or_default();
+        let filter = filters::compile(
+            "config.filter",
+            std::mem::take(&mut asked.filter),
+            std::mem::take(&mut asked.filters),
+        )
+        .await?;
         let start_at = asked.start.and_then(|start| start.at);
         let mut start = Vec::with_capacity(topic.partitions.len());
         for partition in &topic.partitions {
@@ -55,7 +61,7 @@ impl Api {
             };
             start.push(offset.0);
         }
-        let config = group_config(asked)?;
+        let config = group_config(asked, filter)?;
         let change = CatalogChange::CreateGroup(Box::new(NewGroup {
             topic: topic.name.clone(),
             name: name.clone(),
@@ -189,9 +195,15 @@ impl Api {
             idle_detail: described.idle_detail,
             dead_letter_topic: group.dead_letters.name.to_string(),
             dead_letter_count: described.dead_letters as i64,
-            filtered_count: described.filtered as i64,
-            filter_error_count: described.filter_errors as i64,
-            last_filter_error: described.last_filter_error,
+            filtered_count: described.counters.dropped_by_any() as i64,
+            filter_error_count: described.counters.errors as i64,
+            last_filter_error: described
+                .counters
+                .last_error
+                .as_ref()
+                .map(|failure| failure.message.clone())
+                .unwrap_or_default(),
+            filter_counters: Some(convert::counters(described.counters, described.terms)),
             dropped_count: described.dropped as i64,
             paused: group.paused,
         })
@@ -235,7 +247,10 @@ impl Api {
 }
 
 /// Checks a group's configuration and fills in the defaults.
-pub(super) fn group_config(asked: wire::GroupConfig) -> Result<GroupConfig, Refusal> {
+pub(super) fn group_config(
+    asked: wire::GroupConfig,
+    filter: AskedFilter,
+) -> Result<GroupConfig, Refusal> {
     let ms = |field: &str, given: Option<prost_types::Duration>, default, min, max| {
         let field = format!("config.{field}");
         given.map_or(Ok(default), |given| convert::ms_of(&field, given, min, max))
@@ -258,7 +273,8 @@ pub(super) fn group_config(asked: wire::GroupConfig) -> Result<GroupConfig, Refu
     };
     let start = asked.start.and_then(|start| start.at);
     Ok(GroupConfig {
-        filter: asked.filter,
+        filter: filter.cel,
+        dialects: filter.dialects,
         ordering: ordering.into(),
         lease_ms: ms(
             "lease_duration",
@@ -384,6 +400,7 @@ pub(super) fn wire_config(config: &GroupConfig) -> wire::GroupConfig {
     let limit_ms = Some(config.processing_limit_ms).filter(|ms| *ms > 0);
     wire::GroupConfig {
         filter: config.filter.clone(),
+        filters: filters::wire_filters(&config.dialects),
         ordering: ordering.into(),
         lease_duration: Some(convert::duration_ms(config.lease_ms)),
         retry: Some(wire::RetryPolicy {

@@ -2,6 +2,7 @@
 
 mod change;
 mod dead_letters;
+mod explain;
 mod groups;
 mod topics;
 
