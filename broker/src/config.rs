@@ -9,6 +9,7 @@ use crate::{
     commit::{CommitConfig, PageLimits},
     group::GroupLimits,
     log::{FRAME_BYTES_MAX, LogConfig, SEGMENT_BYTES_MIN, WriteChoice},
+    retention::RetentionConfig,
 };
 
 /// How a broker runs.
@@ -125,6 +126,21 @@ limits! {
     /// Bytes that are kept free on the disk: with less, publishing is refused, and
     /// settlements go on. At least 2 segments; 0 refuses nothing. Default 1 GiB.
     disk_reserve_bytes: u64 = 1 << 30, 0..=1 << 50;
+    /// Bytes of the log between two checkpoints of the state in the log itself,
+    /// at least; they take at most a tenth of what is written. What is older than
+    /// the last one can be removed. Default 128 MiB.
+    log_checkpoint_bytes: u64 = 128 * MIB as u64, 4096..=1 << 40;
+    /// How often it is looked what topics do not keep any longer, and which
+    /// segments are not needed any more. Default 5 seconds.
+    retention_interval_ms: u64 = 5000, 10..=86_400_000;
+    /// What is needed of a segment is written again, so that its space comes
+    /// back, when it is less than so many percent of it; 0 for never. Default 25.
+    rewrite_below_percent: u8 = 25, 0..=75;
+    /// Bytes of events that are so written again per second. Default 32 MiB.
+    rewrite_bytes_per_s: u64 = 32 * MIB as u64, 64 * KIB as u64..=1 << 40;
+    /// Keys that the compaction of a partition keeps in memory; a partition with
+    /// more is compacted as far as they reach. Default 1,000,000.
+    compact_keys_max: usize = 1_000_000, 1..=1 << 30;
     /// Bytes of changes that may wait for the log. Default 64 MiB.
     commit_queue_bytes: usize = 64 * MIB, MIB..=1 << 32;
     /// Streams of one HTTP/2 connection. Default 1000.
@@ -233,12 +249,23 @@ impl Config {
             checkpoint_bytes: limits.checkpoint_bytes,
             memory_topic_bytes: limits.memory_topic_bytes,
             memory_bytes: limits.memory_bytes,
+            log_checkpoint_bytes: limits.log_checkpoint_bytes,
             queue_len: 8192,
             queue_bytes: limits.commit_queue_bytes,
             topics_max: limits.topics_max,
             groups_max: limits.groups_max,
             producers_max: limits.producers_max,
             producer_idle_ms: limits.producer_idle_ms,
+        }
+    }
+
+    pub(crate) fn retention(&self) -> RetentionConfig {
+        let limits = &self.limits;
+        RetentionConfig {
+            interval: Duration::from_millis(limits.retention_interval_ms),
+            rewrite_below_percent: limits.rewrite_below_percent,
+            rewrite_bytes_per_s: limits.rewrite_bytes_per_s,
+            compact_keys_max: limits.compact_keys_max,
         }
     }
 

@@ -16,6 +16,7 @@ use crate::{
     config::{Config, ConfigError},
     group::Groups,
     grpc::{self, Api, BrokerInfo},
+    retention::{self, Retaining},
     space::Space,
 };
 
@@ -25,6 +26,7 @@ pub struct Broker {
     api: Arc<Api>,
     serving: JoinHandle<Result<(), tonic::transport::Error>>,
     sequencer: Running,
+    retaining: Retaining,
     drain: std::time::Duration,
     /// Held as long as the broker lives, so that no other opens the folder.
     _lock: File,
@@ -48,6 +50,9 @@ pub enum StartError {
     /// The address cannot be had.
     #[error("cannot listen on {0}: {1}")]
     Listen(SocketAddr, io::Error),
+    /// A thread could not be started.
+    #[error("a thread cannot be started: {0}")]
+    Thread(io::Error),
     /// A thread ended with a panic.
     #[error("the data could not be opened: {0}")]
     Panicked(#[from] tokio::task::JoinError),
@@ -93,9 +98,19 @@ impl Broker {
             groups.start(id, state);
         }
         let drain = config.drain();
+        let parts = retention::Parts {
+            proposals: opened.proposals.clone(),
+            store: opened.store.clone(),
+            reader: opened.reader.clone(),
+            reclaimer: opened.reclaimer,
+            followed: opened.followed,
+            log_time_ms: opened.log_time_ms,
+        };
+        let retaining = Retaining::start(parts, config.retention()).map_err(StartError::Thread)?;
         let info = BrokerInfo {
             recovery,
             started: SystemTime::now(),
+            retention: retaining.status(),
         };
         let api = Arc::new(Api::new(
             opened.proposals,
@@ -113,6 +128,7 @@ impl Broker {
             api,
             serving,
             sequencer: opened.running,
+            retaining,
             drain,
             _lock: lock,
         })
@@ -141,6 +157,8 @@ impl Broker {
             }
         }
         self.api.groups.shut_down().await;
+        let retaining = self.retaining;
+        let _ = tokio::task::spawn_blocking(move || retaining.stop()).await;
         self.api.proposals.close().await;
         let sequencer = self.sequencer;
         let _ = tokio::task::spawn_blocking(move || sequencer.join()).await;

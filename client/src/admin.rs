@@ -180,6 +180,13 @@ impl TopicOptions {
         self
     }
 
+    /// How long events are kept; by default, for ever.
+    #[must_use]
+    pub fn retention(mut self, retention: pb::Retention) -> Self {
+        self.0.retention = Some(retention);
+        self
+    }
+
     /// What an ack means and what survives, for good.
     #[must_use]
     pub fn channel(mut self, channel: pb::Channel) -> Self {
@@ -251,6 +258,38 @@ impl Admin {
             config: Some(options.into().0),
         };
         Ok(call!(self.create_topic(request))?.created)
+    }
+
+    /// Changes how long a topic's events are kept.
+    ///
+    /// # Errors
+    /// When it does not exist, or a setting is none.
+    pub async fn update_topic(&self, topic: &str, retention: pb::Retention) -> Result<(), Error> {
+        let request = pb::UpdateTopicRequest {
+            topic: topic.to_owned(),
+            retention: Some(retention),
+        };
+        call!(self.update_topic(request))?;
+        Ok(())
+    }
+
+    /// Drops the oldest events of a topic, or of one partition of it. Returns the
+    /// partitions as they are then.
+    ///
+    /// # Errors
+    /// When it does not exist.
+    pub async fn trim_topic(
+        &self,
+        topic: &str,
+        partition: Option<i32>,
+        before: pb::trim_topic_request::Before,
+    ) -> Result<Vec<pb::PartitionDescription>, Error> {
+        let request = pb::TrimTopicRequest {
+            topic: topic.to_owned(),
+            partition,
+            before: Some(before),
+        };
+        Ok(call!(self.trim_topic(request))?.partitions)
     }
 
     /// Deletes a topic and its events.

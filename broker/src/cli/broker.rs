@@ -22,6 +22,18 @@ impl Status {
             .describe_broker()
             .await?;
         let recovery = of.recovery.unwrap_or_default();
+        let held_json: Vec<_> = of
+            .held
+            .iter()
+            .map(|held| {
+                json!({
+                    "topic": held.topic,
+                    "partition": held.partition,
+                    "group": held.group,
+                    "events": held.event_count,
+                })
+            })
+            .collect();
         if self.common.json {
             output::json(&json!({
                 "version": of.version,
@@ -32,6 +44,10 @@ impl Status {
                 "log_failure": of.log_failure,
                 "low_space": of.low_space,
                 "log_bytes": of.log_bytes,
+                "live_bytes": of.live_bytes,
+                "reclaimed_bytes": of.reclaimed_bytes,
+                "rewritten_bytes": of.rewritten_bytes,
+                "held": held_json,
                 "topics": of.topic_count,
                 "groups": of.group_count,
                 "recovery": {
@@ -44,6 +60,10 @@ impl Status {
             }))?;
             return Ok(());
         }
+        let kept = format!(
+            "{} bytes in full segments; since the start {} bytes given back, {} written again",
+            of.live_bytes, of.reclaimed_bytes, of.rewritten_bytes
+        );
         let writes = match of.log_failure.as_str() {
             "" if of.low_space.is_empty() => "taken".to_owned(),
             "" => format!("publishing REFUSED for now: {}", of.low_space),
@@ -74,11 +94,24 @@ impl Status {
                 ),
             ),
             ("log bytes", of.log_bytes.to_string()),
+            ("kept", kept),
             ("writes", writes),
             ("topics", of.topic_count.to_string()),
             ("groups", of.group_count.to_string()),
             ("found at start", found),
         ])?;
+        if !of.held.is_empty() {
+            output::line("\nkept for groups that have not settled them:")?;
+            let rows = of.held.into_iter().map(|held| {
+                [
+                    held.topic,
+                    held.partition.to_string(),
+                    held.group,
+                    held.event_count.to_string(),
+                ]
+            });
+            output::table(["topic", "partition", "group", "events"], rows)?;
+        }
         Ok(())
     }
 }

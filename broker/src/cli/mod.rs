@@ -9,6 +9,7 @@ mod group_change;
 mod lag;
 mod output;
 mod publish;
+mod retention;
 mod serve;
 mod tail;
 mod topic;

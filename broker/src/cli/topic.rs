@@ -4,13 +4,17 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 use sluice_client::{TopicOptions, pb};
 
-use super::{Common, output};
+use super::{Common, output, retention};
 
 /// `sluice topic`.
 #[derive(Debug, Subcommand)]
 pub(super) enum Topic {
     /// Makes a topic; one that is there already with the same settings is fine.
     Create(Create),
+    /// Changes how long a topic's events are kept; without flags, for ever.
+    Update(retention::Update),
+    /// Drops the oldest events of a topic, whoever has not read them.
+    Trim(retention::Trim),
     /// Lists topics.
     List(List),
     /// Tells what a topic has.
@@ -29,6 +33,8 @@ pub(super) struct Create {
     /// What an ack of a publish means, for good.
     #[arg(long, value_enum, default_value_t)]
     channel: Channel,
+    #[command(flatten)]
+    retain: retention::Retain,
     #[command(flatten)]
     common: Common,
 }
@@ -83,6 +89,8 @@ impl Topic {
     pub(super) async fn run(self) -> anyhow::Result<()> {
         match self {
             Self::Create(create) => create.run().await,
+            Self::Update(update) => update.run().await,
+            Self::Trim(trim) => trim.run().await,
             Self::List(list) => list.run().await,
             Self::Describe(named) => named.describe().await,
             Self::Delete(named) => named.delete().await,
@@ -93,9 +101,12 @@ impl Topic {
 impl Create {
     async fn run(self) -> anyhow::Result<()> {
         let admin = self.common.connect().await?.admin();
-        let options = TopicOptions::default()
+        let mut options = TopicOptions::default()
             .partitions(self.partitions)
             .channel(self.channel.into());
+        if let Some(retention) = self.retain.asked() {
+            options = options.retention(retention);
+        }
         let created = admin.create_topic(&self.topic, options).await?;
         if self.common.json {
             output::json(&json!({"topic": self.topic, "created": created}))?;
@@ -143,6 +154,11 @@ impl Named {
     async fn describe(self) -> anyhow::Result<()> {
         let admin = self.common.connect().await?.admin();
         let of = admin.describe_topic(&self.topic).await?;
+        let retention = of
+            .config
+            .as_ref()
+            .and_then(|config| config.retention.as_ref());
+        let kept = retention::in_words(retention);
         if self.common.json {
             let partitions: Vec<_> = of
                 .partitions
@@ -152,6 +168,7 @@ impl Named {
                         "partition": p.partition,
                         "start_offset": p.start_offset,
                         "visible_end": p.visible_end,
+                        "bytes": p.bytes,
                         "last_append_time": output::timestamp(p.last_append_time),
                     })
                 })
@@ -162,6 +179,7 @@ impl Named {
                 "created_at": output::timestamp(of.created_at),
                 "channel": channel_name(of.config.as_ref()),
                 "partitioner": of.partitioner,
+                "retention": retention::in_json(retention),
                 "partitions": partitions,
                 "groups": of.groups,
             }))?;
@@ -173,6 +191,7 @@ impl Named {
             ("created", output::timestamp(of.created_at)),
             ("channel", channel_name(of.config.as_ref())),
             ("partitioner", of.partitioner),
+            ("kept", kept),
             ("groups", of.groups.join(", ")),
         ])?;
         let rows = of.partitions.into_iter().map(|p| {
@@ -180,10 +199,11 @@ impl Named {
                 p.partition.to_string(),
                 p.start_offset.to_string(),
                 p.visible_end.to_string(),
+                p.bytes.to_string(),
                 output::timestamp(p.last_append_time),
             ]
         });
-        output::table(["partition", "start", "end", "last append"], rows)?;
+        output::table(["partition", "start", "end", "bytes", "last append"], rows)?;
         Ok(())
     }
 

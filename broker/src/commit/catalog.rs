@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -15,10 +15,12 @@ use tokio::sync::watch;
 use super::{
     epochs::Epochs,
     memory::{Chunk, Ring},
-    record::{Channel, GroupChanged, GroupConfig, GroupCreated, Record, Source, TopicCreated},
-    state::{PartitionState, State},
+    record::{
+        Channel, GroupChanged, GroupConfig, GroupCreated, Record, Retention, Source, TopicCreated,
+    },
+    state::{Kept, PartitionState, Placed, State},
 };
-use crate::view::IndexEntry;
+use crate::{log::Position, view::IndexEntry};
 
 /// A snapshot of all topics and groups.
 #[derive(Clone, Debug, Default)]
@@ -41,6 +43,7 @@ pub struct Topic {
     pub channel: Channel,
     /// Its partitions.
     pub partitions: Vec<Partition>,
+    retention: RwLock<Retention>,
     /// Counts appends, so that a reader can wait for the next.
     changed: watch::Sender<u64>,
 }
@@ -50,8 +53,11 @@ pub struct Topic {
 pub struct Partition {
     /// Which.
     pub source: Source,
+    start_offset: AtomicU64,
+    start_in_view: AtomicU64,
     visible_end: AtomicU64,
     last_append_ms: AtomicU64,
+    bytes: AtomicU64,
     /// Where its newest frames are; older ones are in the view.
     head: Mutex<VecDeque<IndexEntry>>,
     /// How its events are kept.
@@ -61,6 +67,9 @@ pub struct Partition {
     recovered: OnceLock<Recovered>,
     /// All that there is of a memory topic.
     ring: Option<Mutex<Ring>>,
+    /// What was written again, and is to stand in the view in place of what is
+    /// there.
+    relocated: Mutex<Vec<IndexEntry>>,
 }
 
 /// What earlier runs of the broker have left of a partition.
@@ -119,6 +128,12 @@ impl Catalog {
         self.topics_by_id.get(&id)
     }
 
+    /// A partition with its topic.
+    pub(super) fn partition(&self, source: Source) -> Option<(&Arc<Topic>, &Partition)> {
+        let topic = self.topic_by_id(source.topic)?;
+        Some((topic, topic.partition(source.partition)?))
+    }
+
     /// A group by topic and name.
     #[must_use]
     pub fn group(&self, topic: &TopicName, name: &GroupName) -> Option<&Arc<Group>> {
@@ -152,6 +167,11 @@ impl Catalog {
                 self.topics.remove(&topic.name);
                 return Some(topic);
             }
+            Record::TopicUpdated(updated) => {
+                if let Some(topic) = self.topics_by_id.get(&TopicId(updated.topic)) {
+                    topic.keep(updated.retention.clone());
+                }
+            }
             Record::GroupCreated(created) => self.add_group(created),
             Record::GroupChanged(changed) => self.change_group(changed),
             Record::GroupDeleted(deleted) => {
@@ -169,12 +189,16 @@ impl Catalog {
                 topic: id,
                 partition: PartitionId(at as u32),
             },
+            start_offset: AtomicU64::new(p.start_offset.0),
+            start_in_view: AtomicU64::new(p.start_offset.0),
             visible_end: AtomicU64::new(p.next_offset.0),
             last_append_ms: AtomicU64::new(p.last_append_ms),
+            bytes: AtomicU64::new(p.bytes),
             head: Mutex::default(),
             channel: created.channel(),
             recovered: OnceLock::new(),
             ring: (created.channel() == Channel::Memory).then(Mutex::default),
+            relocated: Mutex::default(),
         });
         let topic = Arc::new(Topic {
             id,
@@ -182,6 +206,7 @@ impl Catalog {
             created_ms: created.created_ms,
             channel: created.channel(),
             partitions: partitions.collect(),
+            retention: RwLock::new(created.retention.clone().unwrap_or_default()),
             changed: watch::Sender::new(0),
         });
         self.topics.insert(topic.name.clone(), topic.clone());
@@ -236,8 +261,23 @@ impl Topic {
         self.partitions.get(id.0 as usize)
     }
 
-    /// Changes whenever something was appended to the topic, and when it was
-    /// deleted.
+    /// How long its events are kept.
+    #[must_use]
+    pub fn retention(&self) -> Retention {
+        let retention = self.retention.read();
+        retention.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn keep(&self, retention: Retention) {
+        let mut kept = self
+            .retention
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        *kept = retention;
+    }
+
+    /// Changes whenever something was appended to the topic, when events of it
+    /// went, and when it was deleted.
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
@@ -262,17 +302,78 @@ impl Partition {
         Some(self.last_append_ms.load(Ordering::Relaxed)).filter(|ms| *ms > 0)
     }
 
-    /// Makes events readable that are durable now.
-    pub(super) fn publish(&self, entry: IndexEntry) {
-        self.head().push_back(entry);
-        self.last_append_ms.store(entry.time_ms, Ordering::Relaxed);
-        self.visible_end.store(entry.end().0, Ordering::Release);
-    }
-
-    /// The first offset that can be read.
+    /// The first offset that is still there, or would be. Never above the
+    /// visible end by more than what is on its way to be visible.
     #[must_use]
     pub fn start_offset(&self) -> Offset {
-        self.ring().map_or(Offset(0), |ring| ring.start())
+        match self.ring() {
+            Some(ring) => ring.start(),
+            None => Offset(self.start_offset.load(Ordering::Acquire)),
+        }
+    }
+
+    /// About the bytes of its events.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Shows events that are durable now, in the frame at `position` of `length`
+    /// bytes.
+    pub(super) fn publish(&self, placed: &Placed, position: Position, length: u32) {
+        let entry = self.index(placed, position, length);
+        if !placed.relocated {
+            self.last_append_ms.store(entry.time_ms, Ordering::Relaxed);
+            self.visible_end.store(entry.end().0, Ordering::Release);
+        }
+    }
+
+    /// Notes where events are, without showing any that were not visible.
+    pub(super) fn index(&self, placed: &Placed, position: Position, length: u32) -> IndexEntry {
+        let entry = IndexEntry {
+            first: placed.first,
+            count: placed.count,
+            position,
+            length,
+            time_ms: placed.time_ms,
+            bytes: placed.bytes,
+        };
+        if placed.relocated {
+            self.relocated().push(entry);
+        } else {
+            self.head().push_back(entry);
+        }
+        entry
+    }
+
+    /// The first offset whose place is in memory; `None` when the view has all.
+    pub(crate) fn first_in_memory(&self) -> Option<Offset> {
+        self.head().front().map(|entry| entry.first)
+    }
+
+    /// Shows what there still is.
+    pub(super) fn keep(&self, kept: &Kept) {
+        self.start_offset.store(kept.start.0, Ordering::Release);
+        self.bytes.store(kept.bytes, Ordering::Relaxed);
+    }
+
+    /// Where it begins, if that has changed since the last call.
+    pub(super) fn take_trimmed(&self) -> Option<Offset> {
+        let start = self.start_offset();
+        let before = self.start_in_view.swap(start.0, Ordering::AcqRel);
+        (before < start.0).then_some(start)
+    }
+
+    /// Takes out what was written again since the last call.
+    pub(super) fn take_relocated(&self) -> Vec<IndexEntry> {
+        std::mem::take(&mut self.relocated())
+    }
+
+    fn relocated(&self) -> MutexGuard<'_, Vec<IndexEntry>> {
+        // Nothing that runs under this lock can leave the list half changed.
+        self.relocated
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How many events can be read.

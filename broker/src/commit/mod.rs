@@ -17,7 +17,9 @@ mod backlog;
 mod catalog;
 mod checkpoint;
 mod epochs;
+mod keep;
 mod memory;
+mod occupancy;
 mod open;
 mod producers;
 mod proposal;
@@ -31,6 +33,9 @@ pub use self::{
     ack_window::{AckWindow, WindowError},
     backlog::Backlog,
     catalog::{Catalog, Group, Partition, Topic},
+    checkpoint::Followed,
+    keep::{Keeper, Trim, Unread},
+    occupancy::{Occupancy, Run},
     open::{CommitConfig, OpenError, Opened, Recovery, Running, open},
     producers::{Appended, SEQUENCES_REMEMBERED, SequenceError},
     proposal::{
@@ -38,6 +43,6 @@ pub use self::{
         Committed, GroupChange, NewGroup, OpenProducerError, ProducerSession, Proposals, Submitted,
         TopicConfig, Unavailable,
     },
-    state::{ATTEMPTS_REMEMBERED, GroupState, SourceState},
+    state::{ATTEMPTS_REMEMBERED, GroupState, Placed, SourceState},
     store::{Page, PageLimits, ReadError, Store, StoredEvent},
 };

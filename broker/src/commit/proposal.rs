@@ -7,10 +7,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 use super::{
     catalog::Catalog,
+    keep::{Keep, KeepReply, Keeper},
     producers::{Appended, SequenceError},
     record::{
         AttemptFailed, Channel, GroupConfig, GroupPosition, LeaseNoted, NewEvent, ProducerSequence,
-        RECORDS_MAX, Settle, Source,
+        RECORDS_MAX, Retention, Settle, Source,
     },
     state::GroupState,
 };
@@ -146,6 +147,15 @@ pub enum CatalogChange {
         name: TopicName,
         /// What it is to be; `None` for the default, or as it is.
         config: Option<TopicConfig>,
+        /// How long its events are kept; `None` for ever, or as long as they are.
+        retention: Option<Retention>,
+    },
+    /// Keeps a topic's events otherwise.
+    UpdateTopic {
+        /// Its name.
+        name: TopicName,
+        /// How long its events are kept from now on.
+        retention: Retention,
     },
     /// Deletes a topic.
     DeleteTopic {
@@ -177,6 +187,8 @@ pub enum CatalogChanged {
     TopicCreated,
     /// There was such a topic, with the same configuration.
     TopicExisted,
+    /// The topic is kept as it was asked.
+    TopicUpdated,
     /// The topic is gone.
     TopicDeleted,
     /// There is a new group, whose state begins like this.
@@ -213,6 +225,9 @@ pub enum CatalogError {
         /// What was asked for.
         requested: TopicConfig,
     },
+    /// There is a topic of that name that is kept otherwise.
+    #[error("topic {0:?} exists with another retention; change it with UpdateTopic")]
+    RetentionDiffers(String),
     /// There is a group of that name with another configuration.
     #[error("group {0:?} exists with another configuration")]
     GroupDiffers(String),
@@ -297,6 +312,8 @@ pub(super) enum Proposal {
         sequence: ProducerSequence,
         reply: Reply<Option<Committed>, CommitError>,
     },
+    /// What keeping the log in bounds needs.
+    Keep { change: Keep, reply: KeepReply },
     /// Write a last checkpoint, close the log, and answer everything that comes
     /// later with [`Unavailable::ShuttingDown`].
     Close { reply: oneshot::Sender<()> },
@@ -309,6 +326,7 @@ impl Proposal {
             Self::Changes { changes, .. } => changes.frame_bytes(),
             // Names and a configuration.
             Self::Catalog { .. } | Self::OpenProducer { .. } => 8 << 10,
+            Self::Keep { change, .. } => change.frame_bytes(),
             Self::Lookup { .. } | Self::Close { .. } => 0,
         }
     }
@@ -410,6 +428,18 @@ impl Proposals {
     #[must_use]
     pub fn catalog(&self) -> Arc<Catalog> {
         self.catalog.borrow().clone()
+    }
+
+    /// Tells when topics or groups come or go.
+    #[must_use]
+    pub fn watch_catalog(&self) -> watch::Receiver<Arc<Catalog>> {
+        self.catalog.clone()
+    }
+
+    /// Where what keeps the log in bounds goes in. It does not keep the log open.
+    #[must_use]
+    pub fn keeper(&self) -> Keeper {
+        Keeper::new(&self.queue)
     }
 
     async fn ask<T, E: From<Unavailable>>(

@@ -25,11 +25,10 @@ pub struct StoredEvent {
     pub note: Bytes,
 }
 
-/// Consecutive events.
+/// Events of a range of offsets.
 #[derive(Clone, Debug, Default)]
 pub struct Page {
-    /// In order, without gaps. The first may be behind the offset asked for:
-    /// those between are gone.
+    /// In order. Those of the range that are missing are gone.
     pub events: Vec<StoredEvent>,
     /// Where to go on; the offset asked for if there is nothing yet.
     pub next: Offset,
@@ -60,6 +59,19 @@ pub enum ReadError {
     #[error("offset {0} is not in the frame at {1} where the index has it")]
     Missing(Offset, Position),
 }
+
+impl ReadError {
+    /// What was looked for may have been moved, or be gone, by now.
+    fn may_have_moved(&self) -> bool {
+        matches!(
+            self,
+            Self::Log(log::ReadError::NotThere(_)) | Self::View(ViewError::Damaged(_))
+        )
+    }
+}
+
+/// How often something is looked for again that was moved while it was read.
+const LOOKS_MAX: usize = 8;
 
 /// The events in the log. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -110,7 +122,8 @@ impl Store {
         self.epoch
     }
 
-    /// Reads events from `from` on. May wait for the disk.
+    /// Reads events from `from` on, or from the first one that is still there.
+    /// May wait for the disk.
     ///
     /// # Errors
     /// When the log or its index is damaged or fails.
@@ -123,20 +136,34 @@ impl Store {
         if let Some(ring) = partition.ring() {
             return Ok(ring.read(from, limits));
         }
-        let mut page = Page {
-            events: Vec::new(),
-            next: from,
-        };
-        let mut bytes = 0;
+        let mut page = Filling::new(partition, from, limits);
+        let mut looks = 0;
         while page.next < partition.visible_end() {
-            for entry in self.locate(partition, page.next)? {
-                let payload = self.reader.frame(entry.position, entry.length)?;
-                if take(&mut page, &mut bytes, &payload, partition, entry, limits)? {
-                    return Ok(page);
-                }
+            match self.read_on(partition, &mut page) {
+                Ok(true) => break,
+                Ok(false) => looks = 0,
+                // Retention moved it or dropped it between two steps.
+                Err(error) if error.may_have_moved() && looks < LOOKS_MAX => looks += 1,
+                Err(error) => return Err(error),
+            }
+            page.next = page.next.max(partition.start_offset());
+        }
+        Ok(page.done())
+    }
+
+    /// Reads some entries. True when the page is full.
+    fn read_on(&self, partition: &Partition, page: &mut Filling) -> Result<bool, ReadError> {
+        for entry in self.locate(partition, page.next)? {
+            if entry.first > page.next {
+                // Looked for, it is found or known to be missing.
+                break;
+            }
+            let payload = self.reader.frame(entry.position, entry.length)?;
+            if page.take(&payload, partition, entry)? {
+                return Ok(true);
             }
         }
-        Ok(page)
+        Ok(false)
     }
 
     /// As [`Store::read`], but from memory alone: `None` when the first of the
@@ -153,30 +180,29 @@ impl Store {
         if let Some(ring) = partition.ring() {
             return Ok(Some(ring.read(from, limits)));
         }
-        let mut page = Page {
-            events: Vec::new(),
-            next: from,
-        };
-        let mut bytes = 0;
+        let mut page = Filling::new(partition, from, limits);
         loop {
             let entries = head_entries(partition, page.next);
             if entries.is_empty() {
-                return Ok(Some(page).filter(|p| p.next > from));
+                return Ok(Some(page.done()).filter(|p| p.next > from));
             }
             for entry in entries {
+                if entry.first > page.next {
+                    return Ok(Some(page.done()).filter(|p| p.next > from));
+                }
                 let Some(payload) = self.reader.cached(entry.position) else {
-                    return Ok(Some(page).filter(|p| p.next > from));
+                    return Ok(Some(page.done()).filter(|p| p.next > from));
                 };
-                if take(&mut page, &mut bytes, &payload, partition, entry, limits)? {
-                    return Ok(Some(page));
+                if page.take(&payload, partition, entry)? {
+                    return Ok(Some(page.done()));
                 }
             }
         }
     }
 
     /// Reads single events, whose offsets are in ascending order and below the
-    /// visible end; without those that are gone. Each frame is read once, however
-    /// many of them are in it. May wait for the disk.
+    /// visible end; those that are gone are left out. Each frame is read once,
+    /// however many of them are in it. May wait for the disk.
     ///
     /// # Errors
     /// As [`Store::read`].
@@ -190,17 +216,37 @@ impl Store {
         }
         let mut picked = Vec::with_capacity(offsets.len());
         let mut rest = offsets;
-        while let Some(first) = rest.first() {
-            for entry in self.locate(partition, *first)? {
-                let here = rest.partition_point(|offset| *offset < entry.end());
-                if here > 0 {
-                    let payload = self.reader.frame(entry.position, entry.length)?;
-                    pick_from(&payload, partition, entry, &rest[..here], &mut picked)?;
-                    rest = &rest[here..];
-                }
+        let mut looks = 0;
+        loop {
+            let start = partition.start_offset();
+            rest = &rest[rest.partition_point(|offset| *offset < start)..];
+            let Some(first) = rest.first() else {
+                return Ok(picked);
+            };
+            match self.pick_on(partition, *first, &mut rest, &mut picked) {
+                Ok(()) => looks = 0,
+                Err(error) if error.may_have_moved() && looks < LOOKS_MAX => looks += 1,
+                Err(error) => return Err(error),
             }
         }
-        Ok(picked)
+    }
+
+    fn pick_on(
+        &self,
+        partition: &Partition,
+        first: Offset,
+        rest: &mut &[Offset],
+        picked: &mut Vec<StoredEvent>,
+    ) -> Result<(), ReadError> {
+        for entry in self.locate(partition, first)? {
+            let here = rest.partition_point(|offset| *offset < entry.end());
+            if here > 0 {
+                let payload = self.reader.frame(entry.position, entry.length)?;
+                pick_from(&payload, partition, entry, &rest[..here], picked)?;
+                *rest = &rest[here..];
+            }
+        }
+        Ok(())
     }
 
     /// As [`Store::pick`], but from memory alone: stops at the first event that is
@@ -247,7 +293,8 @@ impl Store {
             return Ok(ring.offset_at_time(time_ms));
         }
         // Append times never decrease within a partition.
-        let (mut low, mut high) = (Offset(0), partition.visible_end());
+        let (start, end) = (partition.start_offset(), partition.visible_end());
+        let (mut low, mut high) = (start, end);
         while low < high {
             let middle = Offset(low.0 + (high.0 - low.0) / 2);
             let Some(entry) = self.locate(partition, middle)?.first().copied() else {
@@ -259,12 +306,38 @@ impl Store {
                 high = entry.first;
             }
         }
-        Ok(low)
+        if low >= end {
+            return Ok(end);
+        }
+        // What was written again has events of many frames in one entry.
+        let Some(entry) = self.locate(partition, low.max(start))?.first().copied() else {
+            return Ok(low.max(start));
+        };
+        let events = self.events(partition, entry)?;
+        let first = events.iter().find(|event| event.append_time_ms >= time_ms);
+        Ok(first.map_or(low, |event| event.offset).max(start))
+    }
+
+    /// Every event of an index entry. May wait for the disk.
+    ///
+    /// # Errors
+    /// As [`Store::read`], and when the entry is not in the index any more and
+    /// its frame is gone.
+    pub(crate) fn events(
+        &self,
+        partition: &Partition,
+        entry: IndexEntry,
+    ) -> Result<Vec<StoredEvent>, ReadError> {
+        let payload = self.reader.frame(entry.position, entry.length)?;
+        events_of(&payload, partition, entry)?.collect()
     }
 
     /// Index entries in order, the first of which holds `offset`, which must be
-    /// below the visible end.
-    pub(super) fn locate(
+    /// below the visible end and not gone.
+    ///
+    /// # Errors
+    /// When the index cannot be read, or has no such entry.
+    pub(crate) fn locate(
         &self,
         partition: &Partition,
         offset: Offset,
@@ -284,7 +357,7 @@ impl Store {
             .filter(|entry| entry.end() > offset)
             .copied()
             .collect();
-        if entries.is_empty() {
+        if entries.first().is_none_or(|entry| entry.first > offset) {
             // Moved to the view between the two looks; it is in one of them now.
             let again = head_entries(partition, offset);
             if again.is_empty() {
@@ -309,7 +382,34 @@ fn head_entries(partition: &Partition, offset: Offset) -> Vec<IndexEntry> {
     }
 }
 
-/// Adds those of the frame's events that are at `offsets`.
+/// The events of an entry, whose frame has this payload.
+fn events_of(
+    payload: &Bytes,
+    partition: &Partition,
+    entry: IndexEntry,
+) -> Result<impl Iterator<Item = Result<StoredEvent, ReadError>> + use<>, ReadError> {
+    let damaged = move |error| ReadError::Frame(entry.position, error);
+    let events = record::events_at(payload, partition.source, entry.first)
+        .map_err(damaged)?
+        .ok_or(ReadError::Missing(entry.first, entry.position))?;
+    let events = events.map(move |event| {
+        let at = event.map_err(damaged)?;
+        Ok(StoredEvent {
+            offset: at.offset,
+            append_time_ms: at.time_ms,
+            event: at.event.event,
+            note: at.event.note,
+        })
+    });
+    // An entry may have been cut.
+    Ok(events.take_while(move |event| {
+        event
+            .as_ref()
+            .map_or(true, |event| event.offset < entry.end())
+    }))
+}
+
+/// Adds those of the entry's events that are at `offsets`.
 fn pick_from(
     payload: &Bytes,
     partition: &Partition,
@@ -317,61 +417,67 @@ fn pick_from(
     offsets: &[Offset],
     picked: &mut Vec<StoredEvent>,
 ) -> Result<(), ReadError> {
-    let damaged = |error| ReadError::Frame(entry.position, error);
-    let mut events = record::events_at(payload, partition.source, entry.first).map_err(damaged)?;
-    let mut next = entry.first;
-    for offset in offsets {
-        let skipped = offset.0.checked_sub(next.0);
-        let event = skipped
-            .and_then(|skipped| events.nth(skipped as usize))
-            .ok_or(ReadError::Missing(*offset, entry.position))?
-            .map_err(damaged)?;
-        next = offset.next();
-        picked.push(StoredEvent {
-            offset: *offset,
-            append_time_ms: entry.time_ms,
-            event: event.event,
-            note: event.note,
-        });
+    let mut wanted = offsets.iter().peekable();
+    for event in events_of(payload, partition, entry)? {
+        let event = event?;
+        while wanted.next_if(|offset| **offset < event.offset).is_some() {}
+        match wanted.peek() {
+            None => break,
+            Some(offset) if **offset == event.offset => picked.push(event),
+            Some(_) => {}
+        }
     }
     Ok(())
 }
 
-/// Adds the frame's events to the page. True when the page is full.
-fn take(
-    page: &mut Page,
-    bytes: &mut usize,
-    payload: &Bytes,
-    partition: &Partition,
-    entry: IndexEntry,
+/// A page that is being read.
+struct Filling {
+    events: Vec<StoredEvent>,
+    bytes: usize,
+    next: Offset,
     limits: PageLimits,
-) -> Result<bool, ReadError> {
-    let damaged = |error| ReadError::Frame(entry.position, error);
-    let events = record::events_at(payload, partition.source, entry.first).map_err(damaged)?;
-    let skip = page.next.0.saturating_sub(entry.first.0) as usize;
-    let before = page.next;
-    for (at, event) in events.enumerate() {
-        let event = event.map_err(damaged)?;
-        if at < skip {
-            continue;
+}
+
+impl Filling {
+    fn new(partition: &Partition, from: Offset, limits: PageLimits) -> Self {
+        Self {
+            events: Vec::new(),
+            bytes: 0,
+            next: from.max(partition.start_offset()),
+            limits,
         }
-        let size = event.event.len();
-        if !page.events.is_empty()
-            && (page.events.len() >= limits.events || *bytes + size > limits.bytes)
-        {
-            return Ok(true);
+    }
+
+    fn done(self) -> Page {
+        Page {
+            events: self.events,
+            next: self.next,
         }
-        *bytes += size;
-        page.events.push(StoredEvent {
-            offset: page.next,
-            append_time_ms: entry.time_ms,
-            event: event.event,
-            note: event.note,
-        });
-        page.next = page.next.next();
     }
-    if page.next == before {
-        return Err(ReadError::Missing(before, entry.position));
+
+    /// Adds the entry's events. True when the page is full.
+    fn take(
+        &mut self,
+        payload: &Bytes,
+        partition: &Partition,
+        entry: IndexEntry,
+    ) -> Result<bool, ReadError> {
+        for event in events_of(payload, partition, entry)? {
+            let event = event?;
+            if event.offset < self.next {
+                continue;
+            }
+            let size = event.event.len();
+            let full =
+                self.events.len() >= self.limits.events || self.bytes + size > self.limits.bytes;
+            if !self.events.is_empty() && full {
+                return Ok(true);
+            }
+            self.bytes += size;
+            self.next = event.offset.next();
+            self.events.push(event);
+        }
+        self.next = self.next.max(entry.end());
+        Ok(self.events.len() >= self.limits.events || self.bytes >= self.limits.bytes)
     }
-    Ok(page.events.len() >= limits.events || *bytes >= limits.bytes)
 }

@@ -47,6 +47,17 @@ pub enum Outgoing {
     Deliveries(Vec<Delivery>),
     /// Leases that ran out.
     LeasesLost(Vec<LeaseToken>),
+    /// Events were gone before the group had settled them.
+    Gap {
+        /// Of which partition.
+        partition: PartitionId,
+        /// The first that is gone.
+        first: Offset,
+        /// The offset after the last one.
+        end: Offset,
+        /// How many of them the group had not settled.
+        count: u64,
+    },
 }
 
 /// Why nothing is delivered. As in `sluice.v1.IdleReason`.

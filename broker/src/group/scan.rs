@@ -2,6 +2,7 @@
 //! the group's task, so that neither disk nor filter holds it up.
 
 use std::{
+    ops::Range,
     sync::{Arc, LazyLock},
     thread,
 };
@@ -35,8 +36,8 @@ pub(super) struct Scanned {
     pub(super) matched: Vec<(StoredEvent, Option<Bytes>)>,
     /// What the filter did.
     pub(super) counters: Counters,
-    /// Events before the first of the page that are gone.
-    pub(super) dropped: u64,
+    /// What was to be read and is gone.
+    pub(super) gap: Option<Range<Offset>>,
     /// The filter took too many steps for the event at `next`, which neither
     /// passes nor is dropped.
     pub(super) overran: bool,
@@ -81,18 +82,7 @@ impl Feed {
         store: &Store,
         offset: Offset,
     ) -> Result<Option<StoredEvent>, ReadError> {
-        let one = PageLimits {
-            events: 1,
-            bytes: usize::MAX,
-        };
-        match self.partition() {
-            Some(partition) => {
-                let mut events = store.read(partition, offset, one)?.events;
-                // It may be gone, and what is read a later one.
-                Ok(events.pop().filter(|event| event.offset == offset))
-            }
-            None => Ok(None),
-        }
+        Ok(self.pick(store, &[offset])?.pop())
     }
 }
 
@@ -139,10 +129,13 @@ impl Scanner {
 
     fn sift(&self, from: Offset, page: Page, of: &Feed) -> Scanned {
         let filter = self.filter.as_ref().filter(|_| of.filtered);
+        // What is missing above the start went by compaction, which nobody misses.
+        let start = of.partition().map_or(from, Partition::start_offset);
         let first = page.events.first().map_or(page.next, |event| event.offset);
+        let gap = from..first.min(start);
         let mut scanned = Scanned {
             next: page.next,
-            dropped: first.0.saturating_sub(from.0),
+            gap: Some(gap).filter(|gap| gap.start < gap.end),
             ..Scanned::default()
         };
         if filter.is_none() && of.filtered {

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU32, Ordering},
     },
     time::SystemTime,
@@ -20,6 +20,7 @@ use crate::{
     config::Limits,
     group::{GroupHandle, Groups},
     log,
+    retention::RetentionStatus,
     space::Space,
 };
 
@@ -42,6 +43,7 @@ pub(crate) struct Api {
 pub(crate) struct BrokerInfo {
     pub(crate) recovery: Recovery,
     pub(crate) started: SystemTime,
+    pub(crate) retention: Arc<Mutex<RetentionStatus>>,
 }
 
 impl Api {

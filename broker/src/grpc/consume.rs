@@ -97,6 +97,17 @@ impl Responses {
                 Outgoing::Deliveries(deliveries) => Out::Deliveries(wire::Deliveries {
                     deliveries: deliveries.into_iter().map(convert::delivery).collect(),
                 }),
+                Outgoing::Gap {
+                    partition,
+                    first,
+                    end,
+                    count,
+                } => Out::Gap(wire::Gap {
+                    partition: partition.0 as i32,
+                    first: first.0 as i64,
+                    end: end.0 as i64,
+                    event_count: count as i64,
+                }),
                 Outgoing::LeasesLost(tokens) => Out::LeasesLost(wire::LeasesLost {
                     leases: tokens.into_iter().map(convert::wire_token).collect(),
                 }),

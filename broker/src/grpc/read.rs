@@ -127,8 +127,11 @@ pub(super) async fn start_offset(
     field: &str,
 ) -> Result<Offset, Refusal> {
     let end = visible_end(topic, partition);
+    let earliest = topic
+        .partition(partition)
+        .map_or(Offset(0), crate::commit::Partition::start_offset);
     match start {
-        None | Some(At::Earliest(_)) => Ok(Offset(0)),
+        None | Some(At::Earliest(_)) => Ok(earliest),
         Some(At::Latest(_)) => Ok(end),
         Some(At::Offset(given)) => {
             let field = format!("{field}.offset");
@@ -136,7 +139,7 @@ pub(super) async fn start_offset(
             if offset > end.0 {
                 return Err(Refusal::out_of_range(&field, offset, end.0));
             }
-            Ok(Offset(offset))
+            Ok(Offset(offset).max(earliest))
         }
         Some(At::Time(time)) => {
             let time_ms = convert::ms_of_time(&format!("{field}.time"), time)?;

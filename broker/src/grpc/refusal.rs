@@ -299,7 +299,7 @@ impl From<CatalogError> for Refusal {
             CatalogError::UnknownGroup { .. } => {
                 (Code::NotFound, ErrorReason::UnknownGroup, "group")
             }
-            CatalogError::TopicDiffers { .. } => {
+            CatalogError::TopicDiffers { .. } | CatalogError::RetentionDiffers(_) => {
                 (Code::AlreadyExists, ErrorReason::TopicExists, "config")
             }
             CatalogError::GroupDiffers(_) => {

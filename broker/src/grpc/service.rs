@@ -121,6 +121,24 @@ impl AdminService for Services {
         ))
     }
 
+    async fn update_topic(
+        &self,
+        request: Request<wire::UpdateTopicRequest>,
+    ) -> Result<Response<wire::UpdateTopicResponse>, Status> {
+        Ok(Response::new(
+            self.0.update_topic(request.into_inner()).await?,
+        ))
+    }
+
+    async fn trim_topic(
+        &self,
+        request: Request<wire::TrimTopicRequest>,
+    ) -> Result<Response<wire::TrimTopicResponse>, Status> {
+        Ok(Response::new(
+            self.0.trim_topic(request.into_inner()).await?,
+        ))
+    }
+
     async fn list_topics(
         &self,
         request: Request<wire::ListTopicsRequest>,

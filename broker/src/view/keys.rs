@@ -7,7 +7,7 @@
 use bytes::{Buf, BufMut};
 use sluice_proto::{GroupId, Offset, PartitionId, ProducerId, TopicId};
 
-use crate::commit::record::Source;
+use crate::{commit::record::Source, log::Position};
 
 /// Names one piece of the broker's state. Sorts by kind in the order given here,
 /// in which what is referred to comes first.
@@ -29,10 +29,14 @@ pub enum EntityKey {
     Lease(GroupId, Source, Offset),
     /// A producer's session and results.
     Producer(ProducerId),
+    /// Which events are in a segment of the log; not part of the state.
+    Segment(Position),
 }
 
 impl EntityKey {
-    pub(super) fn encode(self) -> Vec<u8> {
+    /// The key as bytes, which sort as the keys do.
+    #[must_use]
+    pub fn encode(self) -> Vec<u8> {
         let mut out = Vec::with_capacity(32);
         let source = |out: &mut Vec<u8>, group: GroupId, source: Source| {
             out.put_u64(group.0);
@@ -72,12 +76,17 @@ impl EntityKey {
                 out.put_u8(8);
                 out.put_u64(id.0);
             }
+            Self::Segment(base) => {
+                out.put_u8(9);
+                out.put_u64(base.0);
+            }
         }
         out
     }
 
-    /// The key, and what follows it.
-    pub(super) fn decode(mut bytes: &[u8]) -> Option<(Self, &[u8])> {
+    /// The key, and what follows it; `None` when the bytes begin with no key.
+    #[must_use]
+    pub fn decode(mut bytes: &[u8]) -> Option<(Self, &[u8])> {
         fn u64(bytes: &mut &[u8]) -> Option<u64> {
             bytes.try_get_u64().ok()
         }
@@ -109,6 +118,7 @@ impl EntityKey {
                 Self::Lease(group, source, Offset(u64(input)?))
             }
             8 => Self::Producer(ProducerId(u64(input)?)),
+            9 => Self::Segment(Position(u64(input)?)),
             _ => return None,
         };
         Some((key, bytes))
@@ -148,6 +158,7 @@ mod tests {
                 Offset(o)
             )),
             any::<u64>().prop_map(|p| EntityKey::Producer(ProducerId(p))),
+            any::<u64>().prop_map(|p| EntityKey::Segment(Position(p))),
         ]
     }
 

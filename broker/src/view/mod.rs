@@ -5,7 +5,7 @@
 //!
 //! | tree | key | value |
 //! |---|---|---|
-//! | `state` | [`EntityKey`], chunk `u16` | a chunk of the entity as `commit/state/` saves it |
+//! | `state` | [`EntityKey`], chunk `u16` | a chunk of the entity as `commit/state/` saves it, or of what is in a segment |
 //! | `index` | topic `u64`, partition `u32`, first offset `u64` (big endian) | an [`IndexChunk`] |
 //! | `meta` | `"checkpoint"` | [`Checkpoint`] |
 //!
@@ -37,7 +37,7 @@ use crate::log::{LogPoint, Position};
 const VALUE_BYTES_MAX: usize = 3800;
 const CACHE_BYTES: u64 = 64 << 20;
 const CHECKPOINT_KEY: &[u8] = b"checkpoint";
-const FORMAT_VERSION: u8 = 1;
+const FORMAT_VERSION: u8 = 2;
 const CHECKPOINT_BYTES: usize = 1 + 16 + 8 + 8 + 4 + 16 + 1;
 
 /// The view could not be read or written.
@@ -74,6 +74,11 @@ pub struct Changes {
     pub entities: Vec<(EntityKey, Option<Vec<u8>>)>,
     /// Parts of the index that are new.
     pub index: Vec<(TopicId, PartitionId, IndexChunk)>,
+    /// Parts of the index that stand in place of others, by partition: of two
+    /// entries that have an offset the one with the higher position wins.
+    pub relocated: Vec<(TopicId, PartitionId, Vec<IndexEntry>)>,
+    /// Partitions of whose index goes what lies below an offset.
+    pub trimmed: Vec<(TopicId, PartitionId, Offset)>,
     /// Topics whose index goes.
     pub deleted_topics: Vec<TopicId>,
     /// How far the view has then come.
@@ -169,10 +174,19 @@ impl View {
                 index.remove(key?);
             }
         }
+        for (topic, partition, start) in &changes.trimmed {
+            self.trim_index(&mut index, *topic, *partition, *start)?;
+        }
         for (topic, partition, chunk) in &changes.index {
             if let Some(first) = chunk.first_offset() {
                 index.insert(index_key(*topic, *partition, first), chunk.encode());
             }
+        }
+        for (topic, partition, entries) in &changes.relocated {
+            let new = changes.index.iter();
+            let new = new.filter(|(t, p, _)| (t, p) == (topic, partition));
+            let new = new.map(|(_, _, chunk)| chunk);
+            self.merge_index(&mut index, *topic, *partition, entries, new)?;
         }
         let checkpoint = encode_checkpoint(&changes.checkpoint);
         (&self.state, &self.index, &self.meta)
@@ -213,6 +227,72 @@ impl View {
         IndexChunk::decode(&found?.1)
             .map(Some)
             .ok_or(ViewError::Damaged("a chunk of its index"))
+    }
+
+    /// Removes the chunks that end at or below `start`.
+    fn trim_index(
+        &self,
+        batch: &mut sled::Batch,
+        topic: TopicId,
+        partition: PartitionId,
+        start: Offset,
+    ) -> Result<(), ViewError> {
+        let first = index_key(topic, partition, Offset(0));
+        let last = index_key(topic, partition, start);
+        let mut before: Option<sled::IVec> = None;
+        for key in self.index.range(first..=last).keys() {
+            // The next one begins where it ends, or later.
+            if let Some(ended) = before.replace(key?) {
+                batch.remove(ended);
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts `entries` over those that there are, `new` ones among them.
+    fn merge_index<'a>(
+        &self,
+        batch: &mut sled::Batch,
+        topic: TopicId,
+        partition: PartitionId,
+        entries: &[IndexEntry],
+        new: impl Iterator<Item = &'a IndexChunk>,
+    ) -> Result<(), ViewError> {
+        let Some(lowest) = entries.iter().map(|entry| entry.first).min() else {
+            return Ok(());
+        };
+        let highest = entries.iter().map(IndexEntry::end).max().unwrap_or(lowest);
+        let from = self
+            .index
+            .range(index_key(topic, partition, Offset(0))..=index_key(topic, partition, lowest))
+            .next_back()
+            .transpose()?
+            .map_or_else(
+                || index_key(topic, partition, lowest),
+                |(key, _)| key.to_vec(),
+            );
+        let mut all: Vec<IndexEntry> = entries.to_vec();
+        for item in self.index.range(from..index_key(topic, partition, highest)) {
+            let (key, value) = item?;
+            let chunk =
+                IndexChunk::decode(&value).ok_or(ViewError::Damaged("a chunk of its index"))?;
+            all.extend_from_slice(chunk.entries());
+            batch.remove(key);
+        }
+        // One that begins behind has nothing to do with these, and there may be
+        // others between.
+        let begins_before = |chunk: &&IndexChunk| chunk.first_offset() < Some(highest);
+        for chunk in new.filter(begins_before) {
+            if let Some(first) = chunk.first_offset() {
+                batch.remove(index_key(topic, partition, first));
+            }
+            all.extend_from_slice(chunk.entries());
+        }
+        for chunk in index_chunk::merge(all).chunks(ENTRIES_MAX) {
+            let key = index_key(topic, partition, chunk[0].first);
+            batch.insert(key, IndexChunk::from_entries(chunk.to_vec()).encode());
+        }
+        Ok(())
     }
 
     fn put_entity(
@@ -333,6 +413,8 @@ mod tests {
         Changes {
             entities,
             index: Vec::new(),
+            relocated: Vec::new(),
+            trimmed: Vec::new(),
             deleted_topics: Vec::new(),
             checkpoint: checkpoint(applied_end),
         }
@@ -375,6 +457,7 @@ mod tests {
                 position: Position(4096 + first),
                 length: 100,
                 time_ms: 9,
+                bytes: 70,
             }])
         };
         let (topic, partition) = (TopicId(1), PartitionId(0));
@@ -391,6 +474,38 @@ mod tests {
         assert_eq!(find(topic, 5), Some(chunk(5)));
         assert_eq!(find(topic, 1000), Some(chunk(5)));
         assert_eq!(find(TopicId(3), 0), None);
+
+        // Written again, over two chunks, with one that is new in the same go.
+        let mut again = changes(Vec::new(), 2);
+        let [whole] = chunk(0).entries()[..] else {
+            panic!("a chunk of one entry")
+        };
+        let whole = IndexEntry {
+            count: 10,
+            position: Position(99_999),
+            ..whole
+        };
+        again.index = vec![(topic, partition, chunk(10))];
+        again.relocated = vec![(topic, partition, vec![whole])];
+        view.write(&again).unwrap();
+        let whole = IndexChunk::from_entries(vec![whole]);
+        for offset in [0, 9] {
+            assert_eq!(find(topic, offset), Some(whole.clone()), "{offset}");
+        }
+        assert_eq!(find(topic, 14), Some(chunk(10)));
+        assert_eq!(find(TopicId(2), 5), Some(chunk(0)));
+
+        // Trimmed: what reaches over the start stays.
+        let mut trim = changes(Vec::new(), 2);
+        trim.index = vec![(topic, partition, chunk(15)), (topic, partition, chunk(20))];
+        view.write(&trim).unwrap();
+        trim.index = Vec::new();
+        trim.trimmed = vec![(topic, partition, Offset(17))];
+        view.write(&trim).unwrap();
+        assert_eq!(find(topic, 14), None);
+        assert_eq!(find(topic, 16), Some(chunk(15)));
+        assert_eq!(find(topic, 20), Some(chunk(20)));
+        assert_eq!(find(TopicId(2), 5), Some(chunk(0)));
 
         let mut deletion = changes(Vec::new(), 2);
         deletion.deleted_topics = vec![topic];

@@ -252,6 +252,13 @@ impl Worker {
                     self.lose(token.into());
                 }
             }
+            Some(In::Gap(gap)) => tracing::warn!(
+                partition = gap.partition,
+                first = gap.first,
+                end = gap.end,
+                count = gap.event_count,
+                "events were dropped before the group had settled them"
+            ),
             // Joined comes once; others are of later versions.
             Some(In::Joined(_) | In::Heartbeat(_)) | None => {}
         }

@@ -1,13 +1,17 @@
 //! Frames and records as bytes; the format is in the module above.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use prost::Message;
+use prost::{
+    Message,
+    encoding::{decode_varint, encode_varint, encoded_len_varint},
+};
 use sluice_proto::{GroupId, Offset, PartitionId, ProducerId, TopicId};
 
 use super::{
-    Append, AttemptFailed, EpochStarted, Frame, GroupChanged, GroupCreated, GroupDeleted,
-    LeaseNoted, NewEvent, ProducerOpened, ProducerSequence, Record, Settle, Source, TopicCreated,
-    TopicDeleted,
+    Append, AttemptFailed, CheckpointBegun, CheckpointChunk, CheckpointEnded, EpochStarted, Frame,
+    GroupChanged, GroupCreated, GroupDeleted, LeaseNoted, NewEvent, ProducerOpened,
+    ProducerSequence, Record, Relocated, RelocatedEvent, Settle, Source, TopicCreated,
+    TopicDeleted, TopicUpdated, Trimmed,
 };
 
 /// A frame's payload is not one that this broker writes.
@@ -31,6 +35,10 @@ pub enum DecodeError {
 }
 
 const FLAG_PRODUCER: u8 = 1;
+const APPEND: u8 = 1;
+const RELOCATED: u8 = 22;
+const CHECKPOINT_BEGUN: u8 = 23;
+const CHECKPOINT_ENDED: u8 = 25;
 
 impl Frame {
     /// Bytes that [`Frame::encode`] will write.
@@ -102,6 +110,7 @@ macro_rules! protobuf_records {
                 match self {
                     Self::Append(_) => 1,
                     Self::Settle(_) => 2,
+                    Self::Relocated(_) => RELOCATED,
                     $(Self::$name(_) => $kind,)*
                 }
             }
@@ -110,6 +119,7 @@ macro_rules! protobuf_records {
                 match self {
                     Self::Append(append) => append.body_len(),
                     Self::Settle(settle) => 24 + settle.runs.len() * 16,
+                    Self::Relocated(relocated) => relocated.body_len(),
                     $(Self::$name(message) => message.encoded_len(),)*
                 }
             }
@@ -118,6 +128,7 @@ macro_rules! protobuf_records {
                 match self {
                     Self::Append(append) => append.encode_body(out),
                     Self::Settle(settle) => settle.encode_body(out),
+                    Self::Relocated(relocated) => relocated.encode_body(out),
                     // A BytesMut grows, so there is always room.
                     $(Self::$name(message) => message.encode_raw(out),)*
                 }
@@ -127,6 +138,7 @@ macro_rules! protobuf_records {
                 match kind {
                     1 => Append::decode_body(body).map(Self::Append),
                     2 => Settle::decode_body(body).map(Self::Settle),
+                    RELOCATED => Relocated::decode_body(body).map(Self::Relocated),
                     $($kind => $name::decode(body)
                         .map(Self::$name)
                         .map_err(|error| DecodeError::Body(kind, error)),)*
@@ -147,6 +159,11 @@ protobuf_records! {
     8 => GroupDeleted,
     9 => ProducerOpened,
     10 => EpochStarted,
+    20 => Trimmed,
+    21 => TopicUpdated,
+    23 => CheckpointBegun,
+    24 => CheckpointChunk,
+    25 => CheckpointEnded,
     30 => GroupChanged,
 }
 
@@ -231,8 +248,126 @@ impl Settle {
     }
 }
 
-/// The events that a frame appends to one partition from offset `first` on,
-/// without decoding the rest of it.
+impl Relocated {
+    /// Bytes that one event takes besides itself and its note, at most.
+    pub(in crate::commit) const EVENT_OVERHEAD: usize = 20 + EVENT_OVERHEAD;
+
+    /// For each event, how many offsets are missing before it, and by how much it
+    /// is older than the range's last.
+    fn differences(&self) -> impl Iterator<Item = (u64, u64, &NewEvent)> {
+        let mut next = self.first.0;
+        self.events.iter().map(move |of| {
+            let missing = of.offset.0.wrapping_sub(next);
+            next = of.offset.0.wrapping_add(1);
+            (missing, self.time_ms.wrapping_sub(of.time_ms), &of.event)
+        })
+    }
+
+    /// Bytes that it takes in a frame.
+    #[must_use]
+    pub fn record_len(&self) -> usize {
+        5 + self.body_len()
+    }
+
+    fn body_len(&self) -> usize {
+        let events: usize = self
+            .differences()
+            .map(|(missing, older, event)| {
+                let varints = encoded_len_varint(missing) + encoded_len_varint(older);
+                varints + EVENT_OVERHEAD + event.event.len() + event.note.len()
+            })
+            .sum();
+        48 + events
+    }
+
+    fn encode_body(&self, out: &mut BytesMut) {
+        out.put_u64_le(self.topic.0);
+        out.put_u32_le(self.partition.0);
+        out.put_u64_le(self.first.0);
+        out.put_u64_le(self.end.0);
+        out.put_u64_le(self.time_ms);
+        out.put_u64_le(self.dropped_bytes);
+        out.put_u32_le(self.events.len() as u32);
+        for (missing, older, event) in self.differences() {
+            encode_varint(missing, out);
+            encode_varint(older, out);
+            out.put_u32_le(event.event.len() as u32);
+            out.put_u32_le(event.note.len() as u32);
+            out.put_slice(&event.event);
+            out.put_slice(&event.note);
+        }
+    }
+
+    fn decode_body(mut body: Bytes) -> Result<Self, DecodeError> {
+        let input = &mut body;
+        let topic = TopicId(take_u64(input)?);
+        let partition = PartitionId(take_u32(input)?);
+        let first = Offset(take_u64(input)?);
+        let range_end = Offset(take_u64(input)?);
+        let time_ms = take_u64(input)?;
+        let dropped_bytes = take_u64(input)?;
+        let count = take_u32(input)? as usize;
+        let mut events = Vec::with_capacity(count.min(input.len() / EVENT_OVERHEAD));
+        let mut next = first;
+        for _ in 0..count {
+            let at = next_relocated(input, &mut next, time_ms)?;
+            events.push(RelocatedEvent {
+                offset: at.offset,
+                time_ms: at.time_ms,
+                event: at.event,
+            });
+        }
+        end(input)?;
+        Ok(Self {
+            topic,
+            partition,
+            first,
+            end: range_end,
+            time_ms,
+            dropped_bytes,
+            events,
+        })
+    }
+}
+
+fn next_relocated(
+    input: &mut Bytes,
+    next: &mut Offset,
+    last_ms: u64,
+) -> Result<EventAt, DecodeError> {
+    let offset = Offset(next.0.wrapping_add(take_varint(input)?));
+    *next = Offset(offset.0.wrapping_add(1));
+    Ok(EventAt {
+        offset,
+        time_ms: last_ms.wrapping_sub(take_varint(input)?),
+        event: next_event(input)?,
+    })
+}
+
+/// Whether a frame is a piece of a checkpoint.
+#[must_use]
+pub fn is_checkpoint(payload: &[u8]) -> bool {
+    const FIRST_KIND_AT: usize = 8 + 1 + 2;
+    // Such a frame has one record and no producer.
+    let no_producer = payload.get(8) == Some(&0);
+    let kind = payload.get(FIRST_KIND_AT);
+    no_producer && kind.is_some_and(|kind| (CHECKPOINT_BEGUN..=CHECKPOINT_ENDED).contains(kind))
+}
+
+/// An event with its place.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EventAt {
+    /// Its offset.
+    pub offset: Offset,
+    /// When it was appended, milliseconds since 1970.
+    pub time_ms: u64,
+    /// The event.
+    pub event: NewEvent,
+}
+
+/// The events that a frame appends to one partition from offset `first` on, or
+/// holds again for a range that begins there, in order, without decoding the
+/// rest of it. `None` when the frame has no such record.
 ///
 /// # Errors
 /// When the payload is not one that this version writes.
@@ -240,33 +375,50 @@ pub fn events_at(
     payload: &Bytes,
     source: Source,
     first: Offset,
-) -> Result<impl Iterator<Item = Result<NewEvent, DecodeError>> + use<>, DecodeError> {
+) -> Result<Option<impl Iterator<Item = Result<EventAt, DecodeError>> + use<>>, DecodeError> {
     let mut payload = payload.clone();
     let input = &mut payload;
-    take_u64(input)?;
+    let frame_ms = take_u64(input)?;
     if take_u8(input)? & FLAG_PRODUCER != 0 {
         take(input, 24)?;
     }
     let count = take_u16(input)?;
-    let mut found = (0, Bytes::new());
     for _ in 0..count {
         let kind = take_u8(input)?;
         let length = take_u32(input)? as usize;
         let mut body = take(input, length)?;
-        if kind != 1 {
+        if kind != APPEND && kind != RELOCATED {
             continue;
         }
         let topic = TopicId(take_u64(&mut body)?);
         let partition = PartitionId(take_u32(&mut body)?);
         let this_first = Offset(take_u64(&mut body)?);
-        let events = take_u32(&mut body)?;
-        if (Source { topic, partition }) == source && this_first == first {
-            found = (events, body);
-            break;
+        if (Source { topic, partition }) != source || this_first != first {
+            continue;
         }
+        let mut last_ms = frame_ms;
+        if kind == RELOCATED {
+            // Where the range ends, then its time and what it dropped.
+            take(&mut body, 8)?;
+            last_ms = take_u64(&mut body)?;
+            take(&mut body, 8)?;
+        }
+        let count = take_u32(&mut body)?;
+        let mut next = first;
+        return Ok(Some((0..count).map(move |_| {
+            if kind == RELOCATED {
+                return next_relocated(&mut body, &mut next, last_ms);
+            }
+            let offset = next;
+            next = Offset(next.0.wrapping_add(1));
+            Ok(EventAt {
+                offset,
+                time_ms: frame_ms,
+                event: next_event(&mut body)?,
+            })
+        })));
     }
-    let (count, mut body) = found;
-    Ok((0..count).map(move |_| next_event(&mut body)))
+    Ok(None)
 }
 
 fn next_event(input: &mut Bytes) -> Result<NewEvent, DecodeError> {
@@ -289,6 +441,10 @@ fn take(input: &mut Bytes, length: usize) -> Result<Bytes, DecodeError> {
         return Err(DecodeError::Short);
     }
     Ok(input.split_to(length))
+}
+
+fn take_varint(input: &mut Bytes) -> Result<u64, DecodeError> {
+    decode_varint(input).map_err(|_| DecodeError::Short)
 }
 
 fn take_u8(input: &mut Bytes) -> Result<u8, DecodeError> {
@@ -345,6 +501,22 @@ mod tests {
                     runs: vec![(Offset(5), 1), (Offset(8), 12)],
                 }),
                 Record::TopicDeleted(TopicDeleted { topic: 12 }),
+                Record::Relocated(Relocated {
+                    topic: TopicId(3),
+                    partition: PartitionId(1),
+                    first: Offset(40),
+                    end: Offset(60),
+                    time_ms: 1_763_000_000_001,
+                    dropped_bytes: 7,
+                    events: vec![RelocatedEvent {
+                        offset: Offset(45),
+                        time_ms: 1_763_000_000_000,
+                        event: NewEvent {
+                            event: Bytes::from_static(b"old"),
+                            note: Bytes::from_static(b"n"),
+                        },
+                    }],
+                }),
             ],
         }
     }
@@ -374,14 +546,45 @@ mod tests {
         );
     }
 
+    #[test]
+    fn events_are_found_by_partition_and_first_offset() {
+        let mut out = BytesMut::new();
+        sample().encode(&mut out);
+        let payload = out.freeze();
+        let source = Source {
+            topic: TopicId(3),
+            partition: PartitionId(1),
+        };
+        let found = |first| -> Option<Vec<(u64, u64, Bytes)>> {
+            let events = events_at(&payload, source, Offset(first)).expect("it is whole")?;
+            let events = events.map(|event| event.expect("it is whole"));
+            Some(
+                events
+                    .map(|e| (e.offset.0, e.time_ms, e.event.event))
+                    .collect(),
+            )
+        };
+        let now = 1_764_000_000_000;
+        let appended = vec![(100, now, "one".into()), (101, now, "two".into())];
+        assert_eq!(found(100), Some(appended));
+        let again = vec![(45, 1_763_000_000_000, "old".into())];
+        assert_eq!(found(40), Some(again));
+        assert_eq!(found(45), None);
+    }
+
     proptest! {
         #[test]
         fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = Frame::decode(bytes.into());
+            let source = Source { topic: TopicId(0), partition: PartitionId(0) };
+            let bytes = Bytes::from(bytes);
+            if let Ok(Some(events)) = events_at(&bytes, source, Offset(0)) {
+                for _ in events.take(1000) {}
+            }
+            let _ = Frame::decode(bytes);
         }
 
         #[test]
-        fn no_changed_byte_makes_it_panic(at in 0_usize..140, to in any::<u8>()) {
+        fn no_changed_byte_makes_it_panic(at in 0_usize..240, to in any::<u8>()) {
             let mut out = BytesMut::new();
             sample().encode(&mut out);
             let at = at % out.len();

@@ -17,6 +17,13 @@
 //! settle (kind 2)
 //!   group u64, topic u64, partition u32, count u32, then `count` times:
 //!     first offset u64, length u64
+//! relocated (kind 22)
+//!   topic u64, partition u32, first offset u64, end offset u64,
+//!   time of the range's last event u64, dropped bytes u64, count u32, then
+//!   `count` times:
+//!     offsets missing before it (varint), milliseconds that it is older than
+//!     the range's last event (varint), event length u32, note length u32,
+//!     event, note
 //! every other kind
 //!   a protobuf message of this module
 //! ```
@@ -30,13 +37,20 @@
 //! clock or order of arrival.
 
 mod codec;
+mod retention;
 
 use bytes::Bytes;
 use prost::Message;
 use sluice_proto::{GroupId, Offset, PartitionId, ProducerId, TopicId};
 
 pub(super) use self::codec::EVENT_OVERHEAD;
-pub use self::codec::{DecodeError, events_at};
+pub use self::{
+    codec::{DecodeError, EventAt, events_at, is_checkpoint},
+    retention::{
+        CheckpointBegun, CheckpointChunk, CheckpointEnded, Relocated, RelocatedEvent, Retention,
+        SavedEntity, TopicUpdated, Trimmed,
+    },
+};
 
 /// Most records of one frame: their number is 16 bits wide.
 pub(super) const RECORDS_MAX: usize = u16::MAX as usize;
@@ -78,6 +92,12 @@ pub enum Record {
     GroupChanged(GroupChanged),
     ProducerOpened(ProducerOpened),
     EpochStarted(EpochStarted),
+    Trimmed(Trimmed),
+    TopicUpdated(TopicUpdated),
+    Relocated(Relocated),
+    CheckpointBegun(CheckpointBegun),
+    CheckpointChunk(CheckpointChunk),
+    CheckpointEnded(CheckpointEnded),
 }
 
 impl Record {
@@ -88,6 +108,7 @@ impl Record {
             self,
             Self::TopicCreated(_)
                 | Self::TopicDeleted(_)
+                | Self::TopicUpdated(_)
                 | Self::GroupCreated(_)
                 | Self::GroupDeleted(_)
                 | Self::GroupChanged(_)
@@ -245,6 +266,9 @@ pub struct TopicCreated {
     /// How its events are kept.
     #[prost(enumeration = "Channel", tag = "5")]
     pub channel: i32,
+    /// How long its events are kept; absent: for ever.
+    #[prost(message, optional, tag = "10")]
+    pub retention: Option<Retention>,
 }
 
 /// How a topic's events are kept. The numbers are the format.

@@ -5,7 +5,10 @@ use sluice_proto::{GroupId, GroupName, TopicId, TopicName};
 use super::{Pending, Sequencer};
 use crate::commit::{
     proposal::{CatalogChange, CatalogChanged, CatalogError, GroupChange, NewGroup, TopicConfig},
-    record::{GroupChanged, GroupCreated, GroupDeleted, Record, TopicCreated, TopicDeleted},
+    record::{
+        GroupChanged, GroupCreated, GroupDeleted, Record, Retention, TopicCreated, TopicDeleted,
+        TopicUpdated,
+    },
     state::GroupState,
 };
 
@@ -16,8 +19,13 @@ impl Sequencer {
         pending: &mut Pending,
     ) -> Result<CatalogChanged, CatalogError> {
         match change {
-            CatalogChange::CreateTopic { name, config } => {
-                self.create_topic(&name, config, pending)
+            CatalogChange::CreateTopic {
+                name,
+                config,
+                retention,
+            } => self.create_topic(&name, config, retention, pending),
+            CatalogChange::UpdateTopic { name, retention } => {
+                self.update_topic(&name, retention, pending)
             }
             CatalogChange::DeleteTopic { name } => self.delete_topic(&name, pending),
             CatalogChange::CreateGroup(group) => self.create_group(*group, pending),
@@ -30,6 +38,7 @@ impl Sequencer {
         &mut self,
         name: &TopicName,
         config: Option<TopicConfig>,
+        retention: Option<Retention>,
         pending: &mut Pending,
     ) -> Result<CatalogChanged, CatalogError> {
         if let Some(topic) = self
@@ -41,6 +50,10 @@ impl Sequencer {
                 partitions: topic.definition.partitions,
                 channel: topic.definition.channel(),
             };
+            let kept = topic.definition.retention.clone().unwrap_or_default();
+            if retention.is_some_and(|asked| asked != kept) {
+                return Err(CatalogError::RetentionDiffers(name.to_string()));
+            }
             return match config {
                 Some(requested) if requested != existing => Err(CatalogError::TopicDiffers {
                     name: name.to_string(),
@@ -59,10 +72,26 @@ impl Sequencer {
             });
         }
         let id = self.state.next_id();
-        let created = self.topic_record(id, name, config.unwrap_or_default());
+        let created = TopicCreated {
+            retention,
+            ..self.topic_record(id, name, config.unwrap_or_default())
+        };
         let frame = self.frame(None, vec![Record::TopicCreated(created)]);
         self.add(&frame, pending);
         Ok(CatalogChanged::TopicCreated)
+    }
+
+    fn update_topic(
+        &mut self,
+        name: &TopicName,
+        retention: Retention,
+        pending: &mut Pending,
+    ) -> Result<CatalogChanged, CatalogError> {
+        let topic = self.known_topic(name)?.0;
+        let updated = TopicUpdated { topic, retention };
+        let frame = self.frame(None, vec![Record::TopicUpdated(updated)]);
+        self.add(&frame, pending);
+        Ok(CatalogChanged::TopicUpdated)
     }
 
     fn delete_topic(
@@ -236,6 +265,7 @@ impl Sequencer {
             partitions: config.partitions,
             created_ms: self.now_ms(),
             channel: config.channel.into(),
+            retention: None,
         }
     }
 }

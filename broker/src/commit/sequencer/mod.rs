@@ -10,6 +10,7 @@
 //! the log for good, which does no harm, as nothing is written any more.
 
 mod catalog_changes;
+mod keep;
 mod publisher;
 mod turns;
 mod volatile;
@@ -33,7 +34,7 @@ use super::{
     catalog::Catalog,
     checkpoint::Checkpoints,
     open::CommitConfig,
-    producers::{Appended, Verdict},
+    producers::Verdict,
     proposal::{
         AppendRequest, Changes, CommitError, Committed, OpenProducerError, ProducerSession,
         Proposal, Unavailable,
@@ -41,7 +42,7 @@ use super::{
     record::{
         Append, Channel, Frame, ProducerOpened, ProducerSequence, RECORDS_MAX, Record, Source,
     },
-    state::State,
+    state::{Applied, State},
 };
 use crate::log::{BlockBuilder, FRAME_BYTES_MAX, Prepared, When, Writer};
 
@@ -217,6 +218,7 @@ impl Sequencer {
                 let result = self.look_up(sequence);
                 answer_when_durable(reply, result, None, pending);
             }
+            Proposal::Keep { change, reply } => self.sequence_keep(change, reply, pending),
             Proposal::Close { .. } => unreachable!("write_blocks takes it"),
         }
     }
@@ -314,7 +316,7 @@ impl Sequencer {
             if length > FRAME_BYTES_MAX || frame.records.len() > RECORDS_MAX {
                 return Err(CommitError::TooLarge(length));
             }
-            committed.appended = self.add(&frame, pending);
+            committed.appended = self.add(&frame, pending).appended.clone();
         }
         let waits = {
             let volatile = lock(&self.volatile);
@@ -439,17 +441,18 @@ impl Sequencer {
     }
 
     /// Adds a checked frame to the block and folds it into the state.
-    fn add(&mut self, frame: &Frame, pending: &mut Pending) -> Vec<Appended> {
+    fn add<'p>(&mut self, frame: &Frame, pending: &'p mut Pending) -> &'p Applied {
         let slot = pending
             .block
             .frame(frame.encoded_len(), |out| frame.encode(out));
-        let appended = self
+        let applied = self
             .state
             .apply(frame)
             .expect("the frame was made to fit the state");
+        let at = pending.frames.len();
         pending.frames.push(PendingFrame {
             slot,
-            appended: appended.clone(),
+            applied,
             catalog: frame
                 .records
                 .iter()
@@ -457,7 +460,7 @@ impl Sequencer {
                 .cloned()
                 .collect(),
         });
-        appended
+        &pending.frames[at].applied
     }
 
     /// A checkpoint holds only what is durable. So what is under way, all of it on
@@ -535,6 +538,7 @@ fn refuse(proposal: Proposal, reason: Unavailable) {
         Proposal::Catalog { reply, .. } => drop(reply.send(Err(reason.into()))),
         Proposal::OpenProducer { reply, .. } => drop(reply.send(Err(reason.into()))),
         Proposal::Lookup { reply, .. } => drop(reply.send(Err(reason.into()))),
+        Proposal::Keep { reply, .. } => drop(reply.try_send(Err(reason))),
         Proposal::Close { reply } => drop(reply.send(())),
     }
 }

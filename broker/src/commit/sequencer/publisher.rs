@@ -16,12 +16,11 @@ use super::{
 use crate::{
     commit::{
         catalog::{Catalog, Topic},
-        producers::Appended,
         proposal::Unavailable,
         record::Record,
+        state::Applied,
     },
     log::{FrameSlot, Placed, Position, Reader, When},
-    view::IndexEntry,
 };
 
 pub(super) type Reply = Box<dyn FnOnce(Result<(), Unavailable>) + Send>;
@@ -52,7 +51,7 @@ pub(super) struct Waiting {
 /// A frame of a block.
 pub(super) struct PendingFrame {
     pub(super) slot: FrameSlot,
-    pub(super) appended: Vec<Appended>,
+    pub(super) applied: Applied,
     /// Those of its records that change the catalog.
     pub(super) catalog: Vec<Record>,
 }
@@ -143,23 +142,21 @@ impl Publisher {
         let mut touched: Vec<&Arc<Topic>> = Vec::new();
         for frame in frames {
             let (position, length) = placed.frame(frame.slot);
-            for appended in frame.appended {
-                // Deleted since, in the same block.
-                let Some(topic) = catalog.topic_by_id(appended.topic) else {
-                    continue;
-                };
-                let Some(partition) = topic.partition(appended.partition) else {
-                    continue;
-                };
-                partition.publish(IndexEntry {
-                    first: appended.first,
-                    count: appended.count,
-                    position,
-                    length,
-                    time_ms: appended.time_ms,
-                });
-                if !touched.iter().any(|t| t.id == topic.id) {
-                    touched.push(topic);
+            // A topic that is not there was deleted since, in the same block.
+            for placed in &frame.applied.placed {
+                if let Some((topic, partition)) = catalog.partition(placed.source) {
+                    partition.publish(placed, position, length);
+                    if !placed.relocated && !touched.iter().any(|t| t.id == topic.id) {
+                        touched.push(topic);
+                    }
+                }
+            }
+            for kept in &frame.applied.kept {
+                if let Some((topic, partition)) = catalog.partition(kept.source) {
+                    partition.keep(kept);
+                    if kept.trimmed && !touched.iter().any(|t| t.id == topic.id) {
+                        touched.push(topic);
+                    }
                 }
             }
         }

@@ -11,8 +11,11 @@ use sluice_proto::{
 };
 
 mod group_changed;
+mod kept;
 mod saved;
 
+pub use self::kept::Placed;
+pub(super) use self::kept::{Applied, Kept};
 use super::{
     ack_window::AckWindow,
     epochs::Epochs,
@@ -49,17 +52,21 @@ pub struct State {
 /// A topic and its next offsets.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TopicState {
-    /// As it was created.
+    /// As it was created, with the retention that it has now.
     pub definition: TopicCreated,
-    /// By partition: the next offset, and the time of the last append.
+    /// By partition: where it begins and ends.
     pub partitions: Vec<PartitionState>,
     /// By partition of a buffered topic: in which epochs it was appended to.
     pub epochs: BTreeMap<PartitionId, Epochs>,
 }
 
-/// The writing end of a partition.
+/// Both ends of a partition.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PartitionState {
+    /// The first offset that is still there, or would be.
+    pub start_offset: Offset,
+    /// About the bytes of its events, notes counted in.
+    pub bytes: u64,
     /// The offset that the next event gets.
     pub next_offset: Offset,
     /// Time of the last append, milliseconds since 1970; 0 when there was none.
@@ -120,18 +127,26 @@ pub struct LoadError {
 }
 
 impl State {
-    /// Folds one frame in, and says what it appended.
+    /// Folds one frame in, and says what it put where, and what is gone by it.
     ///
     /// # Errors
     /// When the frame contradicts the state. The state is then undefined and
     /// must not be used.
-    pub fn apply(&mut self, frame: &Frame) -> Result<Vec<Appended>, ApplyError> {
+    pub fn apply(&mut self, frame: &Frame) -> Result<Applied, ApplyError> {
         self.time_ms = self.time_ms.max(frame.time_ms);
-        let mut appended = Vec::new();
+        let mut applied = Applied::default();
         for record in &frame.records {
             match record {
-                Record::Append(append) => appended.push(self.append(append, frame.time_ms)?),
-                Record::Settle(settle) => self.settle(settle)?,
+                Record::Append(append) => {
+                    let (appended, kept) = self.append(append, frame.time_ms)?;
+                    applied.placed.push(Placed::appended(append, frame.time_ms));
+                    applied.appended.push(appended);
+                    applied.kept.push(kept);
+                }
+                Record::Settle(settle) => {
+                    self.settle(settle)?;
+                    applied.kept.extend(self.trim_own(settle));
+                }
                 Record::AttemptFailed(failed) => self.attempt_failed(failed)?,
                 Record::LeaseNoted(lease) => self.lease_noted(lease)?,
                 Record::TopicCreated(topic) => self.topic_created(topic)?,
@@ -149,17 +164,28 @@ impl State {
                     self.producers.opened(opened, frame.time_ms);
                 }
                 Record::EpochStarted(started) => self.epoch = Epoch(started.epoch),
+                Record::Trimmed(trimmed) => applied.kept.extend(self.trimmed(trimmed)?),
+                Record::TopicUpdated(updated) => self.topic_updated(updated)?,
+                Record::Relocated(relocated) => {
+                    let (placed, kept) = self.relocated(relocated)?;
+                    applied.placed.push(placed);
+                    applied.kept.push(kept);
+                }
+                // The state that it is made of is this one.
+                Record::CheckpointBegun(_)
+                | Record::CheckpointChunk(_)
+                | Record::CheckpointEnded(_) => {}
             }
         }
         if let Some(sequence) = frame.producer {
             self.dirty.insert(EntityKey::Producer(sequence.producer));
-            self.producers
-                .applied(sequence, appended.clone(), frame.time_ms);
+            let appended = applied.appended.clone();
+            self.producers.applied(sequence, appended, frame.time_ms);
         }
-        Ok(appended)
+        Ok(applied)
     }
 
-    fn append(&mut self, append: &Append, time_ms: u64) -> Result<Appended, ApplyError> {
+    fn append(&mut self, append: &Append, time_ms: u64) -> Result<(Appended, Kept), ApplyError> {
         let (topic, partition) = (append.topic, append.partition);
         let gone = ApplyError::NoPartition(topic, partition);
         let Some(of) = self.topics.get_mut(&topic) else {
@@ -180,14 +206,17 @@ impl State {
             let epochs = of.epochs.entry(partition).or_default();
             epochs.appended(self.epoch.0, append.first);
         }
+        state.bytes += append.event_bytes();
+        let kept = state.kept(Source { topic, partition }, false);
         self.dirty.insert(EntityKey::Partition(topic, partition));
-        Ok(Appended {
+        let appended = Appended {
             topic,
             partition,
             first: append.first,
             count,
             time_ms,
-        })
+        };
+        Ok((appended, kept))
     }
 
     fn source_mut(

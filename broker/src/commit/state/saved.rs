@@ -78,6 +78,8 @@ impl State {
                         .epochs
                         .get(&partition)
                         .map_or_else(Vec::new, |epochs| epochs.starts().to_vec()),
+                    start_offset: state.start_offset.0,
+                    bytes: state.bytes,
                 };
                 Some(saved.encode_to_vec())
             }
@@ -94,6 +96,8 @@ impl State {
                 Some(lease.encode_to_vec())
             }
             EntityKey::Producer(id) => self.producers.save(id),
+            // Not part of the state: it depends on where frames are.
+            EntityKey::Segment(_) => None,
         }
     }
 
@@ -138,6 +142,8 @@ impl State {
                 }
                 state.next_offset = Offset(saved.next_offset);
                 state.last_append_ms = saved.last_append_ms;
+                state.start_offset = Offset(saved.start_offset);
+                state.bytes = saved.bytes;
             }
             EntityKey::Group(_) => {
                 let created = GroupCreated::decode(bytes).map_err(text)?;
@@ -158,6 +164,7 @@ impl State {
                 state.leases.insert(offset, lease);
             }
             EntityKey::Producer(id) => self.producers.load(id, bytes).map_err(text)?,
+            EntityKey::Segment(_) => return Err("it is no part of the state".into()),
         }
         Ok(())
     }
@@ -179,6 +186,10 @@ struct SavedPartition {
     next_offset: u64,
     #[prost(uint64, tag = "2")]
     last_append_ms: u64,
+    #[prost(uint64, tag = "3")]
+    start_offset: u64,
+    #[prost(uint64, tag = "4")]
+    bytes: u64,
     #[prost(message, repeated, tag = "10")]
     epochs: Vec<EpochStart>,
 }

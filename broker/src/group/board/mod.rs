@@ -30,6 +30,7 @@
 
 mod anew;
 mod counts;
+mod gone;
 mod lease;
 mod leases;
 #[cfg(test)]

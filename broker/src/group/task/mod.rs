@@ -4,6 +4,7 @@
 
 mod deliver;
 mod describe;
+mod gaps;
 mod read_ahead;
 
 use std::{
@@ -93,6 +94,8 @@ pub(super) struct GroupTask {
     pub(super) redriving: HashSet<Offset>,
     /// Why nothing is delivered any more.
     pub(super) disabled: Option<String>,
+    /// Where each source began when that was looked at last.
+    starts: Vec<Offset>,
     /// What the filter did, since the broker's start.
     pub(super) counters: Counters,
     /// Events that were gone before they were settled.
@@ -161,6 +164,7 @@ impl GroupTask {
         let solo = Solo::new(parts.group.config.solo_wait_ms);
         Self {
             scanning: vec![false; parts.feeds.len()],
+            starts: vec![Offset(0); parts.feeds.len()],
             group: parts.group,
             feeds: parts.feeds,
             board: parts.board,
@@ -200,6 +204,7 @@ impl GroupTask {
         loop {
             self.go_on_changing();
             self.let_time_pass();
+            self.follow_starts();
             let more = self.record_losses() | self.read_ahead();
             self.deliver();
             self.end_pulls();

@@ -85,6 +85,9 @@ impl GroupTask {
                 return;
             }
         };
+        if let Some(gap) = scanned.gap {
+            self.scanned_gap(source, gap);
+        }
         if scanned.overran {
             let partition = self.board.source(source).partition.0;
             let why = format!(
@@ -97,11 +100,10 @@ impl GroupTask {
         }
         let now = self.clock.now_ms();
         let counters = scanned.counters;
-        if counters.matched < counters.seen + scanned.dropped && self.skips_due_ms.is_none() {
+        if counters.matched < counters.seen && self.skips_due_ms.is_none() {
             self.skips_due_ms = Some(now + SKIPS_AFTER_MS);
         }
         self.counters.add(counters);
-        self.dropped += scanned.dropped;
         let mut arrived = Vec::with_capacity(scanned.matched.len());
         let mut events = Vec::with_capacity(scanned.matched.len());
         for (event, key) in scanned.matched {

@@ -6,7 +6,7 @@ use sluice_proto::{Offset, PartitionId, event::EventRef, wire};
 
 use super::page_size;
 use crate::{
-    commit::{PageLimits, Topic},
+    commit::Topic,
     grpc::{api::Api, authorize::Action, convert, filters, read::visible_end, refusal::Refusal},
 };
 
@@ -81,25 +81,18 @@ impl Api {
         topic: &Arc<Topic>,
         offset: Offset,
     ) -> Result<Option<wire::DeadLetter>, Refusal> {
-        const ONE: PageLimits = PageLimits {
-            events: 1,
-            bytes: usize::MAX,
-        };
         let (api, topic) = (self.clone(), topic.clone());
         let read = tokio::task::spawn_blocking(move || match topic.partition(PartitionId(0)) {
-            Some(partition) => api.store.read(partition, offset, ONE),
-            None => Ok(crate::commit::Page::default()),
+            Some(partition) => api.store.pick(partition, &[offset]),
+            None => Ok(Vec::new()),
         });
-        let page = read.await.map_err(Refusal::internal)??;
-        Ok(page
-            .events
-            .into_iter()
-            .next()
-            .map(|stored| wire::DeadLetter {
-                dead_letter_offset: offset.0 as i64,
-                history: convert::dead_letter_history(&stored),
-                event: stored.event,
-            }))
+        // Resolved in the meantime, it may be gone.
+        let found = read.await.map_err(Refusal::internal)??;
+        Ok(found.into_iter().next().map(|stored| wire::DeadLetter {
+            dead_letter_offset: offset.0 as i64,
+            history: convert::dead_letter_history(&stored),
+            event: stored.event,
+        }))
     }
 
     pub(in crate::grpc) async fn redrive_dead_letters(

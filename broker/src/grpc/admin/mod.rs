@@ -4,6 +4,7 @@ mod change;
 mod dead_letters;
 mod explain;
 mod groups;
+mod retention;
 mod topics;
 
 use sluice_proto::wire;
@@ -25,6 +26,7 @@ impl Api {
         let catalog = self.proposals.catalog();
         let recovery = &self.info.recovery;
         let limits = &self.limits;
+        let kept = self.retention_status();
         let log_id = recovery.log.log_id.map(|byte| format!("{byte:02x}"));
         Ok(wire::DescribeBrokerResponse {
             version: env!("CARGO_PKG_VERSION").into(),
@@ -57,6 +59,10 @@ impl Api {
                 .map(|low| low.to_string())
                 .unwrap_or_default(),
             log_bytes: self.log.stored_bytes() as i64,
+            live_bytes: kept.live_bytes as i64,
+            reclaimed_bytes: kept.reclaimed_bytes as i64,
+            rewritten_bytes: kept.rewritten_bytes as i64,
+            held: self.held(&kept),
             topic_count: catalog.topics().filter(|t| !t.name.is_internal()).count() as i64,
             group_count: catalog.groups().len() as i64,
             log_writer: recovery.log.write.name().into(),

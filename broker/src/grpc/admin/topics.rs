@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use sluice_proto::wire;
 
-use super::{next_token, page_size};
+use super::{next_token, page_size, retention};
 use crate::{
     commit::{CatalogChange, CatalogChanged, Topic, TopicConfig, record::Channel},
     grpc::{
@@ -23,9 +23,14 @@ impl Api {
         self.allow(Action::Administer, Resource::Topic(&request.topic))?;
         let name = convert::topic_name("topic", &request.topic)?;
         let max = self.limits.partitions_max as usize;
+        let kept = request.config.as_ref().and_then(|asked| asked.retention);
+        let kept = kept.map(|asked| retention::settings("config.retention", asked));
         let config = request.config.map(|asked| checked_config(asked, max));
-        let config = config.transpose()?;
-        let change = CatalogChange::CreateTopic { name, config };
+        let change = CatalogChange::CreateTopic {
+            name,
+            config: config.transpose()?,
+            retention: kept.transpose()?,
+        };
         let changed = self.proposals.change_catalog(change).await?;
         let created = matches!(changed, CatalogChanged::TopicCreated);
         if created {
@@ -83,15 +88,7 @@ impl Api {
     ) -> Result<wire::DescribeTopicResponse, Refusal> {
         let topic = self.topic(Action::Describe, &request.topic)?;
         let catalog = self.proposals.catalog();
-        let partitions = topic
-            .partitions
-            .iter()
-            .map(|partition| wire::PartitionDescription {
-                partition: partition.source.partition.0 as i32,
-                start_offset: partition.start_offset().0 as i64,
-                visible_end: partition.visible_end().0 as i64,
-                last_append_time: partition.last_append_ms().map(convert::time_ms),
-            });
+        let partitions = topic.partitions.iter().map(retention::description);
         let groups = catalog
             .groups_of(topic.id)
             .map(|group| group.name.to_string());
@@ -135,5 +132,6 @@ fn topic_config(topic: &Topic) -> wire::TopicConfig {
     wire::TopicConfig {
         partitions: topic.partitions.len() as i32,
         channel: channel.into(),
+        retention: retention::wire_settings(topic),
     }
 }

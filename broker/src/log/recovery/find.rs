@@ -49,7 +49,7 @@ pub(super) fn find_segments(disk: &dyn Disk) -> Result<Vec<FoundSegment>, OpenEr
     Ok(segments)
 }
 
-fn find_segment(disk: &dyn Disk, base: Position) -> Result<FoundSegment, OpenError> {
+pub(super) fn find_segment(disk: &dyn Disk, base: Position) -> Result<FoundSegment, OpenError> {
     let name = segment::file_name(base);
     let unusable = |reason: String| OpenError::Segment {
         name: name.clone(),

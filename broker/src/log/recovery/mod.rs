@@ -3,6 +3,7 @@
 
 mod find;
 mod follow;
+mod rescan;
 mod tail;
 
 use std::{

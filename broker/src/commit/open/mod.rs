@@ -1,6 +1,9 @@
 //! Brings the state back when the broker starts: what the view knows, then what
 //! the log says since.
 
+mod rebuild;
+mod replay;
+
 use std::{
     fs, io,
     path::{Path, PathBuf},
@@ -9,13 +12,13 @@ use std::{
     time::Instant,
 };
 
-use bytes::Bytes;
-use sluice_proto::{GroupId, TopicId};
+use sluice_proto::GroupId;
 use tokio::sync::{Semaphore, mpsc, watch};
 
+use self::replay::Replay;
 use super::{
-    catalog::Catalog,
-    checkpoint::{self, Checkpoints, Identity},
+    checkpoint::{Beginning, Checkpoints, Followed, Identity, Intervals, Mirror},
+    occupancy::Occupancy,
     proposal::Proposals,
     record::{EpochStarted, Frame, Record},
     sequencer::{self, Publisher, Sequencer, Volatile},
@@ -23,9 +26,12 @@ use super::{
     store::Store,
 };
 use crate::{
-    log::{self, LogConfig, LogPoint, OpenReport, ReplayedFrame},
-    view::{IndexEntry, View, ViewError},
+    log::{self, LogConfig, LogPoint, OpenReport, Position},
+    view::{EntityKey, View, ViewError},
 };
+
+/// The identity of no log.
+const NO_LOG: [u8; 16] = [0; 16];
 
 /// How the log and its view are kept.
 #[derive(Clone, Copy, Debug)]
@@ -42,6 +48,8 @@ pub struct CommitConfig {
     pub memory_topic_bytes: usize,
     /// Bytes of the events of all memory topics.
     pub memory_bytes: usize,
+    /// Log bytes between two checkpoints of the state in the log, at least.
+    pub log_checkpoint_bytes: u64,
     /// Proposals that may wait.
     pub queue_len: usize,
     /// Bytes of proposals that may wait.
@@ -77,6 +85,12 @@ pub struct Opened {
     pub store: Store,
     /// The log's reading end.
     pub reader: log::Reader,
+    /// What takes segments out of the log.
+    pub reclaimer: log::Reclaimer,
+    /// How far view and checkpoints have followed the log.
+    pub followed: Arc<Followed>,
+    /// Time of the log's last frame before this run, milliseconds since 1970.
+    pub log_time_ms: u64,
     /// What each group has settled.
     pub groups: Vec<(GroupId, GroupState)>,
     /// What was found.
@@ -109,9 +123,15 @@ pub enum OpenError {
     /// The view.
     #[error(transparent)]
     View(#[from] ViewError),
-    /// A stored entity of the view.
+    /// A stored entity of the view or of a checkpoint.
     #[error(transparent)]
     Load(#[from] LoadError),
+    /// The beginning of the log is gone, and no checkpoint says what it said.
+    #[error(
+        "the log begins at {0} and holds no whole checkpoint; restore the data folder \
+         from a copy"
+    )]
+    NoCheckpoint(Position),
     /// The first block of the new epoch.
     #[error("the log takes no writes: {0}")]
     Write(#[from] log::WriteError),
@@ -175,6 +195,8 @@ struct TrustedView {
     view: View,
     point: LogPoint,
     state: State,
+    mirror: Mirror,
+    occupancy: Occupancy,
     /// It and the log were closed in order.
     closed: bool,
 }
@@ -194,11 +216,21 @@ fn trusted_view(dir: &Path, boot_id: [u8; 16]) -> Result<Option<TrustedView>, Op
         return Ok(None);
     }
     let mut state = State::default();
-    view.load::<OpenError>(|key, value| Ok(state.load(key, value)?))?;
+    let (mut mirror, mut occupancy) = (Mirror::default(), Occupancy::default());
+    view.load::<OpenError>(|key, value| {
+        mirror.set(key, Some(value));
+        match key {
+            EntityKey::Segment(base) if occupancy.load(base, value) => Ok(()),
+            EntityKey::Segment(_) => Err(ViewError::Damaged("what is in a segment").into()),
+            _ => Ok(state.load(key, value)?),
+        }
+    })?;
     let point = checkpoint.applied_end;
     view.write(&crate::view::Changes {
         entities: Vec::new(),
         index: Vec::new(),
+        relocated: Vec::new(),
+        trimmed: Vec::new(),
         deleted_topics: Vec::new(),
         // From here on it is not closed any more.
         checkpoint: crate::view::Checkpoint {
@@ -211,70 +243,24 @@ fn trusted_view(dir: &Path, boot_id: [u8; 16]) -> Result<Option<TrustedView>, Op
         view,
         point,
         state,
+        mirror,
+        occupancy,
         closed,
     }))
 }
 
-/// What replaying frames makes.
-#[derive(Default)]
-struct Replay {
-    state: State,
-    catalog: Catalog,
-    deleted_topics: Vec<TopicId>,
-}
-
-impl Replay {
-    /// Folds one frame into state and catalog, and into the index of the head.
-    fn apply(&mut self, frame: &ReplayedFrame<'_>) -> Result<(), String> {
-        let payload = Bytes::copy_from_slice(frame.payload);
-        let decoded = Frame::decode(payload).map_err(|e| e.to_string())?;
-        let appended = self.state.apply(&decoded).map_err(|e| e.to_string())?;
-        for record in &decoded.records {
-            let deleted = self.catalog.apply(record);
-            self.deleted_topics.extend(deleted.map(|topic| topic.id));
-        }
-        for appended in appended {
-            if let Some(partition) = self
-                .catalog
-                .topic_by_id(appended.topic)
-                .and_then(|topic| topic.partition(appended.partition))
-            {
-                partition.publish(IndexEntry {
-                    first: appended.first,
-                    count: appended.count,
-                    position: frame.position,
-                    length: frame.length,
-                    time_ms: appended.time_ms,
-                });
-            }
-        }
-        Ok(())
-    }
-
-    /// Moves everything below `end` to the view.
-    fn checkpoint(
-        &mut self,
-        view: &View,
-        identity: Identity,
-        from: LogPoint,
-        end: LogPoint,
-    ) -> Result<(), ViewError> {
-        let deleted = std::mem::take(&mut self.deleted_topics);
-        let changes =
-            checkpoint::collect(identity, from, end, deleted, &mut self.state, &self.catalog);
-        view.write(&changes)?;
-        checkpoint::forget_below(&self.catalog, end.position);
-        Ok(())
-    }
-}
-
 struct Replayed {
     view: View,
+    mirror: Mirror,
     replay: Replay,
+    /// Every frame below is in the view, and in the mirror.
     collected_end: LogPoint,
+    /// Which events are in segments below is the view's word.
+    known_from: Position,
     identity: Identity,
     writer: log::Writer,
     reader: log::Reader,
+    reclaimer: log::Reclaimer,
     report: OpenReport,
 }
 
@@ -289,13 +275,11 @@ impl Replayed {
             view,
             point,
             state,
+            mirror,
+            occupancy,
             closed,
         } = trusted;
-        let mut replay = Replay {
-            catalog: Catalog::of(&state),
-            state,
-            deleted_topics: Vec::new(),
-        };
+        let mut replay = Replay::from(state, occupancy);
         let opened = log::open(log_dir, config.log, Some(point), &mut |frame| {
             replay.apply(&frame)
         })?;
@@ -308,58 +292,15 @@ impl Replayed {
         }
         Ok(Self {
             view,
+            mirror,
             replay,
             collected_end: point,
+            known_from: point.position,
             identity: Identity { log_id, boot_id },
             writer: opened.writer,
             reader: opened.reader,
+            reclaimer: opened.reclaimer,
             report,
-        })
-    }
-
-    /// Drops the view, and makes one from everything that the log says.
-    fn from_the_log_alone(
-        paths: &Paths,
-        config: CommitConfig,
-        boot_id: [u8; 16],
-    ) -> Result<Self, OpenError> {
-        if paths.view.exists() {
-            fs::remove_dir_all(&paths.view)?;
-        }
-        fs::create_dir_all(&paths.view)?;
-        let view = View::open(&paths.view)?;
-        let mut replay = Replay::default();
-        let mut collected: Option<LogPoint> = None;
-        // The log's identity is known only once it is open; checkpoints on the
-        // way carry one that no log has, and the last one the real one.
-        let unknown = Identity {
-            log_id: [0; 16],
-            boot_id,
-        };
-        let opened = log::open(&paths.log, config.log, None, &mut |frame| {
-            let since = *collected.get_or_insert(frame.block);
-            let bytes = frame.block.position.0 - since.position.0;
-            if bytes >= config.checkpoint_bytes {
-                replay
-                    .checkpoint(&view, unknown, since, frame.block)
-                    .map_err(|e| e.to_string())?;
-                tracing::info!(position = %frame.block.position, "building the view again");
-                collected = Some(frame.block);
-            }
-            replay.apply(&frame)
-        })?;
-        let log_id = opened.report.log_id;
-        let identity = Identity { log_id, boot_id };
-        let end = opened.writer.end();
-        replay.checkpoint(&view, identity, collected.unwrap_or(end), end)?;
-        Ok(Self {
-            view,
-            replay,
-            collected_end: end,
-            identity,
-            writer: opened.writer,
-            reader: opened.reader,
-            report: opened.report,
         })
     }
 
@@ -368,8 +309,11 @@ impl Replayed {
         let Replay {
             mut state,
             catalog,
+            occupancy,
             deleted_topics,
+            ..
         } = self.replay;
+        let log_time_ms = state.time_ms;
         let started = Frame {
             time_ms: state.time_ms,
             producer: None,
@@ -399,14 +343,6 @@ impl Replayed {
             .groups()
             .map(|(id, group)| (id, group.clone()))
             .collect();
-        let checkpoints = Checkpoints::start(
-            self.view,
-            self.reader.clone(),
-            self.identity,
-            config.checkpoint_bytes,
-            self.collected_end,
-            deleted_topics,
-        )?;
         let (queue, proposed) = mpsc::channel(config.queue_len);
         let catalog = watch::Sender::new(Arc::new(catalog));
         let proposals = Proposals {
@@ -417,6 +353,23 @@ impl Replayed {
         };
         let volatile = Volatile::new(config.memory_topic_bytes, config.memory_bytes);
         let volatile = Arc::new(Mutex::new(volatile));
+        let (checkpoints, followed) = Checkpoints::start(
+            self.view,
+            self.reader.clone(),
+            proposals.keeper(),
+            self.identity,
+            Intervals {
+                view_bytes: config.checkpoint_bytes,
+                log_bytes: config.log_checkpoint_bytes,
+            },
+            Beginning {
+                collected_end: self.collected_end,
+                mirror: self.mirror,
+                occupancy,
+                known_from: self.known_from,
+                deleted_topics,
+            },
+        )?;
         let sequencer = Sequencer {
             volatile: volatile.clone(),
             catalog: catalog.subscribe(),
@@ -433,6 +386,9 @@ impl Replayed {
             proposals,
             store,
             reader: self.reader,
+            reclaimer: self.reclaimer,
+            followed,
+            log_time_ms,
             groups,
             recovery,
             running: Running(threads),

@@ -1,0 +1,33 @@
+//! Events that retention takes away from under the group.
+
+use sluice_proto::Offset;
+
+use super::{Board, EventId, lease::Place};
+
+impl Board {
+    /// Settles the waiting events of a source below `start`, which are gone. What
+    /// somebody works on stays until that ends. Returns how many.
+    pub fn drop_below(&mut self, source: usize, start: Offset, now_ms: u64) -> u64 {
+        let is_gone = |id: &EventId| id.source == source && id.offset < start;
+        let delayed = self
+            .events
+            .iter()
+            .filter(|(id, entry)| is_gone(id) && matches!(entry.place, Place::Delayed));
+        let delayed: Vec<EventId> = delayed.map(|(id, _)| *id).collect();
+        for id in delayed {
+            self.delayed.remove(id);
+            self.set_place(id, Place::Ready);
+            self.ready.push_back(id);
+        }
+        let mut dropped = 0;
+        loop {
+            // Dropping the first of a line makes the next one ready.
+            let waiting = self.suspects.iter().chain(&self.ready).copied();
+            let gone: Vec<EventId> = waiting.filter(is_gone).collect();
+            match self.drop_ready(&gone, now_ms) {
+                0 => return dropped,
+                some => dropped += some,
+            }
+        }
+    }
+}

@@ -1,0 +1,345 @@
+//! The log with retention over small segments, against a model, with crashes
+//! that lose the view.
+
+#![allow(clippy::unwrap_used)]
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+use bytes::Bytes;
+use rand::{RngExt, SeedableRng, rngs::StdRng, seq::IndexedRandom};
+use sluice_proto::{Offset, PartitionId, TopicId, TopicName};
+use tokio::runtime::Runtime;
+
+use super::*;
+use crate::{
+    commit::{
+        AppendRequest, CatalogChange, Changes, CommitConfig, Opened, PageLimits, Running,
+        StoredEvent, TopicConfig, open,
+        record::{NewEvent, Retention, Source},
+    },
+    log::{LogConfig, WriteChoice},
+    view::{EntityKey, View},
+};
+
+const SEGMENT: u64 = 64 << 10;
+
+fn config() -> CommitConfig {
+    CommitConfig {
+        log: LogConfig {
+            segment_bytes: SEGMENT,
+            tail_cache_bytes: 0,
+            spares_max: 1,
+            write: WriteChoice::Auto,
+            sync_delay: None,
+            ahead_bytes_per_second: None,
+        },
+        blocks_in_flight: 2,
+        block_bytes: 64 << 10,
+        checkpoint_bytes: 16 << 10,
+        log_checkpoint_bytes: 64 << 10,
+        queue_len: 100,
+        queue_bytes: 1 << 20,
+        topics_max: 100,
+        groups_max: 100,
+        producers_max: 100,
+        producer_idle_ms: 1000,
+        memory_topic_bytes: 1 << 20,
+        memory_bytes: 1 << 20,
+    }
+}
+
+fn retention_config() -> RetentionConfig {
+    RetentionConfig {
+        interval: Duration::from_secs(1),
+        rewrite_below_percent: 60,
+        rewrite_bytes_per_s: 1 << 30,
+        compact_keys_max: 1000,
+    }
+}
+
+/// A log that is open, whose retention goes by turns.
+struct Under {
+    runtime: Runtime,
+    proposals: Proposals,
+    store: Store,
+    keeping: Keeping,
+    running: Running,
+}
+
+impl Under {
+    fn open(dir: &Path) -> Self {
+        let Opened {
+            proposals,
+            store,
+            reader,
+            reclaimer,
+            followed,
+            log_time_ms,
+            running,
+            ..
+        } = open(dir, config()).unwrap();
+        let parts = Parts {
+            proposals: proposals.clone(),
+            store: store.clone(),
+            reader,
+            reclaimer,
+            followed,
+            log_time_ms,
+        };
+        Self {
+            runtime: Runtime::new().unwrap(),
+            proposals,
+            store,
+            keeping: Keeping::new(parts, retention_config(), Arc::default()),
+            running,
+        }
+    }
+
+    fn create(&self, name: &str, partitions: u32, retention: Retention) -> TopicId {
+        let name = TopicName::new(name).unwrap();
+        let change = CatalogChange::CreateTopic {
+            name: name.clone(),
+            config: Some(TopicConfig {
+                partitions,
+                ..TopicConfig::default()
+            }),
+            retention: Some(retention),
+        };
+        let changed = self.runtime.block_on(self.proposals.change_catalog(change));
+        changed.unwrap();
+        self.proposals.catalog().topic(&name).unwrap().id
+    }
+
+    fn append(&self, target: Source, events: Vec<Bytes>) -> Offset {
+        let events = events.into_iter().map(|event| NewEvent {
+            event,
+            note: Bytes::from_static(b"note"),
+        });
+        let appends = vec![AppendRequest {
+            target,
+            events: events.collect(),
+        }];
+        let changes = Changes {
+            appends,
+            ..Changes::default()
+        };
+        let committed = self.runtime.block_on(self.proposals.commit(changes));
+        committed.unwrap().appended[0].first
+    }
+
+    fn turn(&mut self) {
+        self.keeping.turn().unwrap();
+    }
+
+    /// Turns until what was written again is in the index.
+    fn settle(&mut self) {
+        for _ in 0..6 {
+            self.turn();
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn read_all(&self, source: Source) -> (Offset, Vec<StoredEvent>) {
+        let catalog = self.proposals.catalog();
+        let topic = catalog.topic_by_id(source.topic).unwrap();
+        let partition = topic.partition(source.partition).unwrap();
+        let limits = PageLimits {
+            events: 50,
+            bytes: 1 << 20,
+        };
+        let mut all = Vec::new();
+        let mut next = Offset(0);
+        while next < partition.visible_end() {
+            let page = self.store.read(partition, next, limits).unwrap();
+            assert!(page.next > next);
+            next = page.next;
+            all.extend(page.events);
+        }
+        (partition.start_offset(), all)
+    }
+
+    fn close(self) {
+        drop(self.keeping);
+        self.runtime.block_on(self.proposals.close());
+        self.running.join();
+    }
+}
+
+/// What was acked, by partition and offset.
+type Model = BTreeMap<Source, Vec<Bytes>>;
+
+fn check(under: &Under, model: &Model, what: &str) {
+    for (source, events) in model {
+        let (start, read) = under.read_all(*source);
+        let expected = &events[start.0 as usize..];
+        assert_eq!(
+            read.len(),
+            expected.len(),
+            "{what}: {source:?} from {start}"
+        );
+        for (at, (stored, event)) in read.iter().zip(expected).enumerate() {
+            assert_eq!(stored.offset.0, start.0 + at as u64, "{what}: {source:?}");
+            assert_eq!(
+                &stored.event, event,
+                "{what}: {source:?} at {}",
+                stored.offset
+            );
+            assert_eq!(&stored.note[..], b"note");
+        }
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    let mut entries: Vec<_> = fs::read_dir(from).unwrap().map(Result::unwrap).collect();
+    // In order, so that it is what a crash leaves of a log that still grows.
+    entries.sort_by_key(|entry| entry.file_name());
+    for entry in entries {
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+fn state_of(dir: &Path) -> BTreeMap<EntityKey, Vec<u8>> {
+    let view = View::open(&dir.join("view")).unwrap();
+    let mut all = BTreeMap::new();
+    view.load::<crate::view::ViewError>(|key, value| {
+        if !matches!(key, EntityKey::Segment(_)) {
+            all.insert(key, value.to_vec());
+        }
+        Ok(())
+    })
+    .unwrap();
+    all
+}
+
+fn log_bytes(dir: &Path) -> u64 {
+    let files = fs::read_dir(dir.join("log")).unwrap();
+    files
+        .map(|file| file.unwrap().metadata().unwrap().len())
+        .sum()
+}
+
+/// Random appends to topics that are kept differently, turns of retention, and
+/// crashes after which the log alone must do.
+fn run(seed: u64, steps: usize) {
+    println!("seed {seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path().join("data");
+    let mut under = Under::open(&dir);
+    let kept = [
+        ("forever", 1, Retention::default()),
+        (
+            "some",
+            2,
+            Retention {
+                events: 200,
+                ..Retention::default()
+            },
+        ),
+        (
+            "bytes",
+            1,
+            Retention {
+                bytes: 30_000,
+                ..Retention::default()
+            },
+        ),
+    ];
+    let mut sources = Vec::new();
+    for (name, partitions, retention) in kept {
+        let topic = under.create(name, partitions, retention);
+        let partitions = (0..partitions).map(PartitionId);
+        sources.extend(partitions.map(|partition| Source { topic, partition }));
+    }
+    let mut model: Model = sources.iter().map(|s| (*s, Vec::new())).collect();
+    let mut crashes = 0;
+    let mut highest_starts: BTreeMap<Source, Offset> = BTreeMap::new();
+    for step in 0..steps {
+        // What is kept for ever is rare, so that it is what is left of segments.
+        let rare = random.random_ratio(1, 12);
+        let source = if rare {
+            sources[0]
+        } else {
+            *sources[1..].choose(&mut random).unwrap()
+        };
+        let count = random.random_range(1..20);
+        let events: Vec<Bytes> = (0..count)
+            .map(|_| {
+                let mut bytes = vec![0; random.random_range(0..600)];
+                random.fill(&mut bytes[..]);
+                Bytes::from(bytes)
+            })
+            .collect();
+        let of = model.get_mut(&source).unwrap();
+        let first = under.append(source, events.clone());
+        assert_eq!(first.0 as usize, of.len());
+        of.extend(events);
+        if random.random_ratio(1, 4) {
+            under.turn();
+        }
+        if random.random_ratio(1, 60) {
+            crashes += 1;
+            let crashed = root.path().join(format!("crash-{step}"));
+            copy(&dir.join("log"), &crashed.join("log"));
+            let again = Under::open(&crashed);
+            check(&again, &model, &format!("seed {seed}, crash at {step}"));
+            again.close();
+            fs::remove_dir_all(crashed).unwrap();
+        }
+        if random.random_ratio(1, 100) {
+            under.close();
+            under = Under::open(&dir);
+        }
+        for source in &sources {
+            let start = under.read_start(*source);
+            let before = highest_starts.insert(*source, start);
+            assert!(
+                before.is_none_or(|before| before <= start),
+                "a start went back"
+            );
+        }
+    }
+    under.settle();
+    check(&under, &model, &format!("seed {seed}, at the end"));
+    let written = under.keeping.reader.durable_end().0;
+    under.close();
+
+    // The state is the same without the view.
+    let without = root.path().join("without");
+    copy(&dir.join("log"), &without.join("log"));
+    let rebuilt = Under::open(&without);
+    check(&rebuilt, &model, &format!("seed {seed}, rebuilt"));
+    rebuilt.close();
+    Under::open(&dir).close();
+    assert_eq!(state_of(&dir), state_of(&without), "seed {seed}");
+
+    println!(
+        "{} bytes written, {} in the log, {crashes} crashes",
+        written,
+        log_bytes(&dir)
+    );
+    assert!(log_bytes(&dir) < written / 2, "space comes back");
+}
+
+impl Under {
+    fn read_start(&self, source: Source) -> Offset {
+        let catalog = self.proposals.catalog();
+        let topic = catalog.topic_by_id(source.topic).unwrap();
+        topic.partition(source.partition).unwrap().start_offset()
+    }
+}
+
+#[test]
+fn what_is_kept_survives_crashes_without_the_view_and_space_comes_back() {
+    let runs = std::env::var("SLUICE_RETENTION_SEEDS").map_or(1, |n| n.parse().unwrap());
+    let first = std::env::var("SLUICE_RETENTION_SEED").map_or(1, |n| n.parse().unwrap());
+    for seed in first..first + runs {
+        run(seed, 300);
+    }
+}
