@@ -189,19 +189,29 @@ fn check(under: &Under, model: &Model, what: &str) {
     }
 }
 
+/// Copies what a crash would leave. A file that gets another name meanwhile, as
+/// one does that becomes the next segment, has it begin again.
 fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    let mut entries: Vec<_> = fs::read_dir(from).unwrap().map(Result::unwrap).collect();
+    while let Err(error) = try_copy(from, to) {
+        assert_eq!(error.kind(), io::ErrorKind::NotFound, "{error}");
+        fs::remove_dir_all(to).unwrap();
+    }
+}
+
+fn try_copy(from: &Path, to: &Path) -> io::Result<()> {
+    fs::create_dir_all(to)?;
+    let mut entries = fs::read_dir(from)?.collect::<io::Result<Vec<_>>>()?;
     // In order, so that it is what a crash leaves of a log that still grows.
     entries.sort_by_key(|entry| entry.file_name());
     for entry in entries {
         let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &target);
+        if entry.file_type()?.is_dir() {
+            try_copy(&entry.path(), &target)?;
         } else {
-            fs::copy(entry.path(), target).unwrap();
+            fs::copy(entry.path(), target)?;
         }
     }
+    Ok(())
 }
 
 fn state_of(dir: &Path) -> BTreeMap<EntityKey, Vec<u8>> {
