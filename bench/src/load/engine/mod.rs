@@ -4,26 +4,25 @@
 //! bench or the broker was late then: a stall is seen by every event that was
 //! due in it (no coordinated omission).
 
+mod pace;
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::HashSet,
-    ops::Range,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, ensure};
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use hdrhistogram::Histogram;
-use tokio::{
-    sync::{mpsc, watch},
-    task::JoinSet,
-    time::sleep_until,
-};
+use tokio::{sync::watch, task::JoinSet, time::sleep_until};
 
+use self::pace::{Due, Schedule, pace};
 use super::{
     payload::Payloads,
     target::{Acked, Message, Target},
@@ -279,82 +278,6 @@ fn batch(run: &Run, due: Instant) -> Vec<Message> {
     (first..first + events).map(message).collect()
 }
 
-/// When batches are due.
-enum Due {
-    /// As soon as they may be sent.
-    AtOnce { until: Instant },
-    /// At the times that come here, whether or not they may be sent then.
-    Paced(mpsc::UnboundedReceiver<Instant>),
-}
-
-impl Due {
-    /// When the next one is due, once it is; `None` when the time is over.
-    async fn next(&mut self) -> Option<Instant> {
-        match self {
-            Self::AtOnce { until } => Some(Instant::now()).filter(|now| now < until),
-            Self::Paced(times) => times.recv().await,
-        }
-    }
-}
-
-/// Tells each time of a schedule when it has come. On a thread of its own,
-/// because the runtime's timers are too coarse: they go by milliseconds.
-fn pace(
-    mut schedule: Schedule,
-    until: Instant,
-) -> anyhow::Result<mpsc::UnboundedReceiver<Instant>> {
-    let (tell, times) = mpsc::unbounded_channel();
-    thread::Builder::new().name("pacer".into()).spawn(move || {
-        while schedule.next < until {
-            let due = schedule.take();
-            thread::sleep(due.saturating_duration_since(Instant::now()));
-            if tell.send(due).is_err() {
-                return;
-            }
-        }
-    })?;
-    Ok(times)
-}
-
-/// When batches are due at a rate.
-struct Schedule {
-    next: Instant,
-    interval: Duration,
-    burst_interval: Duration,
-    burst: Range<Instant>,
-}
-
-impl Schedule {
-    /// `None` when there is no rate.
-    fn new(run: &Run, producer: usize) -> Option<Self> {
-        let spec = &run.spec;
-        if spec.rate == 0.0 {
-            return None;
-        }
-        let per_producer = spec.rate / spec.producers as f64;
-        let interval = Duration::from_secs_f64(spec.batch as f64 / per_producer);
-        // Producers take turns.
-        let offset = interval.mul_f64(producer as f64 / spec.producers as f64);
-        let time = spec.time();
-        Some(Self {
-            next: Instant::now() + offset,
-            interval,
-            burst_interval: interval.div_f64(spec.burst),
-            burst: run.from + time.mul_f64(0.4)..run.from + time.mul_f64(0.6),
-        })
-    }
-
-    fn take(&mut self) -> Instant {
-        let due = self.next;
-        self.next += if self.burst.contains(&due) {
-            self.burst_interval
-        } else {
-            self.interval
-        };
-        due
-    }
-}
-
 // ----------------------------------------------------------------- members
 
 /// What a member has seen.
@@ -474,196 +397,4 @@ fn spread(by_member: &[u64]) -> f64 {
     let max = by_member.iter().max().copied().unwrap_or(1);
     let min = by_member.iter().min().copied().unwrap_or(1);
     max as f64 / min.max(1) as f64
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-
-    use std::sync::Mutex;
-
-    use async_trait::async_trait;
-    use bytes::Bytes;
-    use tokio::sync::Notify;
-
-    use super::*;
-    use crate::load::{
-        target::{Acked, Consumer, Producer},
-        workload::Spec,
-    };
-
-    /// A broker in memory that is as slow as it is told to be.
-    #[derive(Clone)]
-    struct Slow {
-        /// Each ack and each delivery comes so much later.
-        delay: Duration,
-        /// In this time after its start it does nothing.
-        stall: Range<Duration>,
-        started: Instant,
-        loses: bool,
-        events: Arc<Mutex<Vec<Bytes>>>,
-        arrived: Arc<Notify>,
-    }
-
-    impl Slow {
-        fn new() -> Self {
-            Self {
-                delay: Duration::ZERO,
-                stall: Duration::ZERO..Duration::ZERO,
-                started: Instant::now(),
-                loses: false,
-                events: Arc::default(),
-                arrived: Arc::default(),
-            }
-        }
-
-        fn ready_at(&self) -> Instant {
-            let now = Instant::now();
-            let stalled = self.stall.contains(&(now - self.started));
-            let start = if stalled {
-                self.started + self.stall.end
-            } else {
-                now
-            };
-            start + self.delay
-        }
-    }
-
-    #[async_trait]
-    impl Target for Slow {
-        fn name(&self) -> &str {
-            "slow"
-        }
-
-        fn settings(&self) -> &str {
-            ""
-        }
-
-        fn pid(&self) -> u32 {
-            std::process::id()
-        }
-
-        async fn create(&self, _: &str, _: &Spec) -> anyhow::Result<()> {
-            Ok(())
-        }
-
-        async fn producer(&self, _: &str) -> anyhow::Result<Box<dyn Producer>> {
-            Ok(Box::new(self.clone()))
-        }
-
-        async fn consumer(&self, _: &str, _: usize, _: &Spec) -> anyhow::Result<Box<dyn Consumer>> {
-            Ok(Box::new(self.clone()))
-        }
-    }
-
-    #[async_trait]
-    impl Producer for Slow {
-        async fn send(&mut self, batch: Vec<Message>) -> anyhow::Result<Acked> {
-            let slow = self.clone();
-            let ready = self.ready_at();
-            Ok(Box::pin(async move {
-                sleep_until(ready.into()).await;
-                let mut events = slow.events.lock().unwrap();
-                let kept = if slow.loses {
-                    batch.len() - 1
-                } else {
-                    batch.len()
-                };
-                events.extend(batch.into_iter().take(kept).map(|m| m.payload));
-                slow.arrived.notify_waiters();
-                Ok(())
-            }))
-        }
-    }
-
-    #[async_trait]
-    impl Consumer for Slow {
-        async fn next(&mut self) -> anyhow::Result<Vec<Bytes>> {
-            loop {
-                let arrived = self.arrived.notified();
-                let events = std::mem::take(&mut *self.events.lock().unwrap());
-                if !events.is_empty() {
-                    return Ok(events);
-                }
-                arrived.await;
-            }
-        }
-
-        async fn finish(&mut self) -> anyhow::Result<()> {
-            Ok(())
-        }
-    }
-
-    fn spec() -> Spec {
-        Spec {
-            kind: Kind::EndToEnd,
-            event_bytes: 64,
-            rate: 500.0,
-            outstanding: 10_000,
-            groups: 1,
-            members: 1,
-            seconds: 1.0,
-            warmup_seconds: 0.2,
-            ..Spec::default()
-        }
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn a_known_delay_is_in_every_latency() {
-        let slow = Slow {
-            delay: Duration::from_millis(50),
-            ..Slow::new()
-        };
-        let outcome = run(Arc::new(slow), "t", &spec()).await.unwrap();
-        // It can only be later than that.
-        assert!(outcome.acks.min() >= 50_000, "{}", outcome.acks.min());
-        assert!(outcome.deliveries.min() >= 50_000);
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn every_event_that_was_due_in_a_stall_has_waited_for_its_end() {
-        // From 0.4 s to 0.9 s: half of the measured second.
-        let slow = Slow {
-            stall: Duration::from_millis(400)..Duration::from_millis(900),
-            ..Slow::new()
-        };
-        // One at a time, so that a bench that waits for its broker before it
-        // sends the next would see the stall once.
-        let spec = Spec {
-            outstanding: 1,
-            ..spec()
-        };
-        let outcome = run(Arc::new(slow), "t", &spec).await.unwrap();
-        // Of the 500 events of the second, 250 were due in the stall, the first
-        // of which waits 500 ms; the 150 that were due in its first 300 ms wait
-        // for 200 ms at least.
-        let long = outcome.deliveries.len() - outcome.deliveries.count_between(1, 199_000);
-        assert!(long >= 145, "only {long} events have waited");
-        let all = outcome.deliveries.len();
-        assert!((495..=501).contains(&all), "{all} events were due");
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn as_many_come_out_as_went_in() {
-        let spec = Spec {
-            batch: 7,
-            members: 3,
-            producers: 2,
-            ..spec()
-        };
-        let outcome = run(Arc::new(Slow::new()), "t", &spec).await.unwrap();
-        assert!(outcome.published > 0 && outcome.consumed > 0);
-        let losing = Slow {
-            loses: true,
-            ..Slow::new()
-        };
-        let spec = Spec {
-            kind: Kind::Drain,
-            events: 1000,
-            patience_seconds: 0.5,
-            ..spec
-        };
-        let error = run(Arc::new(losing), "t", &spec).await.unwrap_err();
-        assert!(error.to_string().contains("have not arrived"), "{error}");
-    }
 }
