@@ -68,6 +68,10 @@ struct Under {
 
 impl Under {
     fn open(dir: &Path) -> Self {
+        Self::open_with(dir, config())
+    }
+
+    fn open_with(dir: &Path, config: CommitConfig) -> Self {
         let Opened {
             proposals,
             store,
@@ -77,7 +81,7 @@ impl Under {
             log_time_ms,
             running,
             ..
-        } = open(dir, config()).unwrap();
+        } = open(dir, config).unwrap();
         let parts = Parts {
             proposals: proposals.clone(),
             store: store.clone(),
@@ -352,4 +356,45 @@ fn what_is_kept_survives_crashes_without_the_view_and_space_comes_back() {
     for seed in first..first + runs {
         run(seed, 300);
     }
+}
+
+/// What a topic or a group is, only its segment says until a checkpoint is in the
+/// log: it stays until then, whatever else was in it.
+#[test]
+fn no_segment_goes_before_the_log_says_without_it_what_the_state_is() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path().join("data");
+    // None comes by itself.
+    let config = CommitConfig {
+        log_checkpoint_bytes: 1 << 40,
+        ..config()
+    };
+    let mut under = Under::open_with(&dir, config);
+    let few = Retention {
+        events: 10,
+        ..Retention::default()
+    };
+    let source = Source {
+        topic: under.create("few", 1, few),
+        partition: PartitionId(0),
+    };
+    let mut model: Model = BTreeMap::from([(source, Vec::new())]);
+    for turn in 0..200 {
+        // Never idle, so that no checkpoint comes for that reason.
+        let events = vec![Bytes::from(vec![turn as u8; 2000]); 10];
+        under.append(source, events.clone());
+        model.get_mut(&source).unwrap().extend(events);
+        under.turn();
+        let crashed = root.path().join(format!("crash-{turn}"));
+        copy(&dir.join("log"), &crashed.join("log"));
+        let again = Under::open(&crashed);
+        check(&again, &model, &format!("crash after turn {turn}"));
+        again.close();
+        fs::remove_dir_all(crashed).unwrap();
+        if under.keeping.status.lock().unwrap().reclaimed_bytes > 4 * SEGMENT {
+            under.close();
+            return;
+        }
+    }
+    panic!("no space has come back");
 }
