@@ -84,12 +84,15 @@ fn the_next_segment_is_made_ahead_of_zeros_and_taken() {
     let mut opened = found.open(None, &mut |_| Ok(())).unwrap();
     let mut frames = write(&mut opened.writer, &[vec![1; 10]]).unwrap();
     assert_eq!(opened.reader.spare_bytes(), 0, "it is not needed yet");
-    frames.extend(write(&mut opened.writer, &[vec![2; 10_000]]).unwrap());
+    // Of eight pages, six are taken now.
+    frames.extend(write(&mut opened.writer, &[vec![2; 14_000]]).unwrap());
     while opened.reader.spare_bytes() == 0 {
         std::thread::sleep(Duration::from_millis(1));
     }
     let made = disk.created();
-    frames.extend(write(&mut opened.writer, &[vec![3; 10_000]]).unwrap());
+    // It does not fit any more, and takes less than half of the next segment, so
+    // that no further one is made.
+    frames.extend(write(&mut opened.writer, &[vec![3; 6_000]]).unwrap());
     assert_eq!(opened.reader.segments().len(), 2);
     assert_eq!(disk.created(), made);
     drop(opened);
