@@ -41,7 +41,8 @@ def test_methods_are_called_by_their_reflected_descriptors(api, database):
     published = call(broker, "Publish", {"topic": "t", "events": [event]})
     assert published["ranges"][0]["count"] == 1
     listed = call(admin, "ListTopics", {})
-    assert listed["topics"] == [{"topic": "t", "config": {"partitions": 2}, "eventCount": "1"}]
+    config = {"partitions": 2, "channel": "CHANNEL_FSYNC"}
+    assert listed["topics"] == [{"topic": "t", "config": config, "eventCount": "1"}]
 
 
 def test_every_message_of_the_api_can_be_resolved(database):
