@@ -3,8 +3,19 @@
 //! Who may use whom: `server -> grpc -> group -> commit -> {log, view}`,
 //! `group -> filter`, and `{server, grpc} -> retention -> {commit, log}`. See ARCHITECTURE.md.
 
+/// A place at which a test may have the process kill itself; nothing in a build
+/// without the feature `fault-points`.
+macro_rules! fault_point {
+    ($point:ident) => {
+        #[cfg(feature = "fault-points")]
+        crate::fault_points::reached(crate::fault_points::Point::$point);
+    };
+}
+
 pub mod commit;
 pub mod config;
+#[cfg(feature = "fault-points")]
+pub mod fault_points;
 pub mod filter;
 pub mod group;
 mod grpc;

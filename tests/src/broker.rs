@@ -27,6 +27,9 @@ const LOG_LINES_SHOWN: usize = 200;
 /// Dropping it kills the process, and shows its log when the test is failing.
 #[derive(Debug)]
 pub struct TestBroker {
+    program: &'static Path,
+    /// Where it kills itself, see `broker/src/fault_points.rs`.
+    fault_point: Option<String>,
     folder: TempDir,
     data: PathBuf,
     listen: String,
@@ -50,9 +53,20 @@ impl TestBroker {
     /// Starts a broker with more arguments for `sluice serve`.
     #[must_use]
     pub fn start_with(args: &[&str]) -> Self {
+        Self::start_program(program(), args)
+    }
+
+    /// As [`TestBroker::start_with`], of the program that can be told to kill
+    /// itself between two steps, by [`TestBroker::restart_to_end_at`].
+    #[must_use]
+    pub fn start_with_fault_points(args: &[&str]) -> Self {
+        Self::start_program(program_with_fault_points(), args)
+    }
+
+    fn start_program(program: &'static Path, args: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         let data = folder.path().join("data");
-        Self::start_in(folder, data, args)
+        Self::start_in(program, folder, data, args)
     }
 
     /// As [`TestBroker::start_with`], but with its data in this folder, which
@@ -60,11 +74,13 @@ impl TestBroker {
     #[must_use]
     pub fn start_over(data: &Path, args: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
-        Self::start_in(folder, data.to_owned(), args)
+        Self::start_in(program(), folder, data.to_owned(), args)
     }
 
-    fn start_in(folder: TempDir, data: PathBuf, args: &[&str]) -> Self {
+    fn start_in(program: &'static Path, folder: TempDir, data: PathBuf, args: &[&str]) -> Self {
         let mut broker = Self {
+            program,
+            fault_point: None,
             folder,
             data,
             listen: ANY_PORT.to_owned(),
@@ -112,6 +128,18 @@ impl TestBroker {
         if let Err(status) = self.try_start() {
             panic!("the broker does not come up: {status}");
         }
+    }
+
+    /// Starts it again over the same data, to kill itself when it comes to the
+    /// fault point `name` for the time number `time`, as `NAME:TIME`; with an empty
+    /// text it only tells of the points in its log. False when it has ended before
+    /// it served. The next start is an ordinary one.
+    pub fn restart_to_end_at(&mut self, name_and_time: &str) -> bool {
+        self.kill();
+        self.fault_point = Some(name_and_time.to_owned());
+        let serves = self.try_start().is_ok();
+        self.fault_point = None;
+        serves
     }
 
     /// Starts it again over the same data where it was, at `address`; kills it
@@ -227,7 +255,7 @@ impl TestBroker {
     }
 
     fn spawn_with(&self, stderr: Stdio) -> Child {
-        let mut command = Command::new(program());
+        let mut command = Command::new(self.program);
         command
             .args(["serve", "--listen", &self.listen, "--data-dir"])
             .arg(self.data_dir())
@@ -240,6 +268,9 @@ impl TestBroker {
             if name.to_string_lossy().starts_with("SLUICE_") {
                 command.env_remove(name);
             }
+        }
+        if let Some(name_and_time) = &self.fault_point {
+            command.env("SLUICE_FAULT_POINT", name_and_time);
         }
         command.spawn().expect("the broker's program can be run")
     }
@@ -283,7 +314,32 @@ fn wait_until_ready(stdout: ChildStdout) -> Option<String> {
 #[must_use]
 pub fn program() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(|| build("--bin", "sluice"))
+    BINARY.get_or_init(|| build(&["--bin"], "sluice"))
+}
+
+/// The same with fault points, which no other build has.
+///
+/// # Panics
+/// When it cannot be built.
+#[must_use]
+pub fn program_with_fault_points() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    let feature = ["--features", "sluice-broker/fault-points", "--bin"];
+    BINARY.get_or_init(|| build(&feature, "sluice-fault-points"))
+}
+
+/// Names of all the fault points that the broker has.
+///
+/// # Panics
+/// When it does not tell.
+#[must_use]
+pub fn fault_points() -> Vec<String> {
+    let mut command = Command::new(program_with_fault_points());
+    let output = command.arg("fault-points").output();
+    let output = output.expect("the broker's program can be run");
+    assert!(output.status.success(), "it names its fault points");
+    let names = String::from_utf8(output.stdout).expect("names are text");
+    names.lines().map(str::to_owned).collect()
 }
 
 /// An example's program, built in the profile of the tests.
@@ -292,15 +348,17 @@ pub fn program() -> &'static Path {
 /// When it cannot be built.
 #[must_use]
 pub fn example(name: &str) -> PathBuf {
-    build("--example", name)
+    build(&["--example"], name)
 }
 
-fn build(kind: &str, name: &str) -> PathBuf {
+fn build(what: &[&str], name: &str) -> PathBuf {
     let mut cargo = Command::new(env!("CARGO"));
     // The whole workspace, so that features, and with them what is compiled
     // already, are those of `cargo test --workspace`.
     cargo
-        .args(["build", "--workspace", kind, name])
+        .args(["build", "--workspace"])
+        .args(what)
+        .arg(name)
         .arg("--message-format=json-render-diagnostics")
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .stderr(Stdio::inherit());

@@ -153,6 +153,7 @@ impl GroupTask {
             }
         };
         self.redriving.extend(&chosen);
+        fault_point!(RedriveChosen);
         let redrive = Redrive {
             group: self.group.clone(),
             store: self.scanner.store.clone(),
@@ -184,11 +185,13 @@ impl GroupTask {
                 for offset in &done {
                     task.resolved.settle(*offset);
                 }
+                fault_point!(RedriveResolved);
                 if let Err(RedriveError::Commit(error)) = &result {
                     task.disable_if_the_log_failed(error);
                 }
                 let redriven = done.len() as u64;
                 let _ = reply.send(result.map(|()| Redriven { redriven, capped }));
+                fault_point!(RedriveAnswered);
             }) as Continuation
         }));
     }
@@ -236,7 +239,9 @@ impl DeadLetterMove {
             settles: vec![self.settle],
             ..Changes::default()
         };
+        fault_point!(DeadLetterRead);
         proposals.commit(changes).await?;
+        fault_point!(DeadLetterCommitted);
         Ok(Moved::Kept)
     }
 }
@@ -301,7 +306,9 @@ impl Redrive {
             }],
             ..Changes::default()
         };
+        fault_point!(RedriveRead);
         self.proposals.commit(changes).await?;
+        fault_point!(RedriveCommitted);
         Ok(())
     }
 }

@@ -228,11 +228,14 @@ impl GroupTask {
         };
         match verdict {
             Verdict::RetryAfter(_) => plan.retries.push((index, id, failed)),
-            Verdict::DeadLetter => plan.dead_letters.push(DeadLetter {
-                id,
-                index,
-                last: failed,
-            }),
+            Verdict::DeadLetter => {
+                plan.dead_letters.push(DeadLetter {
+                    id,
+                    index,
+                    last: failed,
+                });
+                fault_point!(DeadLetterPlanned);
+            }
         }
     }
 
@@ -336,6 +339,7 @@ impl GroupTask {
                         "an event is a dead letter",
                     );
                     self.board.settled(letter.id, now);
+                    fault_point!(DeadLetterSettled);
                 }
                 Err(error) => {
                     if let SettlementError::Commit(error) = &error {
@@ -354,6 +358,7 @@ impl GroupTask {
             all.extend(asked_for);
             all.sort_by_key(|(index, _)| *index);
             let _ = reply.send(all);
+            fault_point!(SettlementsAnswered);
         }
     }
 

@@ -196,6 +196,7 @@ impl DiskFile for OnDisk {
             Some(direct) => direct::write_durably(direct, bytes, offset),
             None => {
                 self.file.write_all_at(bytes, offset)?;
+                fault_point!(BlockUnsynced);
                 self.file.sync_data()
             }
         }

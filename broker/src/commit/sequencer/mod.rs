@@ -105,9 +105,11 @@ impl Sequencer {
                 volatile: Vec::new(),
                 replies: Vec::new(),
             };
+            fault_point!(BlockGathered);
             for proposal in proposals {
                 self.sequence(proposal, &mut pending);
             }
+            fault_point!(BlockSequenced);
             let prepared = self.prepare(pending, publisher);
             if prepared.is_some() {
                 return prepared;

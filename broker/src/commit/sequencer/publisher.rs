@@ -94,11 +94,13 @@ impl Publisher {
         {
             if let Some((placed, frames)) = first.block {
                 self.publish(placed, frames);
+                fault_point!(BlockShown);
             }
             self.publish_volatile(first.volatile);
             for reply in first.replies {
                 reply(Ok(()));
             }
+            fault_point!(BlockAnswered);
         }
     }
 

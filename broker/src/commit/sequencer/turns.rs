@@ -52,8 +52,10 @@ impl Turns {
                 return;
             };
             drop(sequencer);
+            fault_point!(BlockPlaced);
             // An error is in the log's failure, which the publisher looks at.
             let _ = block.write();
+            fault_point!(BlockDurable);
             lock(&self.publisher).publish_ready();
         }
     }

@@ -1,0 +1,120 @@
+//! Places at which the process can be told to kill itself, so that a test sees
+//! what a crash between two steps leaves. Only with the feature `fault-points`.
+//!
+//! `SLUICE_FAULT_POINT=NAME:N` ends the process at the point NAME when it comes
+//! there for the Nth time, as a crash does: nothing is flushed, nothing is
+//! dropped. While the variable is set, also when it is empty, each time at a point
+//! is told on standard error. The code names a point by `fault_point!`, and what
+//! is not declared here does not compile, so that all of them are known without
+//! being come to; `tests/tests/fault_points` kills a broker at each.
+
+use std::sync::{
+    OnceLock,
+    atomic::{AtomicU32, Ordering},
+};
+
+const VARIABLE: &str = "SLUICE_FAULT_POINT";
+
+macro_rules! points {
+    ($($(#[$doc:meta])+ $point:ident: $name:literal,)+) => {
+        /// A place between two steps.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Point {
+            $($(#[$doc])+ $point,)+
+        }
+
+        impl Point {
+            /// Every point that there is, in the order of its number.
+            pub const ALL: &[Self] = &[$(Self::$point),+];
+
+            /// Its name, unique.
+            #[must_use]
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Self::$point => $name,)+
+                }
+            }
+        }
+    };
+}
+
+points! {
+    /// An event is to be a dead letter, and nothing is proposed.
+    DeadLetterPlanned: "dead_letter_planned",
+    /// It was read for that; what was settled together with it is in the log.
+    DeadLetterRead: "dead_letter_read",
+    /// The log has taken it; its group does not know.
+    DeadLetterCommitted: "dead_letter_committed",
+    /// Its group knows; the worker has no answer.
+    DeadLetterSettled: "dead_letter_settled",
+    /// A worker is answered what became of its settlements.
+    SettlementsAnswered: "settlements_answered",
+
+    /// Dead letters are to be redriven, and nothing is done.
+    RedriveChosen: "redrive_chosen",
+    /// One of them was read; nothing is proposed for it.
+    RedriveRead: "redrive_read",
+    /// The log has taken one; its group does not know, and the next is not begun.
+    RedriveCommitted: "redrive_committed",
+    /// The group knows of all; whoever asked has no answer.
+    RedriveResolved: "redrive_resolved",
+    /// Whoever asked is answered.
+    RedriveAnswered: "redrive_answered",
+
+    /// Proposals for a block have left the queue and have no offsets.
+    BlockGathered: "block_gathered",
+    /// They have, and the state is changed; the block has no place.
+    BlockSequenced: "block_sequenced",
+    /// The block has its place in the log and is not written.
+    BlockPlaced: "block_placed",
+    /// It is written and not synced. Direct writes have no such place.
+    BlockUnsynced: "block_unsynced",
+    /// It is durable, and nobody sees it.
+    BlockDurable: "block_durable",
+    /// Readers see it; nobody is answered.
+    BlockShown: "block_shown",
+    /// All who waited for it are answered.
+    BlockAnswered: "block_answered",
+}
+
+static REACHED: [AtomicU32; Point::ALL.len()] = [const { AtomicU32::new(0) }; Point::ALL.len()];
+
+/// At which point to end, and at which time there.
+#[derive(Debug)]
+struct End {
+    point: Point,
+    time: u32,
+}
+
+/// Comes to a point.
+///
+/// # Panics
+/// When the variable names no point.
+pub fn reached(point: Point) {
+    static SET: OnceLock<Option<Option<End>>> = OnceLock::new();
+    let set = SET.get_or_init(|| std::env::var(VARIABLE).ok().map(|value| end(&value)));
+    let Some(end) = set else { return };
+    let time = REACHED[point as usize].fetch_add(1, Ordering::Relaxed) + 1;
+    eprintln!("fault point {} {time}", point.name());
+    if let Some(end) = end
+        && end.point == point
+        && end.time == time
+    {
+        eprintln!("fault point {}: the end", point.name());
+        std::process::abort();
+    }
+}
+
+fn end(value: &str) -> Option<End> {
+    if value.is_empty() {
+        return None;
+    }
+    let (name, time) = value.split_once(':').unwrap_or((value, "1"));
+    let point = Point::ALL.iter().find(|point| point.name() == name);
+    Some(End {
+        point: *point.unwrap_or_else(|| panic!("{VARIABLE}: there is no point {name:?}")),
+        time: time
+            .parse()
+            .unwrap_or_else(|_| panic!("{VARIABLE}: {time:?} is no number")),
+    })
+}
