@@ -99,6 +99,10 @@ limits! {
     /// Bytes of events that wait in memory for delivery, per group. Default
     /// 4 MiB.
     group_payload_bytes_max: usize = 4 * MIB, 0..=1 << 30;
+    /// Entries of the index by which groups find events whose type, source or
+    /// subject their filters fix, all topics together, of 24 bytes each. Groups
+    /// that are further behind look at each event. Default 262,144.
+    filter_index_entries_max: usize = 262_144, 1024..=1 << 30;
     /// Size of a segment file of the log. Default 64 MiB.
     segment_bytes: u64 = 64 * MIB as u64, SEGMENT_BYTES_MIN.next_multiple_of(4096)..=16 << 30;
     /// Files of removed segments that are kept to be written again. Default 4.
@@ -280,6 +284,7 @@ impl Config {
                 events: 512,
                 bytes: MIB,
             },
+            postings_max: limits.filter_index_entries_max,
         }
     }
 

@@ -40,6 +40,15 @@ impl Counters {
         self.matched += events as u64;
     }
 
+    /// Counts events that a term drops, none of which was looked at.
+    pub fn all_dropped(&mut self, term: usize, events: u64) {
+        if events > 0 {
+            self.seen += events;
+            self.reach(term + 1);
+            self.dropped[term] += events;
+        }
+    }
+
     /// Counts an event.
     pub fn count(&mut self, partition: PartitionId, offset: Offset, verdict: &Verdict) {
         self.seen += 1;

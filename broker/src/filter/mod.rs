@@ -17,6 +17,7 @@ mod cesql;
 mod counters;
 mod dialects;
 mod explain;
+mod fixed;
 mod json;
 pub mod operand;
 mod pattern;
@@ -33,6 +34,7 @@ pub use self::{
     counters::{Counters, Failure},
     dialects::{DIALECT_DEPTH_MAX, DIALECT_FILTERS_MAX, Dialect, DialectError},
     explain::{SeenValue, TermExplanation},
+    fixed::{Fixed, FixedAttribute},
     pattern::Pattern,
     predicate::{Comparison, Leaf, Predicate},
     subject::Subject,
@@ -59,6 +61,7 @@ struct Inner {
     terms: Vec<Term>,
     /// What the terms read of the payload.
     paths: Paths,
+    fixed: Option<Fixed>,
 }
 
 /// One part of the conjunction that a filter is, which can be judged alone.
@@ -70,13 +73,16 @@ pub struct Term {
 
 /// What a filter says of an event.
 ///
+/// Terms are judged in the order of the source, but for the one that fixes an
+/// attribute ([`Filter::fixed`]), which goes first.
+///
 /// Exactly one of these holds, so over many events
 /// `matched + dropped by each term + errors = seen`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Every term is true.
     Matched,
-    /// A term is false. It is the first one that is, in the order of the source,
+    /// A term is false. It is the first one that is, in the order of judgement,
     /// even if one before it is an error.
     Dropped {
         /// The place of the term in [`Filter::terms`].
@@ -210,13 +216,24 @@ impl Filter {
         for term in &mut terms {
             term.predicate.paths(&mut |path| paths.add(path));
         }
-        Self(Arc::new(Inner { terms, paths }))
+        let fixed = Fixed::by(&terms);
+        Self(Arc::new(Inner {
+            terms,
+            paths,
+            fixed,
+        }))
     }
 
     /// The parts of the top-level conjunction, in the order of the source.
     #[must_use]
     pub fn terms(&self) -> &[Term] {
         &self.0.terms
+    }
+
+    /// What it fixes, so that events can be found by it.
+    #[must_use]
+    pub fn fixed(&self) -> Option<&Fixed> {
+        self.0.fixed.as_ref()
     }
 
     /// An event as this filter's terms look at it. `attempt` is which delivery
@@ -237,8 +254,8 @@ impl Filter {
     #[must_use]
     pub fn judge(&self, subject: &Subject<'_>) -> Verdict {
         let mut failed = None;
-        for (term, part) in self.0.terms.iter().enumerate() {
-            match part.evaluate(subject) {
+        for term in self.order() {
+            match self.0.terms[term].evaluate(subject) {
                 Ok(true) => {}
                 Ok(false) => return Verdict::Dropped { term },
                 Err(error) => {
@@ -252,6 +269,13 @@ impl Filter {
             }
         }
         failed.unwrap_or(Verdict::Matched)
+    }
+
+    /// The places of the terms, in the order of judgement.
+    fn order(&self) -> impl Iterator<Item = usize> {
+        let first = self.0.fixed.as_ref().map(|fixed| fixed.term);
+        let others = (0..self.0.terms.len()).filter(move |term| Some(*term) != first);
+        first.into_iter().chain(others)
     }
 
     /// Whether the filter is true of the event, judged for its first delivery.

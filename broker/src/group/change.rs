@@ -188,6 +188,9 @@ impl GroupTask {
         }
         self.board.set_rules(BoardRules::from(self.config()));
         if let Some(filter) = filter {
+            self.scanner.route = self
+                .routes
+                .of(&self.group.topic, filter.as_ref(), &self.room);
             self.scanner.filter = filter;
             // They are of terms that are gone.
             self.counters = Counters::default();

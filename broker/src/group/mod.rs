@@ -19,6 +19,7 @@ pub mod note;
 mod payloads;
 mod registry;
 pub mod retry;
+mod routes;
 mod scan;
 pub mod schedule;
 mod settle;

@@ -12,6 +12,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     board::{Board, BoardRules},
     handle::GroupHandle,
+    routes::Routes,
     scan::{Feed, Scanner},
     task::{Clock, GroupTask, Parts},
 };
@@ -36,6 +37,9 @@ pub struct GroupLimits {
     pub commands_max: usize,
     /// What is read at once.
     pub page: PageLimits,
+    /// Postings that find the events of groups whose filters fix an attribute, of
+    /// all topics together.
+    pub postings_max: usize,
 }
 
 /// The running groups.
@@ -46,6 +50,7 @@ pub struct Groups {
     epoch: u64,
     running: Mutex<HashMap<GroupId, Running>>,
     tasks: TaskTracker,
+    routes: Routes,
 }
 
 struct Running {
@@ -57,13 +62,15 @@ impl Groups {
     /// No groups run. `epoch` is the log's.
     #[must_use]
     pub fn new(proposals: Proposals, store: Store, limits: GroupLimits, epoch: u64) -> Self {
+        let tasks = TaskTracker::new();
         Self {
+            routes: Routes::new(store.clone(), limits.postings_max, tasks.clone()),
             proposals,
             store,
             limits,
             epoch,
             running: Mutex::default(),
-            tasks: TaskTracker::new(),
+            tasks,
         }
     }
 
@@ -132,10 +139,12 @@ impl Groups {
         GroupTask::new(Parts {
             scanner: Scanner {
                 store: self.store.clone(),
+                route: self.routes.of(&group.topic, filter.as_ref(), &room),
                 filter,
                 keyed: group.config.ordering() == Ordering::Key,
                 limits: self.limits.page,
             },
+            routes: self.routes.clone(),
             group,
             feeds,
             board,
@@ -167,6 +176,7 @@ impl Groups {
         for (_, running) in self.running().drain() {
             running.stop.cancel();
         }
+        self.routes.shut_down();
         self.tasks.close();
         self.tasks.wait().await;
     }

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use sluice_proto::{Offset, PartitionId, event::EventRef};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+use super::routes::{Candidates, Route};
 use crate::{
     commit::{Page, PageLimits, Partition, ReadError, Store, StoredEvent, Topic},
     filter::{Counters, EvaluationError, Filter, Verdict},
@@ -91,22 +92,41 @@ impl Feed {
 pub(super) struct Scanner {
     pub(super) store: Store,
     pub(super) filter: Option<Filter>,
+    /// How the filter's events are found without a look at each.
+    pub(super) route: Option<Arc<Route>>,
     pub(super) keyed: bool,
     pub(super) limits: PageLimits,
 }
 
 impl Scanner {
+    /// Where a feed that was read up to `from` ends for now.
+    pub(super) fn readable_end(&self, of: &Feed, from: Offset) -> Offset {
+        match &self.route {
+            Some(route) if of.filtered => route.readable_end(of, from),
+            _ => of.visible_end(),
+        }
+    }
+
     /// Reads and filters a page, if that takes neither the disk nor much time.
     pub(super) fn scan_now(&self, of: &Feed, from: Offset) -> Option<Result<Scanned, ReadError>> {
-        if of.filtered
-            && self
-                .filter
-                .as_ref()
-                .is_some_and(|filter| !filter.is_cheap())
-        {
+        let partition = of.partition()?;
+        let is_cheap = || self.filter.as_ref().is_none_or(Filter::is_cheap);
+        if let Some((candidates, term)) = self.candidates(of, from) {
+            if candidates.offsets.is_empty() {
+                return Some(Ok(dropped(candidates, from, term)));
+            }
+            if !is_cheap() {
+                return None;
+            }
+            return match self.store.pick_cached(partition, &candidates.offsets) {
+                Ok(events) if events.len() < candidates.offsets.len() => None,
+                Ok(events) => Some(Ok(self.sift_picked(from, events, candidates, term, of))),
+                Err(error) => Some(Err(error)),
+            };
+        }
+        if of.filtered && !is_cheap() {
             return None;
         }
-        let partition = of.partition()?;
         match self.store.read_cached(partition, from, self.limits) {
             Ok(page) => Some(Ok(self.sift(from, page?, of))),
             Err(error) => Some(Err(error)),
@@ -115,16 +135,51 @@ impl Scanner {
 
     /// Reads and filters a page. May take a while.
     pub(super) fn scan(&self, of: &Feed, from: Offset) -> Result<Scanned, ReadError> {
-        match of.partition() {
-            Some(partition) => {
-                let page = self.store.read(partition, from, self.limits)?;
-                Ok(self.sift(from, page, of))
-            }
-            None => Ok(Scanned {
+        let Some(partition) = of.partition() else {
+            return Ok(Scanned {
                 next: from,
                 ..Scanned::default()
-            }),
+            });
+        };
+        if let Some((candidates, term)) = self.candidates(of, from) {
+            let events = self.store.pick(partition, &candidates.offsets)?;
+            // Otherwise some went meanwhile, which the look at each of them finds out.
+            if events.len() == candidates.offsets.len() {
+                return Ok(self.sift_picked(from, events, candidates, term, of));
+            }
         }
+        let page = self.store.read(partition, from, self.limits)?;
+        Ok(self.sift(from, page, of))
+    }
+
+    fn candidates(&self, of: &Feed, from: Offset) -> Option<(Candidates, usize)> {
+        let route = self.route.as_ref().filter(|_| of.filtered)?;
+        // What is gone is for the look at each event to find out.
+        if of.partition()?.start_offset() > from {
+            return None;
+        }
+        let found = route.candidates(of.id, from, self.limits)?;
+        Some((found, route.term))
+    }
+
+    fn sift_picked(
+        &self,
+        from: Offset,
+        events: Vec<StoredEvent>,
+        candidates: Candidates,
+        term: usize,
+        of: &Feed,
+    ) -> Scanned {
+        let Candidates { mut offsets, next } = candidates;
+        let mut scanned = self.sift(from, Page { events, next }, of);
+        offsets.retain(|offset| *offset < scanned.next);
+        let found = Candidates {
+            offsets,
+            next: scanned.next,
+        };
+        let others = dropped(found, from, term);
+        scanned.counters.add(others.counters);
+        scanned
     }
 
     fn sift(&self, from: Offset, page: Page, of: &Feed) -> Scanned {
@@ -180,4 +235,17 @@ impl Scanner {
         }
         scanned
     }
+}
+
+/// What a look at each of the events from `from` on but the candidates would say.
+fn dropped(candidates: Candidates, from: Offset, term: usize) -> Scanned {
+    let Candidates { offsets, next } = candidates;
+    let mut scanned = Scanned {
+        next,
+        ..Scanned::default()
+    };
+    let all = next.0.saturating_sub(from.0);
+    let others = all.saturating_sub(offsets.len() as u64);
+    scanned.counters.all_dropped(term, others);
+    scanned
 }

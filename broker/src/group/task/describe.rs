@@ -12,8 +12,7 @@ use crate::group::{
 impl GroupTask {
     /// Why nothing is delivered.
     pub(super) fn idle(&self) -> IdleReason {
-        let behind =
-            (0..self.feeds.len()).any(|s| self.board.scan_next(s) < self.feeds[s].visible_end());
+        let behind = (0..self.feeds.len()).any(|s| self.board.scan_next(s) < self.readable_end(s));
         if self.disabled.is_some() {
             IdleReason::Disabled
         } else if self.group.paused {

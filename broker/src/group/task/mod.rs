@@ -31,6 +31,7 @@ use super::{
     note::AttemptEnd,
     payloads::Payloads,
     registry::GroupLimits,
+    routes::Routes,
     scan::{Feed, Scanner},
     settle::Failure,
     solo::Solo,
@@ -74,6 +75,7 @@ pub(super) struct GroupTask {
     pub(super) losses: VecDeque<Failure>,
     payloads: Payloads,
     pub(super) scanner: Scanner,
+    pub(super) routes: Routes,
     pub(super) proposals: Proposals,
     commands: mpsc::Receiver<Command>,
     pub(super) jobs: FuturesUnordered<BoxFuture<'static, Continuation>>,
@@ -100,7 +102,8 @@ pub(super) struct GroupTask {
     pub(super) counters: Counters,
     /// Events that were gone before they were settled.
     pub(super) dropped: u64,
-    room: Arc<Notify>,
+    /// Wakes the task: a member has room again, or there is something on the route.
+    pub(super) room: Arc<Notify>,
 }
 
 /// The group's clock, which never goes back, beside the wall clock at its start.
@@ -151,6 +154,7 @@ pub(super) struct Parts {
     pub(super) board: Board,
     pub(super) resolved: AckWindow,
     pub(super) scanner: Scanner,
+    pub(super) routes: Routes,
     pub(super) proposals: Proposals,
     pub(super) commands: mpsc::Receiver<Command>,
     pub(super) clock: Clock,
@@ -173,6 +177,7 @@ impl GroupTask {
             losses: VecDeque::new(),
             payloads: Payloads::new(parts.limits.payload_bytes_max),
             scanner: parts.scanner,
+            routes: parts.routes,
             proposals: parts.proposals,
             commands: parts.commands,
             jobs: FuturesUnordered::new(),
@@ -223,7 +228,7 @@ impl GroupTask {
                     self.handle(command);
                 }
                 Some(continuation) = self.jobs.next() => continuation(&mut self),
-                Ok(()) = topic.changed() => {}
+                Ok(()) = topic.changed(), if self.scanner.route.is_none() => {}
                 Ok(()) = parking.changed() => {}
                 () = room.notified() => {}
                 () = sleep => {}
@@ -291,6 +296,7 @@ impl GroupTask {
             } => {
                 self.heard(member);
                 let granted = grant.map_or(Ok(()), |grant| self.grant(member, grant));
+                self.come_up();
                 let _ = reply.send(granted.map(|()| self.idle()));
             }
             Command::HandBack { tokens } => self.hand_back(&tokens),
@@ -309,12 +315,18 @@ impl GroupTask {
             Command::Freeze { tokens, reply } => self.freeze(tokens, reply),
             Command::Thaw { events, thaw } => self.thaw(&events, thaw),
             Command::Pull { pull } => self.pulls.push_back(pull),
-            Command::Describe { reply } => drop(reply.send(self.describe())),
+            Command::Describe { reply } => {
+                self.come_up();
+                let _ = reply.send(self.describe());
+            }
             Command::Explain {
                 partition,
                 offset,
                 reply,
-            } => drop(reply.send(self.explain(partition, offset))),
+            } => {
+                self.come_up();
+                let _ = reply.send(self.explain(partition, offset));
+            }
             Command::ResolvedDeadLetters { reply } => drop(reply.send(self.resolved.clone())),
             Command::Change { request, reply } => self.change(*request, reply),
             Command::PlanMoves { positions, reply } => {

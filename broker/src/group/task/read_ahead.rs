@@ -46,7 +46,21 @@ impl GroupTask {
         !self.scanning[source]
             && self.board.ready() < READY_LOW
             && self.board.len() < self.limits.window_events_max
-            && self.board.scan_next(source) < self.feeds[source].visible_end()
+            && self.board.scan_next(source) < self.readable_end(source)
+    }
+
+    /// Where a source ends for now.
+    pub(super) fn readable_end(&self, source: usize) -> Offset {
+        let from = self.board.scan_next(source);
+        self.scanner.readable_end(&self.feeds[source], from)
+    }
+
+    /// Nothing wakes a group with a route for events that it does not want: before
+    /// it says where it stands, it looks how far it gets without.
+    pub(super) fn come_up(&mut self) {
+        if self.scanner.route.is_some() {
+            self.read_ahead();
+        }
     }
 
     fn scan_beside(&mut self, source: usize, from: Offset) {
