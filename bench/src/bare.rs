@@ -2,7 +2,11 @@
 //! PublishStream, so that the same load runs against it; and Consume, without
 //! anything behind it.
 
-use std::{path::Path, thread};
+use std::{
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+    thread,
+};
 
 use sluice_proto::wire::{
     self,
@@ -20,10 +24,15 @@ use tonic::{
     transport::{Server, server::TcpIncoming},
 };
 
-use crate::{bare_consume, raw_disk::RawLog};
+use crate::{
+    bare_consume,
+    raw_disk::{Block, RawLog},
+};
 
 /// What one write gathers, as in the broker.
 const BLOCK_BYTES: usize = 1 << 20;
+/// Blocks that are written at a time, as in the broker.
+pub(crate) const BLOCKS_UNDER_WAY: usize = 2;
 const MESSAGE_BYTES_MAX: usize = 16 << 20;
 
 type Answer<T> = ReceiverStream<Result<T, Status>>;
@@ -31,7 +40,7 @@ type Answer<T> = ReceiverStream<Result<T, Status>>;
 /// Serves until the process is killed; writes to `file`, or nowhere.
 pub(crate) async fn serve(file: Option<&Path>) -> anyhow::Result<()> {
     let disk = match file {
-        Some(file) => Some(start_writer(RawLog::create(file)?)?),
+        Some(file) => Some(start_writers(RawLog::create(file)?)?),
         None => None,
     };
     let listener = TcpListener::bind("127.0.0.1:0").await?;
@@ -55,35 +64,52 @@ struct Write {
     durable: oneshot::Sender<()>,
 }
 
-fn start_writer(mut log: RawLog) -> anyhow::Result<mpsc::Sender<Write>> {
-    let (writes, mut queue) = mpsc::channel::<Write>(1024);
-    thread::Builder::new()
-        .name("writer".into())
-        .spawn(move || {
-            let mut block = Vec::with_capacity(2 * BLOCK_BYTES);
-            while let Some(first) = queue.blocking_recv() {
-                let mut waiting = Vec::new();
-                let mut next = Some(first);
-                block.clear();
-                while let Some(write) = next {
-                    for event in &write.batch.events {
-                        block.extend_from_slice(event);
+/// Starts as many threads as the broker has. They take turns: while one writes
+/// its block, the next gathers.
+fn start_writers(log: RawLog) -> anyhow::Result<mpsc::Sender<Write>> {
+    let (writes, queue) = mpsc::channel::<Write>(1024);
+    let (log, queue) = (Arc::new(log), Arc::new(Mutex::new(queue)));
+    for number in 0..BLOCKS_UNDER_WAY {
+        let (log, queue) = (log.clone(), queue.clone());
+        thread::Builder::new()
+            .name(format!("writer-{number}"))
+            .spawn(move || {
+                let mut block = Block::new(BLOCK_BYTES + MESSAGE_BYTES_MAX + 4);
+                while let Some(waiting) = gather(&queue, &mut block) {
+                    let crc = crc32fast::hash(block.bytes());
+                    block.extend(&crc.to_le_bytes());
+                    log.write(&mut block)
+                        .expect("the bench's disk takes writes");
+                    for durable in waiting {
+                        // Whoever does not wait any more has ended its load.
+                        let _ = durable.send(());
                     }
-                    waiting.push(write.durable);
-                    next = (block.len() < BLOCK_BYTES)
-                        .then(|| queue.try_recv().ok())
-                        .flatten();
                 }
-                let crc = crc32fast::hash(&block);
-                block.extend_from_slice(&crc.to_le_bytes());
-                log.write(&block).expect("the bench's disk takes writes");
-                for durable in waiting {
-                    // Whoever does not wait any more has ended its load.
-                    let _ = durable.send(());
-                }
-            }
-        })?;
+            })?;
+    }
     Ok(writes)
+}
+
+/// Fills the block with what is there, at least one batch; `None` when nothing
+/// will come any more.
+fn gather(
+    queue: &Mutex<mpsc::Receiver<Write>>,
+    block: &mut Block,
+) -> Option<Vec<oneshot::Sender<()>>> {
+    let mut queue = queue.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut waiting = Vec::new();
+    let mut next = Some(queue.blocking_recv()?);
+    block.clear();
+    while let Some(write) = next {
+        for event in &write.batch.events {
+            block.extend(event);
+        }
+        waiting.push(write.durable);
+        next = (block.bytes().len() < BLOCK_BYTES)
+            .then(|| queue.try_recv().ok())
+            .flatten();
+    }
+    Some(waiting)
 }
 
 struct Bare {

@@ -8,16 +8,10 @@ use std::{
 };
 
 use anyhow::Context;
-use sluice_proto::wire::{
-    self, consume_request::Message as In, consume_response::Message as Out,
-    settlement::Action as Settle,
-};
+use sluice_proto::wire::{self, settlement::Action as Settle};
 use tokio::{sync::mpsc, task::JoinSet};
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::codegen::http::uri::PathAndQuery;
-use tonic_prost::ProstCodec;
 
-use crate::publish::connect;
+use crate::api::member::{self, Came, Member};
 
 /// Events that a member may have at once.
 const WINDOW: i64 = 4000;
@@ -116,160 +110,71 @@ pub(crate) async fn run(load: &Load) -> anyhow::Result<Consumed> {
 
 async fn one_member(
     load: Load,
-    member: usize,
+    number: usize,
     progress: mpsc::Sender<Progress>,
 ) -> anyhow::Result<()> {
-    let (requests, mut answers) = join(
-        load.addr,
-        &load.topic,
-        &load.group,
-        &format!("bench-{member}"),
-        grant(0),
-    )
-    .await?;
-    let (mut received, mut granted) = (0, WINDOW);
-    let mut heard = false;
-    // Acks on their way, by the number of their batch.
+    let name = format!("bench-{number}");
+    let mut member = Member::join(load.addr, &load.topic, &load.group, &name, WINDOW).await?;
+    let mut received = 0;
+    let mut settlements = Vec::new();
+    // Acks and nacks on their way, by the number of their batch.
     let mut on_their_way = HashMap::new();
-    let mut last_request_id = 0;
-    while let Some(answer) = answers.message().await? {
-        match answer.message {
-            Some(Out::Deliveries(batch)) => {
-                if !heard {
-                    heard = true;
-                    progress
-                        .send(Progress::FirstDelivery(Instant::now()))
-                        .await?;
+    while let Some(came) = member.next().await? {
+        match came {
+            Came::Deliveries(deliveries) => {
+                if received == 0 {
+                    let first = Progress::FirstDelivery(Instant::now());
+                    progress.send(first).await?;
                 }
                 let (mut acks, mut nacks) = (0, 0);
-                let mut settlements = Vec::with_capacity(batch.deliveries.len());
-                for delivery in batch.deliveries {
+                for delivery in deliveries {
                     received += 1;
                     let nack = load
                         .nack_every
-                        .is_some_and(|every| delivery.attempt == 1 && received % every as i64 == 0);
-                    let action = if nack {
+                        .is_some_and(|every| delivery.attempt == 1 && received % every == 0);
+                    settlements.push(if nack {
                         nacks += 1;
-                        Settle::Nack(wire::Nack::default())
+                        wire::Settlement {
+                            lease: delivery.lease,
+                            action: Some(Settle::Nack(wire::Nack::default())),
+                        }
                     } else {
                         acks += 1;
-                        Settle::Ack(wire::Ack {})
-                    };
-                    settlements.push(wire::Settlement {
-                        lease: delivery.lease,
-                        action: Some(action),
+                        member::ack(delivery.lease)
                     });
                 }
-                last_request_id += 1;
-                on_their_way.insert(last_request_id, (acks, nacks));
-                let settle = wire::SettleBatch {
-                    request_id: last_request_id,
-                    settlements,
-                };
-                requests.send(request(In::Settle(settle))).await?;
-                if granted - received < WINDOW / 2 {
-                    granted = received + WINDOW;
-                    requests.send(request(In::Grant(grant(received)))).await?;
-                }
+                let batch = member.settle(&mut settlements).await?;
+                on_their_way.insert(batch, (acks, nacks));
             }
-            Some(Out::Settled(settled)) => {
-                anyhow::ensure!(settled.failures.is_empty(), "{:?}", settled.failures);
+            Came::Settled(batch) => {
                 let (acks, nacks) = on_their_way
-                    .remove(&settled.request_id)
+                    .remove(&batch)
                     .context("an answer to nothing")?;
-                progress.send(Progress::Acked(member, acks)).await?;
+                progress.send(Progress::Acked(number, acks)).await?;
                 if nacks > 0 {
                     progress.send(Progress::Nacked(nacks)).await?;
                 }
             }
-            Some(Out::LeasesLost(lost)) => anyhow::bail!("lost {} leases", lost.leases.len()),
-            _ => {}
         }
     }
     Ok(())
 }
 
-/// Where a member sends, and what it gets.
-pub(crate) type Stream = (
-    mpsc::Sender<wire::ConsumeRequest>,
-    tonic::Streaming<wire::ConsumeResponse>,
-);
-
-/// Joins a group.
-pub(crate) async fn join(
-    addr: SocketAddr,
-    topic: &str,
-    group: &str,
-    member: &str,
-    grant: wire::Grant,
-) -> anyhow::Result<Stream> {
-    let mut client =
-        tonic::client::Grpc::new(connect(addr).await?).max_decoding_message_size(16 << 20);
-    client.ready().await?;
-    let (requests, stream) = mpsc::channel(256);
-    let join = wire::Join {
-        topic: topic.to_owned(),
-        group: group.to_owned(),
-        member: member.to_owned(),
-        grant: Some(grant),
-        ..wire::Join::default()
-    };
-    // Before the call, which is answered only when it has a first message.
-    requests.send(request(In::Join(join))).await?;
-    let path = PathAndQuery::from_static("/sluice.v1.BrokerService/Consume");
-    let codec = ProstCodec::<wire::ConsumeRequest, wire::ConsumeResponse>::default();
-    let response = client
-        .streaming(
-            tonic::Request::new(ReceiverStream::new(stream)),
-            path,
-            codec,
-        )
-        .await?;
-    Ok((requests, response.into_inner()))
-}
-
-/// Credit for a full window beyond what was received.
-fn grant(received: i64) -> wire::Grant {
-    wire::Grant {
-        max_events: received + WINDOW,
-        max_bytes: 0,
-    }
-}
-
-fn request(message: In) -> wire::ConsumeRequest {
-    wire::ConsumeRequest {
-        message: Some(message),
-    }
-}
-
-/// A member that takes `events` and keeps them, for as long as this is there.
-pub(crate) struct Holding {
-    _requests: mpsc::Sender<wire::ConsumeRequest>,
-    _answers: tonic::Streaming<wire::ConsumeResponse>,
-}
-
-/// Takes `events` of a group under lease, and settles none.
+/// Takes `events` of a group under lease, and settles none; they are kept for as
+/// long as the member is there.
 pub(crate) async fn hold(
     addr: SocketAddr,
     topic: &str,
     group: &str,
     events: u64,
-) -> anyhow::Result<Holding> {
-    let grant = wire::Grant {
-        max_events: events as i64,
-        max_bytes: 0,
-    };
-    let (requests, mut answers) = join(addr, topic, group, "bench", grant).await?;
+) -> anyhow::Result<Member> {
+    let mut member = Member::join(addr, topic, group, "bench", events as i64).await?;
     let mut received = 0;
     while received < events {
-        let answer = tokio::time::timeout(PATIENCE, answers.message()).await??;
-        let answer = answer.context("the stream ended")?;
-        if let Some(Out::Deliveries(batch)) = answer.message {
-            received += batch.deliveries.len() as u64;
+        let came = tokio::time::timeout(PATIENCE, member.next()).await??;
+        if let Came::Deliveries(deliveries) = came.context("the stream ended")? {
+            received += deliveries.len() as u64;
         }
     }
-    Ok(Holding {
-        _requests: requests,
-        _answers: answers,
-    })
+    Ok(member)
 }

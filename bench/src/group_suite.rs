@@ -9,10 +9,10 @@ use sluice_proto::pb::{self, admin_service_client::AdminServiceClient};
 use tonic::transport::Channel;
 
 use crate::{
+    api::connect,
     consume::{self, Consumed, Load},
     preload,
     process::ServerProcess,
-    publish::connect,
     report::{Figure, table},
 };
 
@@ -117,7 +117,7 @@ impl Groups {
                     order: Order::Bare,
                     members,
                 };
-                let load = self.load(bare.addr, &event_bytes.to_string(), "", way);
+                let load = self.load(bare.addr(), &event_bytes.to_string(), "", way);
                 let outcome = results.ways.entry(way).or_default();
                 measure(&bare, &load, outcome).await?;
             }
@@ -127,7 +127,7 @@ impl Groups {
             for (order, topic, keys) in [(Order::None, "plain", 0), (Order::Key, "keyed", KEYS)] {
                 broker.create_topic(topic).await?;
                 let count = self.events(event_bytes);
-                preload::run(broker.process.addr, topic, count, event_bytes, keys).await?;
+                preload::run(broker.process.addr(), topic, count, event_bytes, keys).await?;
                 for members in [1, 4, 16] {
                     let way = Way {
                         event_bytes,
@@ -136,7 +136,7 @@ impl Groups {
                     };
                     let group = format!("members-{members}");
                     broker.create_group(topic, &group, order).await?;
-                    let load = self.load(broker.process.addr, topic, &group, way);
+                    let load = self.load(broker.process.addr(), topic, &group, way);
                     let outcome = results.ways.entry(way).or_default();
                     measure(&broker.process, &load, outcome).await?;
                     broker.delete_group(topic, &group).await?;
@@ -164,10 +164,10 @@ impl Groups {
         broker.create_topic("plain").await?;
         // As many as the goal names, with the default of the settings.
         let events = 2 * self.events(100);
-        preload::run(broker.process.addr, "plain", events, 100, 0).await?;
+        preload::run(broker.process.addr(), "plain", events, 100, 0).await?;
         broker.create_group("plain", "nacks", Order::None).await?;
         let load = Load {
-            addr: broker.process.addr,
+            addr: broker.process.addr(),
             topic: "plain".into(),
             group: "nacks".into(),
             members: 4,
@@ -184,7 +184,7 @@ impl Groups {
         let broker = Broker::start(self)?;
         broker.create_topic("plain").await?;
         let events = (self.events(100) / u64::from(self.groups)).max(1000);
-        preload::run(broker.process.addr, "plain", events, 100, 0).await?;
+        preload::run(broker.process.addr(), "plain", events, 100, 0).await?;
         let before = broker.process.usage()?;
         let started = std::time::Instant::now();
         let mut groups = tokio::task::JoinSet::new();
@@ -192,7 +192,7 @@ impl Groups {
             let group = format!("group-{group}");
             broker.create_group("plain", &group, Order::None).await?;
             let load = Load {
-                addr: broker.process.addr,
+                addr: broker.process.addr(),
                 topic: "plain".into(),
                 group,
                 members: 1,
@@ -233,9 +233,9 @@ impl Groups {
         broker.create_topic("plain").await?;
         broker.create_group("plain", "holding", Order::None).await?;
         const HELD: u64 = 50_000;
-        preload::run(broker.process.addr, "plain", HELD, 100, 0).await?;
+        preload::run(broker.process.addr(), "plain", HELD, 100, 0).await?;
         let before = broker.process.memory()?;
-        let member = consume::hold(broker.process.addr, "plain", "holding", HELD).await?;
+        let member = consume::hold(broker.process.addr(), "plain", "holding", HELD).await?;
         let grown = broker.process.memory()?.saturating_sub(before) as f64;
         results.bytes_per_event_in_flight.push(grown / HELD as f64);
         drop(member);
@@ -344,7 +344,7 @@ impl Broker {
     }
 
     async fn admin(&self) -> anyhow::Result<AdminServiceClient<Channel>> {
-        Ok(AdminServiceClient::new(connect(self.process.addr).await?))
+        Ok(AdminServiceClient::new(connect(self.process.addr()).await?))
     }
 
     async fn create_topic(&self, topic: &str) -> anyhow::Result<()> {

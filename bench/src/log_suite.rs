@@ -1,26 +1,22 @@
 //! `sluice-bench log`: durable publishing beside the same path without a broker,
 //! and the latency of one event.
 
-use std::{
-    ffi::OsStr,
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use clap::Args;
-use sluice_proto::pb::{self, admin_service_client::AdminServiceClient};
 
 use crate::{
-    end_to_end, events,
-    process::{ServerProcess, Usage, usage},
-    publish::{self, Load, connect},
+    bare::BLOCKS_UNDER_WAY,
+    load::{
+        engine::{self, Outcome},
+        target::Target,
+        workload::{Kind, Spec},
+    },
     raw_disk::RawLog,
-    report::{Figure, quantile, table},
+    report::{Figure, table},
+    targets::{bare::Bare, sluice::Sluice},
 };
-
-const GROUP: &str = "bench";
 
 /// Settings of the run.
 #[derive(Clone, Debug, Args)]
@@ -62,6 +58,22 @@ struct Way {
     peak_memory: u64,
 }
 
+impl Way {
+    fn add(&mut self, outcome: &Outcome, event_bytes: usize) {
+        let bytes = (outcome.published * event_bytes as u64) as f64;
+        let gb = bytes / 1e9;
+        self.bytes_per_second
+            .push(bytes / outcome.time.as_secs_f64());
+        self.server_cpu_per_gb
+            .push(outcome.server.cpu.as_secs_f64() / gb);
+        self.client_cpu_per_gb
+            .push(outcome.client_cpu.as_secs_f64() / gb);
+        self.written_per_byte
+            .push(outcome.server.written as f64 / bytes);
+        self.peak_memory = self.peak_memory.max(outcome.server.peak_memory);
+    }
+}
+
 #[derive(Default)]
 struct Latency {
     p50: Vec<f64>,
@@ -69,14 +81,10 @@ struct Latency {
 }
 
 impl Latency {
-    fn add(&mut self, sorted: &[Duration]) {
-        self.p50.push(micros(quantile(sorted, 0.5)));
-        self.p99.push(micros(quantile(sorted, 0.99)));
+    fn add(&mut self, micros: &engine::Latencies) {
+        self.p50.push(micros.value_at_quantile(0.5) as f64);
+        self.p99.push(micros.value_at_quantile(0.99) as f64);
     }
-}
-
-fn micros(time: Duration) -> f64 {
-    time.as_secs_f64() * 1e6
 }
 
 #[derive(Default)]
@@ -105,59 +113,76 @@ pub(crate) async fn run(settings: Log) -> anyhow::Result<()> {
 
 impl Log {
     async fn round(&self, results: &mut Results) -> anyhow::Result<()> {
-        let time = Duration::from_secs(self.seconds.into());
         let dir = self.temporary_folder()?;
         let (disk, disk_4k) = tokio::task::spawn_blocking({
             let file = dir.path().join("raw");
             let block = self.batch_kib as usize * 1024;
+            let time = Duration::from_secs(self.seconds.into());
             move || -> anyhow::Result<_> {
-                let mut log = RawLog::create(&file)?;
-                Ok((log.speed(block, time)?, log.latency(2000)?))
+                let log = RawLog::create(&file)?;
+                let speed = log.speed(block, BLOCKS_UNDER_WAY, time)?;
+                Ok((speed, log.latency(2000)?))
             }
         })
         .await??;
         results.disk.push(disk);
-        results.disk_4k.push(micros(disk_4k));
+        results.disk_4k.push(disk_4k.as_secs_f64() * 1e6);
         drop(dir);
 
-        let nowhere = ServerProcess::start(&["bare".as_ref()])?;
-        self.publish(&nowhere, &["bench"], &mut results.grpc)
-            .await?;
-        drop(nowhere);
+        let full_speed = self.full_speed();
+        let one_topic = |target| engine::run(target, &full_speed);
+        let outcome = one_topic(Arc::new(Bare::start_without_disk()?)).await?;
+        results.grpc.add(&outcome, full_speed.event_bytes);
+        let outcome = one_topic(self.bare()?).await?;
+        results.bare.add(&outcome, full_speed.event_bytes);
+        let outcome = one_topic(self.broker()?).await?;
+        results.one_partition.add(&outcome, full_speed.event_bytes);
+        let many = Spec {
+            topics: 8,
+            partitions: 8,
+            ..self.full_speed()
+        };
+        let outcome = engine::run(self.broker()?, &many).await?;
+        results.many_partitions.add(&outcome, many.event_bytes);
 
-        let dir = self.temporary_folder()?;
-        let file = dir.path().join("log");
-        let bare = ServerProcess::start(&["bare".as_ref(), file.as_os_str()])?;
-        self.publish(&bare, &["bench"], &mut results.bare).await?;
-        let event = events::event(self.event_bytes as usize);
-        let acks = end_to_end::to_ack(bare.addr, "bench", event.clone(), self.rate, time).await?;
-        results.bare_ack.add(&acks.0);
-        drop((bare, dir));
-
-        let (broker, dir) = self.broker()?;
-        create(broker.addr, "one", 1).await?;
-        self.publish(&broker, &["one"], &mut results.one_partition)
-            .await?;
-        drop((broker, dir));
-
-        let (broker, dir) = self.broker()?;
-        let topics = ["a", "b", "c", "d", "e", "f", "g", "h"];
-        for topic in topics {
-            create(broker.addr, topic, 8).await?;
-        }
-        self.publish(&broker, &topics, &mut results.many_partitions)
-            .await?;
-        drop((broker, dir));
-
-        let (broker, _dir) = self.broker()?;
-        create(broker.addr, "acks", 1).await?;
-        let acks = end_to_end::to_ack(broker.addr, "acks", event.clone(), self.rate, time).await?;
-        results.ack.add(&acks.0);
-        create(broker.addr, "events", 1).await?;
-        let deliveries =
-            end_to_end::to_delivery(broker.addr, "events", GROUP, event, self.rate, time).await?;
-        results.delivery.add(&deliveries.0);
+        let at_rate = self.at_rate(Kind::Publish);
+        results
+            .bare_ack
+            .add(&engine::run(self.bare()?, &at_rate).await?.acks);
+        results
+            .ack
+            .add(&engine::run(self.broker()?, &at_rate).await?.acks);
+        let to_a_member = self.at_rate(Kind::EndToEnd);
+        let outcome = engine::run(self.broker()?, &to_a_member).await?;
+        results.delivery.add(&outcome.deliveries);
         Ok(())
+    }
+
+    fn full_speed(&self) -> Spec {
+        let event_bytes = self.event_bytes as usize;
+        Spec {
+            event_bytes,
+            batch: (self.batch_kib as usize * 1024 / event_bytes).clamp(1, 10_000),
+            producers: self.streams as usize,
+            outstanding: self.in_flight as usize,
+            seconds: self.seconds.into(),
+            warmup_seconds: 0.3,
+            ..Spec::default()
+        }
+    }
+
+    fn at_rate(&self, kind: Kind) -> Spec {
+        Spec {
+            kind,
+            event_bytes: (self.event_bytes as usize).max(16),
+            rate: self.rate.into(),
+            outstanding: 100_000,
+            groups: 1,
+            members: 1,
+            seconds: self.seconds.into(),
+            warmup_seconds: 0.3,
+            ..Spec::default()
+        }
     }
 
     fn temporary_folder(&self) -> anyhow::Result<tempfile::TempDir> {
@@ -168,46 +193,12 @@ impl Log {
         dir.context("no temporary folder can be made")
     }
 
-    fn broker(&self) -> anyhow::Result<(ServerProcess, tempfile::TempDir)> {
-        let dir = self.temporary_folder()?;
-        let data: &Path = dir.path();
-        let args: [&OsStr; 2] = ["broker".as_ref(), data.as_os_str()];
-        Ok((ServerProcess::start(&args)?, dir))
+    fn broker(&self) -> anyhow::Result<Arc<dyn Target>> {
+        Ok(Arc::new(Sluice::start(self.temporary_folder()?, None)?))
     }
 
-    async fn publish(
-        &self,
-        server: &ServerProcess,
-        topics: &[&str],
-        way: &mut Way,
-    ) -> anyhow::Result<()> {
-        let mut load = Load {
-            addr: server.addr,
-            topics: topics.iter().map(ToString::to_string).collect(),
-            streams: self.streams as usize,
-            in_flight: self.in_flight as usize,
-            events: events::batch(self.batch_kib as usize * 1024, self.event_bytes as usize),
-            time: Duration::from_millis(300),
-        };
-        // Once to warm up.
-        publish::run(&load).await?;
-        load.time = Duration::from_secs(self.seconds.into());
-        let before = [server.usage()?, usage("self")?];
-        let acked = publish::run(&load).await?;
-        let after = [server.usage()?, usage("self")?];
-        let gb = acked.payload_bytes as f64 / 1e9;
-        let cpu = |at: usize| {
-            let used: [Usage; 2] = [before[at], after[at]];
-            (used[1].cpu - used[0].cpu).as_secs_f64() / gb
-        };
-        way.bytes_per_second.push(acked.bytes_per_second());
-        way.server_cpu_per_gb.push(cpu(0));
-        way.client_cpu_per_gb.push(cpu(1));
-        let written = after[0].written - before[0].written;
-        way.written_per_byte
-            .push(written as f64 / acked.payload_bytes as f64);
-        way.peak_memory = way.peak_memory.max(after[0].peak_memory);
-        Ok(())
+    fn bare(&self) -> anyhow::Result<Arc<dyn Target>> {
+        Ok(Arc::new(Bare::start(self.temporary_folder()?)?))
     }
 
     fn report(&self, results: Results) -> String {
@@ -287,28 +278,4 @@ fn way_without_server(disk: Vec<f64>, bare: f64) -> Vec<String> {
     ];
     row.resize(7, String::new());
     row
-}
-
-/// Makes a topic, and a group on it.
-async fn create(addr: SocketAddr, topic: &str, partitions: i32) -> anyhow::Result<()> {
-    let mut admin = AdminServiceClient::new(connect(addr).await?);
-    admin
-        .create_topic(pb::CreateTopicRequest {
-            topic: topic.into(),
-            config: Some(pb::TopicConfig {
-                partitions,
-                ..pb::TopicConfig::default()
-            }),
-        })
-        .await?;
-    if topic == "events" {
-        admin
-            .create_group(pb::CreateGroupRequest {
-                topic: topic.into(),
-                group: GROUP.into(),
-                config: None,
-            })
-            .await?;
-    }
-    Ok(())
 }

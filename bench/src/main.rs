@@ -3,22 +3,20 @@
 //!
 //! Figures of one run compare with each other and with nothing else.
 
+mod api;
 mod bare;
 mod bare_consume;
-mod channel_suite;
 mod consume;
-mod end_to_end;
 mod events;
 mod group_suite;
 mod load;
-mod load_suite;
 mod log_suite;
 mod preload;
 mod process;
-mod publish;
 mod raw_disk;
 mod report;
 mod server;
+mod suite;
 mod targets;
 
 use std::path::PathBuf;
@@ -41,15 +39,15 @@ enum Command {
     /// Consumer groups: working events off with an ack for each, beside a bare
     /// stream with the same messages.
     Groups(group_suite::Groups),
-    /// Topics of each channel: the time to the ack and to a consumer.
-    Channels(channel_suite::Channels),
     /// Named loads on Sluice: throughput, latency, fan-out and more.
-    Run(load_suite::Run),
+    Run(suite::Run),
     /// A short look at every load, in less than two minutes.
     Quick,
     /// The same loads on Sluice and other brokers, in turn. Which ones it knows
     /// is chosen by features (`nats`, `redis`) when it is built.
-    Compare(load_suite::Compare),
+    Compare(suite::Compare),
+    /// One report of several runs on one machine.
+    Report(suite::Report),
     /// A broker on a free port; the bench starts it.
     #[command(hide = true)]
     Broker { data_dir: PathBuf },
@@ -64,11 +62,11 @@ fn main() -> anyhow::Result<()> {
         .build()?;
     match Cli::parse().command {
         Command::Log(log) => runtime.block_on(log_suite::run(log)),
-        Command::Channels(channels) => runtime.block_on(channel_suite::run(channels)),
         Command::Groups(groups) => runtime.block_on(group_suite::run(groups)),
-        Command::Run(run) => runtime.block_on(load_suite::run(run)),
-        Command::Quick => runtime.block_on(load_suite::quick()),
-        Command::Compare(compare) => runtime.block_on(load_suite::compare(compare)),
+        Command::Run(run) => runtime.block_on(suite::run(run)),
+        Command::Quick => runtime.block_on(suite::quick()),
+        Command::Compare(compare) => runtime.block_on(suite::compare(compare)),
+        Command::Report(report) => suite::report(&report),
         Command::Broker { data_dir } => runtime.block_on(server::broker(&data_dir)),
         Command::Bare { file } => runtime.block_on(bare::serve(file.as_deref())),
     }

@@ -3,17 +3,11 @@
 use std::net::SocketAddr;
 
 use bytes::Bytes;
+use futures_util::{StreamExt, stream::FuturesUnordered};
 use prost::Message;
-use sluice_proto::{
-    pb,
-    wire::{self, publish_stream_request::Message as In, publish_stream_response::Message as Out},
-};
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::codegen::http::uri::PathAndQuery;
-use tonic_prost::ProstCodec;
+use sluice_proto::pb;
 
-use crate::{events, publish::connect};
+use crate::{api::publisher::Publisher, events};
 
 /// Bytes of a batch.
 const BATCH_BYTES: usize = 256 << 10;
@@ -29,51 +23,23 @@ pub(crate) async fn run(
     event_bytes: usize,
     keys: usize,
 ) -> anyhow::Result<()> {
-    let mut client = tonic::client::Grpc::new(connect(addr).await?);
-    client.ready().await?;
-    let (requests, stream) = mpsc::channel(IN_FLIGHT + 1);
-    requests
-        .send(request(In::Open(wire::PublishOpen::default())))
-        .await?;
-    let path = PathAndQuery::from_static("/sluice.v1.BrokerService/PublishStream");
-    let codec = ProstCodec::<wire::PublishStreamRequest, wire::PublishStreamResponse>::default();
-    let response = client
-        .streaming(
-            tonic::Request::new(ReceiverStream::new(stream)),
-            path,
-            codec,
-        )
-        .await?;
-    let mut answers = response.into_inner();
+    let mut publisher = Publisher::open(addr).await?;
     let distinct = keyed_events(event_bytes, keys);
     let mut events = distinct.iter().cycle().take(count as usize).cloned();
     let per_batch = (BATCH_BYTES / event_bytes).clamp(1, 1000);
-    let (mut sent, mut acked) = (0, 0);
+    let mut on_their_way = FuturesUnordered::new();
     loop {
-        while sent - acked < IN_FLIGHT {
-            let batch: Vec<Bytes> = events.by_ref().take(per_batch).collect();
-            if batch.is_empty() {
-                break;
-            }
-            let batch = wire::PublishBatch {
-                request_id: sent as i64,
-                topic: topic.to_owned(),
-                events: batch,
-                ..wire::PublishBatch::default()
-            };
-            requests.send(request(In::Batch(batch))).await?;
-            sent += 1;
+        let batch: Vec<Bytes> = events.by_ref().take(per_batch).collect();
+        if batch.is_empty() {
+            break;
         }
-        if sent == acked {
-            return Ok(());
-        }
-        match answers.message().await?.and_then(|answer| answer.message) {
-            Some(Out::Ack(_)) => acked += 1,
-            Some(Out::Refused(refused)) => anyhow::bail!("refused: {:?}", refused.error),
-            Some(Out::Opened(_) | Out::Credit(_)) => {}
-            None => anyhow::bail!("the stream ended with {} batches unacked", sent - acked),
+        on_their_way.push(publisher.send(topic, batch).await?);
+        if on_their_way.len() == IN_FLIGHT {
+            on_their_way.next().await.transpose()?;
         }
     }
+    while on_their_way.next().await.transpose()?.is_some() {}
+    Ok(())
 }
 
 /// One event for each key; one without a key when there are none.
@@ -91,10 +57,4 @@ fn keyed_events(event_bytes: usize, keys: usize) -> Vec<Bytes> {
             event.encode_to_vec().into()
         })
         .collect()
-}
-
-fn request(message: In) -> wire::PublishStreamRequest {
-    wire::PublishStreamRequest {
-        message: Some(message),
-    }
 }

@@ -1,20 +1,36 @@
 //! A server in a process of its own, and what it has used.
 
 use std::{
-    ffi::OsStr,
+    ffi::{OsStr, OsString},
     fs,
     io::{BufRead, BufReader},
     net::SocketAddr,
     process::{Child, Command, Stdio},
-    time::Duration,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
 use anyhow::Context;
 
-/// A process that serves; killed when this is dropped.
+/// A process that is killed when this is dropped.
+pub(crate) struct Killed(pub(crate) Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// This program as a server, in a process that is killed when this is dropped.
 pub(crate) struct ServerProcess {
-    child: Child,
-    pub(crate) addr: SocketAddr,
+    args: Vec<OsString>,
+    running: Mutex<Running>,
+}
+
+struct Running {
+    process: Killed,
+    addr: SocketAddr,
 }
 
 /// What a process has used since its start.
@@ -30,38 +46,62 @@ pub(crate) struct Usage {
 impl ServerProcess {
     /// Runs this program with `args`, and waits until it says where it listens.
     pub(crate) fn start(args: &[&OsStr]) -> anyhow::Result<Self> {
-        let mut child = Command::new(std::env::current_exe()?)
+        let args: Vec<OsString> = args.iter().map(|arg| arg.to_os_string()).collect();
+        let running = Mutex::new(Running::start(&args)?);
+        Ok(Self { args, running })
+    }
+
+    /// Kills it and runs it again; tells when it was started. It listens on
+    /// another port then.
+    pub(crate) fn restart(&self) -> anyhow::Result<Instant> {
+        let mut running = self.running();
+        let _ = running.process.0.kill();
+        running.process.0.wait()?;
+        let started = Instant::now();
+        *running = Running::start(&self.args)?;
+        Ok(started)
+    }
+
+    pub(crate) fn addr(&self) -> SocketAddr {
+        self.running().addr
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.running().process.0.id()
+    }
+
+    pub(crate) fn usage(&self) -> anyhow::Result<Usage> {
+        usage(&self.pid().to_string())
+    }
+
+    /// Bytes of memory that it has now.
+    pub(crate) fn memory(&self) -> anyhow::Result<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
+        Ok(number(&status, "VmRSS:")? * 1024)
+    }
+
+    fn running(&self) -> MutexGuard<'_, Running> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Running {
+    fn start(args: &[OsString]) -> anyhow::Result<Self> {
+        let child = Command::new(std::env::current_exe()?)
             .args(args)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()?;
-        let stdout = child.stdout.take().context("it has no output")?;
+        let mut process = Killed(child);
+        let stdout = process.0.stdout.take().context("it has no output")?;
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line)?;
         let addr = line
             .trim()
             .strip_prefix("listening on ")
             .and_then(|addr| addr.parse().ok());
-        let Some(addr) = addr else {
-            let _ = child.kill();
-            let status = child.wait()?;
-            anyhow::bail!("the server did not start: {status}");
-        };
-        Ok(Self { child, addr })
-    }
-
-    pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
-    pub(crate) fn usage(&self) -> anyhow::Result<Usage> {
-        usage(&self.child.id().to_string())
-    }
-
-    /// Bytes of memory that it has now.
-    pub(crate) fn memory(&self) -> anyhow::Result<u64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        Ok(number(&status, "VmRSS:")? * 1024)
+        let addr = addr.context("the server did not start")?;
+        Ok(Self { process, addr })
     }
 }
 
@@ -73,13 +113,6 @@ impl Usage {
             written: self.written.saturating_sub(before.written),
             peak_memory: self.peak_memory,
         }
-    }
-}
-
-impl Drop for ServerProcess {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

@@ -1,8 +1,9 @@
 //! Medians with their spread, and tables.
 
-use std::time::Duration;
-
-use comfy_table::{Table, presets::NOTHING};
+use comfy_table::{
+    Table, TableStyle,
+    presets::{ASCII_MARKDOWN, NOTHING},
+};
 
 /// A figure from several rounds.
 #[derive(Clone, Debug)]
@@ -20,24 +21,31 @@ impl Figure {
         self.0[self.0.len() / 2]
     }
 
-    /// `median (min–max)` in the unit of `scale`.
+    /// `median (min–max)` in the unit of `scale`; only one number if there is
+    /// only one.
     pub(crate) fn show(&self, scale: f64, decimals: usize) -> String {
+        if let [only] = self.0[..] {
+            return format!("{:.decimals$}", only / scale);
+        }
         let [min, median, max] = [self.0[0], self.median(), self.0[self.0.len() - 1]]
             .map(|value| format!("{:.decimals$}", value / scale));
         format!("{median} ({min}–{max})")
     }
 }
 
-/// The value below which `part` of the sorted times lie.
-pub(crate) fn quantile(sorted: &[Duration], part: f64) -> Duration {
-    let at = (sorted.len() as f64 * part) as usize;
-    sorted[at.min(sorted.len() - 1)]
+/// A table for people.
+pub(crate) fn table(header: &[&str], rows: Vec<Vec<String>>) -> String {
+    lines(NOTHING, header, rows)
 }
 
-/// A table for people and for result files.
-pub(crate) fn table(header: &[&str], rows: Vec<Vec<String>>) -> String {
+/// A table for people and for files of Markdown.
+pub(crate) fn markdown_table(header: &[&str], rows: Vec<Vec<String>>) -> String {
+    lines(ASCII_MARKDOWN, header, rows)
+}
+
+fn lines(style: TableStyle, header: &[&str], rows: Vec<Vec<String>>) -> String {
     let mut table = Table::new();
-    table.load_style(NOTHING).set_header(header);
+    table.load_style(style).set_header(header);
     table.add_rows(rows);
     table
         .lines()

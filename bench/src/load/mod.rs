@@ -1,6 +1,6 @@
 //! Loads, and running them on a broker, whichever it is.
 
 pub(crate) mod engine;
-mod payload;
+pub(crate) mod payload;
 pub(crate) mod target;
 pub(crate) mod workload;

@@ -1,24 +1,33 @@
 //! What the bench asks of a broker, so that the same load runs on each.
 
+use std::time::{Duration, Instant};
+
 use async_trait::async_trait;
 use bytes::Bytes;
+use clap::ValueEnum;
 use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
 
 use super::workload::Spec;
+
+/// How long a client waits for an answer, where it has such a limit: slow brokers
+/// are to be measured, not given up.
+pub(crate) const ANSWER_PATIENCE: Duration = Duration::from_secs(60);
 
 /// A server that runs, with what is needed to talk to it.
 #[async_trait]
 pub(crate) trait Target: Send + Sync {
-    /// For tables, for example `redis, appendfsync always`.
-    fn name(&self) -> &str;
     /// Version, and what was set otherwise than by default.
     fn settings(&self) -> &str;
     /// The server's process.
     fn pid(&self) -> u32;
-    /// Makes the topic and the groups of a load, new ones.
-    async fn create(&self, topic: &str, spec: &Spec) -> anyhow::Result<()>;
+    /// Makes the topics and the groups of a load, new ones.
+    async fn create(&self, topics: &[String], spec: &Spec) -> anyhow::Result<()>;
+    /// Kills the server and starts it again over what it has written; tells when
+    /// it was started.
+    async fn restart(&self) -> anyhow::Result<Instant>;
     /// Somebody who publishes, on a connection of its own.
-    async fn producer(&self, topic: &str) -> anyhow::Result<Box<dyn Producer>>;
+    async fn producer(&self, topics: &[String]) -> anyhow::Result<Box<dyn Producer>>;
     /// A member of a group, on a connection of its own.
     async fn consumer(
         &self,
@@ -28,11 +37,35 @@ pub(crate) trait Target: Send + Sync {
     ) -> anyhow::Result<Box<dyn Consumer>>;
 }
 
+/// Where an event is when it is acked. Only brokers that say the same compare.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum AckedWhen {
+    /// On the disk: it survives a power cut.
+    Synced,
+    /// With the operating system: it survives a killed process.
+    Written,
+    /// In the server's memory.
+    InMemory,
+}
+
+impl AckedWhen {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Synced => "synced",
+            Self::Written => "written",
+            Self::InMemory => "in memory",
+        }
+    }
+}
+
 /// One event to publish.
 #[derive(Clone, Debug)]
 pub(crate) struct Message {
     pub(crate) payload: Bytes,
+    pub(crate) is_json: bool,
     pub(crate) key: Option<u64>,
+    pub(crate) label: Option<u64>,
 }
 
 /// Is done when the broker has acked.
@@ -40,8 +73,8 @@ pub(crate) type Acked = BoxFuture<'static, anyhow::Result<()>>;
 
 #[async_trait]
 pub(crate) trait Producer: Send {
-    /// Sends a batch, or begins to.
-    async fn send(&mut self, batch: Vec<Message>) -> anyhow::Result<Acked>;
+    /// Sends a batch, or begins to, to one of the topics that it was made for.
+    async fn send(&mut self, topic: usize, batch: Vec<Message>) -> anyhow::Result<Acked>;
 }
 
 #[async_trait]

@@ -3,16 +3,23 @@
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// The workloads that come with the bench.
-const BUILT_IN: [&str; 6] = [
+const BUILT_IN: [&str; 13] = [
     include_str!("../../workloads/throughput.toml"),
     include_str!("../../workloads/outstanding.toml"),
     include_str!("../../workloads/latency.toml"),
     include_str!("../../workloads/fan-out.toml"),
     include_str!("../../workloads/drain.toml"),
     include_str!("../../workloads/burst.toml"),
+    include_str!("../../workloads/channels.toml"),
+    include_str!("../../workloads/chain.toml"),
+    include_str!("../../workloads/slow-consumer.toml"),
+    include_str!("../../workloads/partitions.toml"),
+    include_str!("../../workloads/topics.toml"),
+    include_str!("../../workloads/filters.toml"),
+    include_str!("../../workloads/recovery.toml"),
 ];
 
 /// A file: settings, and the values in which its variants differ from them.
@@ -40,9 +47,12 @@ pub(crate) struct Spec {
     /// What tells it from the other variants.
     pub(crate) variant: String,
     pub(crate) kind: Kind,
-    /// Bytes of a payload, at least 16 where it tells when it was due.
+    /// Bytes of a payload; at least so many as tell when it was due, where
+    /// somebody reads it.
     pub(crate) event_bytes: usize,
     pub(crate) payload: Payload,
+    /// Of Sluice's topics; other brokers ack as their settings say.
+    pub(crate) channel: Channel,
     /// Events of a batch.
     pub(crate) batch: usize,
     pub(crate) producers: usize,
@@ -53,14 +63,30 @@ pub(crate) struct Spec {
     pub(crate) rate: f64,
     /// Times the rate for the middle fifth of the time.
     pub(crate) burst: f64,
+    /// Topics to which batches go in turn, in `publish`.
+    pub(crate) topics: usize,
+    /// Partitions of each topic.
     pub(crate) partitions: u32,
     /// Keys in turn; 0 for none.
     pub(crate) keys: u64,
+    /// Labels in turn, by which a filter can choose: the attribute `label` of an
+    /// event and the field of a JSON payload, from "0"; 0 for none.
+    pub(crate) labels: u64,
+    /// What the groups take, in CEL; of every `labels` events it has to pass the
+    /// one with the label "0". Everything, if it is empty.
+    pub(crate) filter: String,
     pub(crate) groups: usize,
     /// Members of each group.
     pub(crate) members: usize,
+    /// Stages of a chain. Each reads what the one before has published.
+    pub(crate) stages: usize,
+    /// Events that a member may have at once, where the broker has such a limit.
+    pub(crate) window: usize,
+    /// Microseconds that the first member of each group, or the last stage of a
+    /// chain, takes for each event.
+    pub(crate) slow_micros: f64,
     pub(crate) ack: Ack,
-    /// Events that are there before the members come, in `drain`.
+    /// Events that are there before the members come, in `drain` and `recovery`.
     pub(crate) events: u64,
     pub(crate) seconds: f64,
     pub(crate) warmup_seconds: f64,
@@ -69,7 +95,7 @@ pub(crate) struct Spec {
     pub(crate) patience_seconds: f64,
 }
 
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Kind {
     /// Publishes, and nobody reads.
@@ -78,6 +104,35 @@ pub(crate) enum Kind {
     EndToEnd,
     /// Members work off what was published before.
     Drain,
+    /// As `drain`, but the server is killed before the members come.
+    Recovery,
+    /// Publishes to the first of several stages, each of which publishes to the
+    /// next what it has got, and then acks it.
+    Chain,
+}
+
+impl Kind {
+    /// Whether events are published while the time is measured.
+    pub(crate) fn publishes(self) -> bool {
+        matches!(self, Self::Publish | Self::EndToEnd | Self::Chain)
+    }
+
+    /// Whether anybody reads.
+    pub(crate) fn reads(self) -> bool {
+        self != Self::Publish
+    }
+}
+
+/// When Sluice acks an event.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Channel {
+    /// When it is durable.
+    Fsync,
+    /// When it is written.
+    Buffered,
+    /// When it is in memory, where it stays.
+    Memory,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
@@ -107,15 +162,22 @@ impl Default for Spec {
             kind: Kind::Publish,
             event_bytes: 1024,
             payload: Payload::Random,
+            channel: Channel::Fsync,
             batch: 1,
             producers: 1,
             outstanding: 1,
             rate: 0.0,
             burst: 1.0,
+            topics: 1,
             partitions: 1,
             keys: 0,
+            labels: 0,
+            filter: String::new(),
             groups: 0,
             members: 0,
+            stages: 0,
+            window: 4000,
+            slow_micros: 0.0,
             ack: Ack::Event,
             events: 0,
             seconds: 2.0,
@@ -138,63 +200,100 @@ impl Spec {
         Duration::from_secs_f64(self.warmup_seconds)
     }
 
+    /// The same for a longer or shorter time and more or fewer events.
+    pub(crate) fn scaled(&self, by: f64) -> Self {
+        Self {
+            seconds: self.seconds * by,
+            warmup_seconds: self.warmup_seconds * by.min(1.0),
+            events: (self.events as f64 * by).ceil() as u64,
+            ..self.clone()
+        }
+    }
+
+    /// The topics that it publishes to and reads from.
+    pub(crate) fn topic_names(&self) -> Vec<String> {
+        let count = match self.kind {
+            Kind::Chain => self.stages,
+            _ => self.topics,
+        };
+        (0..count).map(|topic| format!("bench-{topic}")).collect()
+    }
+
+    /// Whether groups get the event with this number.
+    pub(crate) fn passes(&self, sequence: u64) -> bool {
+        self.filter.is_empty() || sequence.is_multiple_of(self.labels.max(1))
+    }
+
+    /// How many of the first events groups get.
+    pub(crate) fn passing(&self, events: u64) -> u64 {
+        if self.filter.is_empty() {
+            events
+        } else {
+            events.div_ceil(self.labels.max(1))
+        }
+    }
+
     fn check(&self) -> anyhow::Result<()> {
-        let reads = self.kind != Kind::Publish;
+        let ints = [
+            ("event_bytes", self.event_bytes as u64, 1, 8 << 20),
+            ("batch", self.batch as u64, 1, 10_000),
+            ("producers", self.producers as u64, 1, 1000),
+            ("outstanding", self.outstanding as u64, 1, 1_000_000),
+            ("topics", self.topics as u64, 1, 10_000),
+            ("partitions", self.partitions.into(), 1, 10_000),
+            ("labels", self.labels, 0, 1000),
+            ("window", self.window as u64, 1, 100_000),
+        ];
+        for (name, value, min, max) in ints {
+            ensure!(
+                (min..=max).contains(&value),
+                "{name} is {value}, not from {min} to {max}"
+            );
+        }
+        let numbers = [
+            ("rate", self.rate, 0.0, 1e7),
+            ("burst", self.burst, 1.0, 100.0),
+            ("slow_micros", self.slow_micros, 0.0, 1e7),
+            ("seconds", self.seconds, 0.1, 3600.0),
+            ("warmup_seconds", self.warmup_seconds, 0.0, 600.0),
+            ("patience_seconds", self.patience_seconds, 0.1, 3600.0),
+        ];
+        for (name, value, min, max) in numbers {
+            ensure!(
+                (min..=max).contains(&value),
+                "{name} is {value}, not from {min} to {max}"
+            );
+        }
+        let stamp = self.payload.stamp_bytes();
         ensure!(
-            !reads || self.event_bytes >= 16,
-            "event_bytes is {}, at least 16 are needed to tell when an event was due",
+            !self.kind.reads() || self.event_bytes >= stamp,
+            "event_bytes is {}, at least {stamp} are needed to tell when an event was due",
             self.event_bytes
         );
         ensure!(
-            (1..=8 << 20).contains(&self.event_bytes),
-            "event_bytes is {}",
-            self.event_bytes
-        );
-        ensure!(
-            (1..=10_000).contains(&self.batch),
-            "batch is {}",
-            self.batch
-        );
-        ensure!(
-            (1..=1000).contains(&self.producers),
-            "producers is {}",
-            self.producers
-        );
-        ensure!(
-            (1..=1_000_000).contains(&self.outstanding),
-            "outstanding is {}",
-            self.outstanding
-        );
-        ensure!(
-            (0.0..=10_000_000.0).contains(&self.rate),
-            "rate is {}",
-            self.rate
-        );
-        ensure!(
-            (1.0..=100.0).contains(&self.burst),
-            "burst is {}",
-            self.burst
-        );
-        ensure!(
-            !reads || (self.groups >= 1 && self.members >= 1),
+            !self.kind.reads() || (self.groups >= 1 && self.members >= 1),
             "groups is {} and members is {}, and somebody has to read",
             self.groups,
             self.members
         );
         ensure!(
-            self.kind != Kind::Drain || self.events >= 1,
+            self.topics == 1 || self.kind == Kind::Publish,
+            "topics is {}, and only publish has more than one",
+            self.topics
+        );
+        ensure!(
+            self.kind != Kind::Chain
+                || ((1..=100).contains(&self.stages) && self.groups == 1 && self.members == 1),
+            "a chain has from 1 to 100 stages, each with one group of one member"
+        );
+        ensure!(
+            self.filter.is_empty() || (self.labels >= 1 && self.kind == Kind::Drain),
+            "a filter chooses by labels, of which there are {}, and only in a drain",
+            self.labels
+        );
+        ensure!(
+            self.kind.publishes() || self.events >= 1,
             "events is 0, and there is nothing to work off"
-        );
-        ensure!(
-            (0.1..=3600.0).contains(&self.patience_seconds),
-            "patience_seconds is {}",
-            self.patience_seconds
-        );
-        ensure!(
-            (0.1..=3600.0).contains(&self.seconds) && (0.0..=600.0).contains(&self.warmup_seconds),
-            "seconds is {} and warmup_seconds is {}",
-            self.seconds,
-            self.warmup_seconds
         );
         Ok(())
     }
@@ -260,6 +359,15 @@ mod tests {
     fn what_is_wrong_is_named() {
         for (line, named) in [
             ("batch = 0", "batch is 0"),
+            ("filter = 'true'", "by labels"),
+            (
+                "topics = 2\nkind = 'drain'\ngroups = 1\nmembers = 1",
+                "topics is 2",
+            ),
+            (
+                "kind = 'chain'\ngroups = 1\nmembers = 1",
+                "from 1 to 100 stages",
+            ),
             ("bach = 1", "bach"),
             ("kind = 'end-to-end'", "somebody has to read"),
             (

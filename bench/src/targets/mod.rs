@@ -1,62 +1,177 @@
 //! The brokers on which a load can run.
 
+pub(crate) mod bare;
 #[cfg(feature = "nats")]
 mod nats;
 #[cfg(any(feature = "nats", feature = "redis"))]
 mod peer;
 #[cfg(feature = "redis")]
 mod redis;
-mod sluice;
+pub(crate) mod sluice;
 
 use std::sync::Arc;
 
 use clap::ValueEnum;
 
-use self::sluice::Sluice;
-use crate::load::target::Target;
+use self::{bare::Bare, sluice::Sluice};
+use crate::load::{
+    target::{AckedWhen, Target},
+    workload::{Channel, Kind, Spec},
+};
 
-/// A broker and how it syncs.
+/// Other brokers, of which this build knows some.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Broker {
-    /// This one, as it is by default: synced before each ack.
-    Sluice,
-    /// Redis Streams, synced before each answer.
-    #[cfg(feature = "redis")]
-    RedisSynced,
-    /// Redis Streams, synced once a second.
+pub(crate) enum Peer {
+    /// Redis Streams.
     #[cfg(feature = "redis")]
     Redis,
-    /// NATS JetStream, synced before each ack.
+    /// NATS JetStream.
+    #[cfg(feature = "nats")]
+    Nats,
+}
+
+impl Peer {
+    /// All that this build knows and this machine has.
+    pub(crate) fn installed() -> Vec<Self> {
+        let all = Self::value_variants().iter().copied();
+        all.filter(|peer| peer.is_installed()).collect()
+    }
+
+    /// Whether this machine has its server.
+    pub(crate) fn is_installed(self) -> bool {
+        match self {
+            #[cfg(feature = "redis")]
+            Self::Redis => peer::version(redis::PROGRAM).is_some(),
+            #[cfg(feature = "nats")]
+            Self::Nats => peer::version(nats::PROGRAM).is_some(),
+        }
+    }
+
+    /// It, as it is by default and with a sync before each ack.
+    pub(crate) fn brokers(self) -> Vec<Broker> {
+        match self {
+            #[cfg(feature = "redis")]
+            Self::Redis => vec![Broker::RedisSynced, Broker::Redis],
+            #[cfg(feature = "nats")]
+            Self::Nats if nats::can_sync_always() => vec![Broker::NatsSynced, Broker::Nats],
+            #[cfg(feature = "nats")]
+            Self::Nats => vec![Broker::Nats],
+        }
+    }
+}
+
+/// A broker and how it syncs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Broker {
+    /// This one, with the channel that a load says: nearly always fsync.
+    Sluice,
+    /// This one, with buffered topics.
+    SluiceBuffered,
+    /// This one, with memory topics.
+    SluiceMemory,
+    /// The same API, checksum and durable write, and no broker.
+    Bare,
+    #[cfg(feature = "redis")]
+    RedisSynced,
+    #[cfg(feature = "redis")]
+    Redis,
     #[cfg(feature = "nats")]
     NatsSynced,
-    /// NATS JetStream, as it is by default.
     #[cfg(feature = "nats")]
     Nats,
 }
 
 impl Broker {
-    /// Every broker that this build knows and this machine has.
-    pub(crate) fn installed() -> Vec<Self> {
-        let all = Self::value_variants().iter().copied();
-        all.filter(|broker| broker.is_installed()).collect()
+    /// What needs no other server.
+    pub(crate) fn own() -> Vec<Self> {
+        vec![
+            Self::Sluice,
+            Self::SluiceBuffered,
+            Self::SluiceMemory,
+            Self::Bare,
+        ]
     }
 
-    fn is_installed(self) -> bool {
+    pub(crate) fn is_own(self) -> bool {
+        Self::own().contains(&self)
+    }
+
+    pub(crate) fn is_sluice(self) -> bool {
+        self.is_own() && self != Self::Bare
+    }
+
+    /// For tables.
+    pub(crate) fn name(self) -> &'static str {
         match self {
-            Self::Sluice => true,
+            Self::Sluice => "sluice",
+            Self::SluiceBuffered => "sluice, buffered",
+            Self::SluiceMemory => "sluice, memory",
+            Self::Bare => "bare path",
             #[cfg(feature = "redis")]
-            Self::RedisSynced | Self::Redis => peer::version("redis-server").is_some(),
+            Self::RedisSynced => "redis, appendfsync always",
+            #[cfg(feature = "redis")]
+            Self::Redis => "redis, appendfsync everysec",
             #[cfg(feature = "nats")]
-            Self::NatsSynced => nats::can_sync_always(),
+            Self::NatsSynced => "nats, sync always",
             #[cfg(feature = "nats")]
-            Self::Nats => peer::version("nats-server").is_some(),
+            Self::Nats => "nats",
+        }
+    }
+
+    /// Where an event is when it is acked.
+    pub(crate) fn acks_when(self) -> AckedWhen {
+        match self {
+            Self::Sluice | Self::Bare => AckedWhen::Synced,
+            Self::SluiceBuffered => AckedWhen::Written,
+            Self::SluiceMemory => AckedWhen::InMemory,
+            #[cfg(feature = "redis")]
+            Self::RedisSynced => AckedWhen::Synced,
+            #[cfg(feature = "redis")]
+            Self::Redis => AckedWhen::Written,
+            #[cfg(feature = "nats")]
+            Self::NatsSynced => AckedWhen::Synced,
+            #[cfg(feature = "nats")]
+            Self::Nats => AckedWhen::Written,
+        }
+    }
+
+    /// Why a load cannot run on it, if so.
+    pub(crate) fn lacks(self, spec: &Spec) -> Option<&'static str> {
+        let waits = matches!(spec.kind, Kind::Drain | Kind::Recovery);
+        match self {
+            Self::Sluice => None,
+            // A load that says its channel is about just that.
+            Self::SluiceBuffered | Self::SluiceMemory if spec.channel != Channel::Fsync => {
+                Some("the load says another channel")
+            }
+            Self::SluiceBuffered => None,
+            Self::SluiceMemory => waits
+                .then_some("a memory topic keeps the newest events only, and none over a restart"),
+            Self::Bare => (spec.kind != Kind::Publish).then_some("nobody can read from it"),
+            #[allow(unreachable_patterns, reason = "there may be no others in a build")]
+            _ if spec.channel != Channel::Fsync => Some("it has no channels"),
+            #[allow(unreachable_patterns, reason = "there may be no others in a build")]
+            _ if !spec.filter.is_empty() => Some("it does not filter by content"),
+            #[cfg(feature = "redis")]
+            Self::RedisSynced | Self::Redis => {
+                (spec.partitions > 1).then_some("a stream has no partitions")
+            }
+            #[cfg(feature = "nats")]
+            Self::NatsSynced if waits => Some("to fill it takes too long"),
+            #[cfg(feature = "nats")]
+            Self::NatsSynced | Self::Nats => {
+                (spec.partitions > 1).then_some("a stream has no partitions")
+            }
         }
     }
 
     /// Starts it over a folder of its own.
     pub(crate) fn start(self, dir: tempfile::TempDir) -> anyhow::Result<Arc<dyn Target>> {
         Ok(match self {
-            Self::Sluice => Arc::new(Sluice::start(dir)?),
+            Self::Sluice => Arc::new(Sluice::start(dir, None)?),
+            Self::SluiceBuffered => Arc::new(Sluice::start(dir, Some(Channel::Buffered))?),
+            Self::SluiceMemory => Arc::new(Sluice::start(dir, Some(Channel::Memory))?),
+            Self::Bare => Arc::new(Bare::start(dir)?),
             #[cfg(feature = "redis")]
             Self::RedisSynced => Arc::new(redis::Redis::start(dir, true)?),
             #[cfg(feature = "redis")]

@@ -1,7 +1,7 @@
 //! NATS JetStream: publishing with acks, pull consumers with explicit acks
 //! (<https://docs.nats.io/nats-concepts/jetstream>).
 
-use std::fs;
+use std::{fs, time::Instant};
 
 use async_nats::jetstream::{
     self, AckKind,
@@ -12,18 +12,18 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt, future::try_join_all};
 
-use super::peer::{self, PeerProcess, free_port};
+use super::peer::{self, PeerProcess, Start, free_port};
 use crate::load::{
-    target::{Acked, Consumer, Message, Producer, Target},
-    workload::{Ack, Spec},
+    target::{ANSWER_PATIENCE, Acked, Consumer, Message, Producer, Target},
+    workload::{Ack, Kind, Spec},
 };
 
 /// Events that the server sends ahead of the acks.
 const FETCH_COUNT: usize = 1000;
+pub(super) const PROGRAM: &str = "nats-server";
 
 pub(crate) struct Nats {
     process: PeerProcess,
-    name: String,
     settings: String,
     url: String,
 }
@@ -45,10 +45,16 @@ impl Nats {
             "listen: \"127.0.0.1:{port}\"\njetstream {{ store_dir: {store:?}{setting} }}\n"
         );
         fs::write(&file, text)?;
-        let process = PeerProcess::start_with_file("nats-server", "-c", &file, dir, port)?;
+        let start = Start {
+            program: PROGRAM.into(),
+            args: vec!["-c".into(), file.into()],
+            variables: Vec::new(),
+            port,
+        };
+        let process = PeerProcess::start(start, dir)?;
+        let version = peer::version(PROGRAM).unwrap_or_default();
         Ok(Self {
-            settings: format!("{}, file storage, sync_interval {sync}", process.version()),
-            name: format!("nats, sync {sync}"),
+            settings: format!("{version}, file storage, sync_interval {sync}"),
             url: format!("nats://127.0.0.1:{port}"),
             process,
         })
@@ -56,14 +62,16 @@ impl Nats {
 
     async fn connect(&self) -> anyhow::Result<jetstream::Context> {
         let client = async_nats::ConnectOptions::new().connect(&self.url).await?;
-        Ok(jetstream::new(client))
+        let mut context = jetstream::new(client);
+        context.set_timeout(ANSWER_PATIENCE);
+        Ok(context)
     }
 }
 
 /// Whether there is a server that can sync before each ack, which came with
 /// version 2.10.
 pub(super) fn can_sync_always() -> bool {
-    let version = peer::version("nats-server").unwrap_or_default();
+    let version = peer::version(PROGRAM).unwrap_or_default();
     let numbers = version.rsplit_once('v').map_or("", |(_, numbers)| numbers);
     let mut numbers = numbers.split('.').map_while(|number| number.parse().ok());
     let version: (u32, u32) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
@@ -72,10 +80,6 @@ pub(super) fn can_sync_always() -> bool {
 
 #[async_trait]
 impl Target for Nats {
-    fn name(&self) -> &str {
-        &self.name
-    }
-
     fn settings(&self) -> &str {
         &self.settings
     }
@@ -84,34 +88,51 @@ impl Target for Nats {
         self.process.pid()
     }
 
-    async fn create(&self, topic: &str, spec: &Spec) -> anyhow::Result<()> {
+    async fn create(&self, topics: &[String], spec: &Spec) -> anyhow::Result<()> {
         let context = self.connect().await?;
-        let config = stream::Config {
-            name: topic.to_owned(),
-            subjects: vec![topic.to_owned()],
-            storage: StorageType::File,
-            ..stream::Config::default()
-        };
-        let stream = context.create_stream(config).await?;
-        for group in 0..spec.groups {
-            let policy = match spec.ack {
-                Ack::Event => AckPolicy::Explicit,
-                Ack::Batch => AckPolicy::All,
+        // One stream with many subjects is what its documentation advises.
+        if topics.len() > 1 && spec.kind == Kind::Publish {
+            let config = stream::Config {
+                name: "bench".to_owned(),
+                subjects: vec!["bench.*".to_owned()],
+                storage: StorageType::File,
+                ..stream::Config::default()
             };
-            let config = pull::Config {
-                durable_name: Some(format!("group-{group}")),
-                ack_policy: policy,
-                max_ack_pending: 100_000,
-                ..pull::Config::default()
+            context.create_stream(config).await?;
+            return Ok(());
+        }
+        for topic in topics {
+            let config = stream::Config {
+                name: topic.clone(),
+                subjects: vec![subject(topic)],
+                storage: StorageType::File,
+                ..stream::Config::default()
             };
-            stream.create_consumer(config).await?;
+            let stream = context.create_stream(config).await?;
+            for group in 0..spec.groups {
+                let policy = match spec.ack {
+                    Ack::Event => AckPolicy::Explicit,
+                    Ack::Batch => AckPolicy::All,
+                };
+                let config = pull::Config {
+                    durable_name: Some(format!("group-{group}")),
+                    ack_policy: policy,
+                    max_ack_pending: 100_000,
+                    ..pull::Config::default()
+                };
+                stream.create_consumer(config).await?;
+            }
         }
         Ok(())
     }
 
-    async fn producer(&self, topic: &str) -> anyhow::Result<Box<dyn Producer>> {
+    async fn restart(&self) -> anyhow::Result<Instant> {
+        self.process.restart()
+    }
+
+    async fn producer(&self, topics: &[String]) -> anyhow::Result<Box<dyn Producer>> {
         Ok(Box::new(Publisher {
-            topic: topic.to_owned(),
+            subjects: topics.iter().map(|topic| subject(topic)).collect(),
             context: self.connect().await?,
         }))
     }
@@ -127,7 +148,7 @@ impl Target for Nats {
         let consumer: PullConsumer = consumer.map_err(|error| anyhow::anyhow!("{error}"))?;
         let messages = consumer
             .stream()
-            .max_messages_per_batch(FETCH_COUNT)
+            .max_messages_per_batch(spec.window.min(FETCH_COUNT))
             .messages()
             .await?;
         Ok(Box::new(Member {
@@ -138,18 +159,23 @@ impl Target for Nats {
     }
 }
 
+/// What a topic is called where names have parts.
+fn subject(topic: &str) -> String {
+    topic.replace('-', ".")
+}
+
 struct Publisher {
-    topic: String,
+    subjects: Vec<String>,
     context: jetstream::Context,
 }
 
 #[async_trait]
 impl Producer for Publisher {
-    async fn send(&mut self, batch: Vec<Message>) -> anyhow::Result<Acked> {
+    async fn send(&mut self, topic: usize, batch: Vec<Message>) -> anyhow::Result<Acked> {
         let mut acks = Vec::with_capacity(batch.len());
         for message in batch {
-            let topic = self.topic.clone();
-            let ack = self.context.publish(topic, message.payload).await?;
+            let subject = self.subjects[topic].clone();
+            let ack = self.context.publish(subject, message.payload).await?;
             // Spawned, because the client lets no more than so many wait that
             // nobody asks for.
             acks.push(tokio::spawn(ack.into_future()));

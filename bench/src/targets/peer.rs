@@ -2,91 +2,90 @@
 //! folder, and stopped by their process.
 
 use std::{
+    ffi::OsString,
     net::{TcpListener, TcpStream},
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
+    sync::{Mutex, MutexGuard, PoisonError},
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::Context;
 
+use crate::process::Killed;
+
+/// How long a server may take until it listens.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How a server is started.
+pub(crate) struct Start {
+    pub(crate) program: OsString,
+    pub(crate) args: Vec<OsString>,
+    pub(crate) variables: Vec<(&'static str, OsString)>,
+    /// Where it listens, when it is ready.
+    pub(crate) port: u16,
+}
+
 /// A server; killed when this is dropped, and its folder removed.
 pub(crate) struct PeerProcess {
-    program: String,
-    child: Child,
-    _dir: tempfile::TempDir,
+    start: Start,
+    running: Mutex<Killed>,
+    dir: tempfile::TempDir,
 }
 
 impl PeerProcess {
-    /// Starts `program` with `args`, the last of which takes the folder, and
-    /// waits until something listens on the port.
-    pub(crate) fn start(
-        program: &str,
-        args: &[&str],
-        dir: tempfile::TempDir,
-        port: u16,
-    ) -> anyhow::Result<Self> {
-        let mut command = Command::new(program);
-        command.args(args).arg(dir.path());
-        Self::spawn(program, command, dir, port)
+    /// Starts the program, and waits until something listens on its port.
+    pub(crate) fn start(start: Start, dir: tempfile::TempDir) -> anyhow::Result<Self> {
+        let running = Mutex::new(start.run(dir.path())?);
+        Ok(Self {
+            start,
+            running,
+            dir,
+        })
     }
 
-    /// As [`PeerProcess::start`], with a file of settings.
-    pub(crate) fn start_with_file(
-        program: &str,
-        flag: &str,
-        file: &Path,
-        dir: tempfile::TempDir,
-        port: u16,
-    ) -> anyhow::Result<Self> {
-        let mut command = Command::new(program);
-        command.arg(flag).arg(file);
-        Self::spawn(program, command, dir, port)
+    /// Kills it and starts it again; tells when it was started.
+    pub(crate) fn restart(&self) -> anyhow::Result<Instant> {
+        let mut running = self.running();
+        let _ = running.0.kill();
+        running.0.wait()?;
+        let started = Instant::now();
+        *running = self.start.run(self.dir.path())?;
+        Ok(started)
     }
 
-    fn spawn(
-        program: &str,
-        mut command: Command,
-        dir: tempfile::TempDir,
-        port: u16,
-    ) -> anyhow::Result<Self> {
-        let child = command
+    pub(crate) fn pid(&self) -> u32 {
+        self.running().0.id()
+    }
+
+    fn running(&self) -> MutexGuard<'_, Killed> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Start {
+    fn run(&self, dir: &Path) -> anyhow::Result<Killed> {
+        let program = self.program.to_string_lossy();
+        let child = Command::new(&self.program)
+            .args(&self.args)
+            .envs(self.variables.iter().map(|(name, value)| (name, value)))
+            .current_dir(dir)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .with_context(|| format!("{program} cannot be started; is it installed?"))?;
-        let mut peer = Self {
-            program: program.to_owned(),
-            child,
-            _dir: dir,
-        };
-        let give_up = Instant::now() + Duration::from_secs(20);
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            if let Some(status) = peer.child.try_wait()? {
+        let mut process = Killed(child);
+        let give_up = Instant::now() + PATIENCE;
+        while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
+            if let Some(status) = process.0.try_wait()? {
                 anyhow::bail!("{program} has ended at once: {status}");
             }
             anyhow::ensure!(Instant::now() < give_up, "{program} does not listen");
-            thread::sleep(Duration::from_millis(20));
+            thread::sleep(Duration::from_millis(2));
         }
-        Ok(peer)
-    }
-
-    pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
-    /// What the program calls itself.
-    pub(crate) fn version(&self) -> String {
-        version(&self.program).unwrap_or_default()
-    }
-}
-
-impl Drop for PeerProcess {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        Ok(process)
     }
 }
 

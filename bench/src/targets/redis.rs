@@ -1,27 +1,30 @@
 //! Redis Streams: XADD in pipelines, XREADGROUP and XACK
 //! (<https://redis.io/docs/latest/develop/data-types/streams/>).
 
+use std::time::Instant;
+
 use anyhow::Context;
 use async_trait::async_trait;
 use bytes::Bytes;
 use redis::{
-    AsyncCommands,
+    AsyncCommands, ErrorKind, IntoConnectionInfo, ServerErrorKind,
     aio::MultiplexedConnection,
+    io::tcp::TcpSettings,
     streams::{StreamReadOptions, StreamReadReply},
 };
 
-use super::peer::{PeerProcess, free_port};
+use super::peer::{self, PeerProcess, Start, free_port};
 use crate::load::{
-    target::{Acked, Consumer, Message, Producer, Target},
+    target::{ANSWER_PATIENCE, Acked, Consumer, Message, Producer, Target},
     workload::{Ack, Spec},
 };
 
-/// Events of one read.
+/// The most events of one read.
 const READ_COUNT: usize = 1000;
+pub(super) const PROGRAM: &str = "redis-server";
 
 pub(crate) struct Redis {
     process: PeerProcess,
-    name: String,
     settings: String,
     url: String,
 }
@@ -45,27 +48,35 @@ impl Redis {
             fsync,
             "--dir",
         ];
-        let process = PeerProcess::start("redis-server", &args, dir, port)?;
+        let mut args: Vec<_> = args.into_iter().map(Into::into).collect();
+        args.push(dir.path().into());
+        let start = Start {
+            program: PROGRAM.into(),
+            args,
+            variables: Vec::new(),
+            port,
+        };
+        let process = PeerProcess::start(start, dir)?;
+        let version = peer::version(PROGRAM).unwrap_or_default();
         Ok(Self {
-            settings: format!("{}, appendonly yes, appendfsync {fsync}", process.version()),
-            name: format!("redis, {fsync}"),
+            settings: format!("{version}, appendonly yes, appendfsync {fsync}"),
             url: format!("redis://127.0.0.1:{port}/"),
             process,
         })
     }
 
     async fn connect(&self) -> anyhow::Result<MultiplexedConnection> {
-        let client = redis::Client::open(self.url.as_str())?;
-        Ok(client.get_multiplexed_async_connection().await?)
+        let address = self.url.as_str().into_connection_info()?;
+        let at_once = TcpSettings::default().set_nodelay(true);
+        let client = redis::Client::open(address.set_tcp_settings(at_once))?;
+        let mut connection = client.get_multiplexed_async_connection().await?;
+        connection.set_response_timeout(ANSWER_PATIENCE);
+        Ok(connection)
     }
 }
 
 #[async_trait]
 impl Target for Redis {
-    fn name(&self) -> &str {
-        &self.name
-    }
-
     fn settings(&self) -> &str {
         &self.settings
     }
@@ -74,18 +85,35 @@ impl Target for Redis {
         self.process.pid()
     }
 
-    async fn create(&self, topic: &str, spec: &Spec) -> anyhow::Result<()> {
+    async fn create(&self, topics: &[String], spec: &Spec) -> anyhow::Result<()> {
         let mut connection = self.connect().await?;
-        for group in 0..spec.groups {
-            let group = format!("group-{group}");
-            let _: () = connection.xgroup_create_mkstream(topic, group, "0").await?;
+        for topic in topics {
+            for group in 0..spec.groups {
+                let group = format!("group-{group}");
+                let _: () = connection.xgroup_create_mkstream(topic, group, "0").await?;
+            }
         }
         Ok(())
     }
 
-    async fn producer(&self, topic: &str) -> anyhow::Result<Box<dyn Producer>> {
+    async fn restart(&self) -> anyhow::Result<Instant> {
+        let started = self.process.restart()?;
+        // It listens before it has loaded its data, and refuses until then.
+        loop {
+            let mut connection = self.connect().await?;
+            match redis::cmd("PING").query_async::<()>(&mut connection).await {
+                Ok(()) => return Ok(started),
+                Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::BusyLoading) => {
+                    tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    async fn producer(&self, topics: &[String]) -> anyhow::Result<Box<dyn Producer>> {
         Ok(Box::new(Publisher {
-            topic: topic.to_owned(),
+            topics: topics.to_vec(),
             connection: self.connect().await?,
         }))
     }
@@ -98,7 +126,6 @@ impl Target for Redis {
     ) -> anyhow::Result<Box<dyn Consumer>> {
         // One that waits blocks its connection, so that each has its own.
         let mut connection = self.connect().await?;
-        connection.set_response_timeout(std::time::Duration::from_secs(60));
         let id: u64 = redis::cmd("CLIENT")
             .arg("ID")
             .query_async(&mut connection)
@@ -108,6 +135,7 @@ impl Target for Redis {
             group: format!("group-{group}"),
             member: format!("bench-{id}"),
             connection,
+            count: spec.window.min(READ_COUNT),
             ack: spec.ack,
             unacked: Vec::new(),
         }))
@@ -115,16 +143,16 @@ impl Target for Redis {
 }
 
 struct Publisher {
-    topic: String,
+    topics: Vec<String>,
     connection: MultiplexedConnection,
 }
 
 #[async_trait]
 impl Producer for Publisher {
-    async fn send(&mut self, batch: Vec<Message>) -> anyhow::Result<Acked> {
+    async fn send(&mut self, topic: usize, batch: Vec<Message>) -> anyhow::Result<Acked> {
         let mut pipeline = redis::pipe();
         for message in &batch {
-            let add = pipeline.cmd("XADD").arg(&self.topic).arg("*");
+            let add = pipeline.cmd("XADD").arg(&self.topics[topic]).arg("*");
             if let Some(key) = message.key {
                 add.arg("k").arg(key);
             }
@@ -142,6 +170,8 @@ struct Member {
     group: String,
     member: String,
     connection: MultiplexedConnection,
+    /// Events of one read.
+    count: usize,
     ack: Ack,
     unacked: Vec<String>,
 }
@@ -174,7 +204,7 @@ impl Consumer for Member {
         self.acknowledge().await?;
         let options = StreamReadOptions::default()
             .group(&self.group, &self.member)
-            .count(READ_COUNT)
+            .count(self.count)
             .block(500);
         loop {
             let reply: Option<StreamReadReply> = self

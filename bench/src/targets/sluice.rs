@@ -1,6 +1,6 @@
 //! Sluice itself, over the API as any client would.
 
-use std::{collections::HashMap, ffi::OsStr, net::SocketAddr};
+use std::{ffi::OsStr, time::Instant};
 
 use anyhow::Context;
 use async_trait::async_trait;
@@ -9,58 +9,48 @@ use prost::Message as _;
 use sluice_proto::{
     event::EventRef,
     pb::{self, admin_service_client::AdminServiceClient},
-    wire::{
-        self, consume_request::Message as ConsumeIn, consume_response::Message as ConsumeOut,
-        publish_stream_request::Message as PublishIn,
-        publish_stream_response::Message as PublishOut,
-    },
+    wire,
 };
-use tokio::sync::{mpsc, oneshot};
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::codegen::http::uri::PathAndQuery;
-use tonic_prost::ProstCodec;
 
 use crate::{
-    consume,
+    api::{
+        connect,
+        member::{self, Came, Member},
+        publisher::Publisher,
+    },
+    events,
     load::{
         target::{Acked, Consumer, Message, Producer, Target},
-        workload::{Ack, Spec},
+        workload::{Ack, Channel, Spec},
     },
     process::ServerProcess,
-    publish::connect,
 };
-
-/// Events that a member may have at once.
-const WINDOW: i64 = 4000;
 
 /// A broker over a folder of its own.
 pub(crate) struct Sluice {
     process: ServerProcess,
+    /// Of all topics, whatever the load says.
+    channel: Option<Channel>,
     settings: String,
     _dir: tempfile::TempDir,
 }
 
 impl Sluice {
-    pub(crate) fn start(dir: tempfile::TempDir) -> anyhow::Result<Self> {
+    /// With a channel for all topics; without one, loads say it, and most say
+    /// fsync.
+    pub(crate) fn start(dir: tempfile::TempDir, channel: Option<Channel>) -> anyhow::Result<Self> {
         let args: [&OsStr; 2] = ["broker".as_ref(), dir.path().as_os_str()];
         Ok(Self {
             process: ServerProcess::start(&args)?,
+            channel,
             settings: format!("{}, every default", env!("CARGO_PKG_VERSION")),
             _dir: dir,
         })
-    }
-
-    pub(crate) fn addr(&self) -> SocketAddr {
-        self.process.addr
     }
 }
 
 #[async_trait]
 impl Target for Sluice {
-    fn name(&self) -> &str {
-        "sluice, fsync"
-    }
-
     fn settings(&self) -> &str {
         &self.settings
     }
@@ -69,42 +59,57 @@ impl Target for Sluice {
         self.process.pid()
     }
 
-    async fn create(&self, topic: &str, spec: &Spec) -> anyhow::Result<()> {
-        let mut admin = AdminServiceClient::new(connect(self.addr()).await?);
-        let config = pb::TopicConfig {
-            partitions: spec.partitions as i32,
-            ..pb::TopicConfig::default()
+    async fn create(&self, topics: &[String], spec: &Spec) -> anyhow::Result<()> {
+        let mut admin = AdminServiceClient::new(connect(self.process.addr()).await?);
+        let channel = match self.channel.unwrap_or(spec.channel) {
+            Channel::Fsync => pb::Channel::Fsync,
+            Channel::Buffered => pb::Channel::Buffered,
+            Channel::Memory => pb::Channel::Memory,
         };
-        admin
-            .create_topic(pb::CreateTopicRequest {
-                topic: topic.to_owned(),
-                config: Some(config),
-            })
-            .await?;
-        let ordering = if spec.keys > 0 {
-            pb::Ordering::Key
-        } else {
-            pb::Ordering::None
-        };
-        for group in 0..spec.groups {
-            let config = pb::GroupConfig {
-                ordering: ordering.into(),
-                max_in_flight: 100_000,
-                ..pb::GroupConfig::default()
+        for topic in topics {
+            let config = pb::TopicConfig {
+                partitions: spec.partitions as i32,
+                channel: channel.into(),
+                ..pb::TopicConfig::default()
             };
-            admin
-                .create_group(pb::CreateGroupRequest {
-                    topic: topic.to_owned(),
+            let request = pb::CreateTopicRequest {
+                topic: topic.clone(),
+                config: Some(config),
+            };
+            admin.create_topic(request).await?;
+            for group in 0..spec.groups {
+                let ordering = if spec.keys > 0 {
+                    pb::Ordering::Key
+                } else {
+                    pb::Ordering::None
+                };
+                let config = pb::GroupConfig {
+                    ordering: ordering.into(),
+                    max_in_flight: 100_000,
+                    filter: spec.filter.clone(),
+                    ..pb::GroupConfig::default()
+                };
+                let request = pb::CreateGroupRequest {
+                    topic: topic.clone(),
                     group: name_of(group),
                     config: Some(config),
-                })
-                .await?;
+                };
+                admin.create_group(request).await?;
+            }
         }
         Ok(())
     }
 
-    async fn producer(&self, topic: &str) -> anyhow::Result<Box<dyn Producer>> {
-        Ok(Box::new(Publisher::open(self.addr(), topic).await?))
+    async fn restart(&self) -> anyhow::Result<Instant> {
+        self.process.restart()
+    }
+
+    async fn producer(&self, topics: &[String]) -> anyhow::Result<Box<dyn Producer>> {
+        Ok(Box::new(EventPublisher {
+            topics: topics.to_vec(),
+            publisher: Publisher::open(self.process.addr()).await?,
+            encoded: None,
+        }))
     }
 
     async fn consumer(
@@ -113,18 +118,14 @@ impl Target for Sluice {
         group: usize,
         spec: &Spec,
     ) -> anyhow::Result<Box<dyn Consumer>> {
-        let grant = grant(0);
-        let stream = consume::join(self.addr(), topic, &name_of(group), "bench", grant).await?;
+        let addr = self.process.addr();
+        let window = spec.window as i64;
         // Each event is acked by itself in the log; a batch of acks travels
         // together in one message either way.
         let (Ack::Event | Ack::Batch) = spec.ack;
-        Ok(Box::new(Member {
-            requests: stream.0,
-            answers: stream.1,
-            received: 0,
-            granted: WINDOW,
+        Ok(Box::new(Worker {
+            member: Member::join(addr, topic, &name_of(group), "bench", window).await?,
             unsettled: Vec::new(),
-            last_request_id: 0,
             settled: 0,
         }))
     }
@@ -134,182 +135,91 @@ fn name_of(group: usize) -> String {
     format!("group-{group}")
 }
 
-/// Whom to tell of which batch.
-type Waiting = HashMap<i64, oneshot::Sender<anyhow::Result<()>>>;
-
-struct Publisher {
-    topic: String,
-    requests: mpsc::Sender<wire::PublishStreamRequest>,
-    waiting: std::sync::Arc<std::sync::Mutex<Waiting>>,
-    last_request_id: i64,
+/// Makes events of messages; also for the bare path, which has the same API.
+pub(super) struct EventPublisher {
+    pub(super) topics: Vec<String>,
+    pub(super) publisher: Publisher,
     /// The payload that was encoded last, and its event.
-    encoded: Option<(Bytes, Bytes)>,
+    pub(super) encoded: Option<(Bytes, Bytes)>,
 }
 
-impl Publisher {
-    async fn open(addr: SocketAddr, topic: &str) -> anyhow::Result<Self> {
-        let mut client = tonic::client::Grpc::new(connect(addr).await?);
-        client.ready().await?;
-        let (requests, stream) = mpsc::channel(64);
-        let open = PublishIn::Open(wire::PublishOpen::default());
-        requests.send(publish(open)).await?;
-        let path = PathAndQuery::from_static("/sluice.v1.BrokerService/PublishStream");
-        let codec =
-            ProstCodec::<wire::PublishStreamRequest, wire::PublishStreamResponse>::default();
-        let stream = tonic::Request::new(ReceiverStream::new(stream));
-        let response = client.streaming(stream, path, codec).await?;
-        let mut answers = response.into_inner();
-        let waiting = std::sync::Arc::new(std::sync::Mutex::new(Waiting::new()));
-        let tell = waiting.clone();
-        tokio::spawn(async move {
-            while let Ok(Some(answer)) = answers.message().await {
-                let (request_id, result) = match answer.message {
-                    Some(PublishOut::Ack(ack)) => (ack.request_id, Ok(())),
-                    Some(PublishOut::Refused(refused)) => {
-                        let error = anyhow::anyhow!("refused: {:?}", refused.error);
-                        (refused.request_id, Err(error))
-                    }
-                    _ => continue,
-                };
-                if let Some(whom) = lock(&tell).remove(&request_id) {
-                    let _ = whom.send(result);
-                }
-            }
-            // Whoever still waits is told by the closed channel.
-            lock(&tell).clear();
-        });
-        Ok(Self {
-            topic: topic.to_owned(),
-            requests,
-            waiting,
-            last_request_id: 0,
-            encoded: None,
-        })
-    }
-
+impl EventPublisher {
     fn event(&mut self, message: Message) -> Bytes {
-        if let (None, Some((payload, event))) = (message.key, &self.encoded)
+        let plain = message.key.is_none() && message.label.is_none();
+        if plain
+            && let Some((payload, event)) = &self.encoded
             && payload.as_ptr() == message.payload.as_ptr()
         {
             return event.clone();
         }
-        let mut event = pb::Event {
-            id: "bench".into(),
-            source: "/sluice/bench".into(),
-            r#type: "bench.load".into(),
-            data: message.payload.clone(),
-            ..pb::Event::default()
-        };
-        if let Some(key) = message.key {
-            let key = ("partitionkey".to_owned(), format!("key-{key}"));
-            event.attributes.extend([key]);
+        let mut event = events::bare_event();
+        event.data = message.payload.clone();
+        if message.is_json {
+            event.data_content_type = "application/json".into();
+        }
+        let key = message.key.map(|key| format!("key-{key}"));
+        let label = message.label.map(|label| label.to_string());
+        let attributes = [("partitionkey", key), ("label", label)];
+        for (name, value) in attributes {
+            event
+                .attributes
+                .extend(value.map(|value| (name.to_owned(), value)));
         }
         let event = Bytes::from(event.encode_to_vec());
-        self.encoded = Some((message.payload, event.clone()));
+        if plain {
+            self.encoded = Some((message.payload, event.clone()));
+        }
         event
     }
 }
 
-fn lock(waiting: &std::sync::Mutex<Waiting>) -> std::sync::MutexGuard<'_, Waiting> {
-    waiting
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
-}
-
 #[async_trait]
-impl Producer for Publisher {
-    async fn send(&mut self, batch: Vec<Message>) -> anyhow::Result<Acked> {
-        self.last_request_id += 1;
-        let (acked, ack) = oneshot::channel();
-        lock(&self.waiting).insert(self.last_request_id, acked);
+impl Producer for EventPublisher {
+    async fn send(&mut self, topic: usize, batch: Vec<Message>) -> anyhow::Result<Acked> {
         let events = batch.into_iter().map(|message| self.event(message));
         let events = events.collect();
-        let batch = wire::PublishBatch {
-            request_id: self.last_request_id,
-            events,
-            topic: self.topic.clone(),
-            ..wire::PublishBatch::default()
-        };
-        self.requests
-            .send(publish(PublishIn::Batch(batch)))
-            .await
-            .context("the stream has ended")?;
-        Ok(Box::pin(async move {
-            ack.await.context("the stream ended before the ack")?
-        }))
+        let acked = self.publisher.send(&self.topics[topic], events).await?;
+        Ok(Box::pin(acked))
     }
 }
 
-fn publish(message: PublishIn) -> wire::PublishStreamRequest {
-    wire::PublishStreamRequest {
-        message: Some(message),
-    }
-}
-
-struct Member {
-    requests: mpsc::Sender<wire::ConsumeRequest>,
-    answers: tonic::Streaming<wire::ConsumeResponse>,
-    received: i64,
-    granted: i64,
+struct Worker {
+    member: Member,
     unsettled: Vec<wire::Settlement>,
-    last_request_id: i64,
+    /// The number of the settlements that were confirmed last.
     settled: i64,
 }
 
-impl Member {
+impl Worker {
     async fn settle(&mut self) -> anyhow::Result<()> {
-        if self.unsettled.is_empty() {
-            return Ok(());
-        }
-        self.last_request_id += 1;
-        let settle = wire::SettleBatch {
-            request_id: self.last_request_id,
-            settlements: std::mem::take(&mut self.unsettled),
-        };
-        self.requests
-            .send(request(ConsumeIn::Settle(settle)))
-            .await?;
-        if self.granted - self.received < WINDOW / 2 {
-            self.granted = self.received + WINDOW;
-            self.requests
-                .send(request(ConsumeIn::Grant(grant(self.received))))
-                .await?;
+        if !self.unsettled.is_empty() {
+            self.member.settle(&mut self.unsettled).await?;
         }
         Ok(())
     }
 
-    /// The next payloads; none when what came was something else.
+    /// The next payloads; none when settlements were confirmed.
     async fn receive(&mut self) -> anyhow::Result<Vec<Bytes>> {
-        let answer = self.answers.message().await?;
-        match answer.context("the stream has ended")?.message {
-            Some(ConsumeOut::Deliveries(batch)) => {
-                let mut payloads = Vec::with_capacity(batch.deliveries.len());
-                for delivery in batch.deliveries {
+        match self.member.next().await?.context("the stream has ended")? {
+            Came::Deliveries(deliveries) => {
+                let mut payloads = Vec::with_capacity(deliveries.len());
+                for delivery in deliveries {
                     let event = EventRef::read(&delivery.event)?;
                     payloads.push(delivery.event.slice_ref(event.data()));
-                    self.unsettled.push(wire::Settlement {
-                        lease: delivery.lease,
-                        action: Some(wire::settlement::Action::Ack(wire::Ack {})),
-                    });
+                    self.unsettled.push(member::ack(delivery.lease));
                 }
-                self.received += payloads.len() as i64;
                 Ok(payloads)
             }
-            Some(ConsumeOut::Settled(settled)) => {
-                anyhow::ensure!(settled.failures.is_empty(), "{:?}", settled.failures);
-                self.settled += 1;
+            Came::Settled(number) => {
+                self.settled = self.settled.max(number);
                 Ok(Vec::new())
             }
-            Some(ConsumeOut::LeasesLost(lost)) => {
-                anyhow::bail!("lost {} leases", lost.leases.len())
-            }
-            _ => Ok(Vec::new()),
         }
     }
 }
 
 #[async_trait]
-impl Consumer for Member {
+impl Consumer for Worker {
     async fn next(&mut self) -> anyhow::Result<Vec<Bytes>> {
         self.settle().await?;
         loop {
@@ -322,24 +232,10 @@ impl Consumer for Member {
 
     async fn finish(&mut self) -> anyhow::Result<()> {
         self.settle().await?;
-        while self.settled < self.last_request_id {
+        while self.settled < self.member.last_number() {
             let late = self.receive().await?;
             anyhow::ensure!(late.is_empty(), "{} events too many", late.len());
         }
         Ok(())
-    }
-}
-
-/// Credit for a full window beyond what was received.
-fn grant(received: i64) -> wire::Grant {
-    wire::Grant {
-        max_events: received + WINDOW,
-        max_bytes: 0,
-    }
-}
-
-fn request(message: ConsumeIn) -> wire::ConsumeRequest {
-    wire::ConsumeRequest {
-        message: Some(message),
     }
 }

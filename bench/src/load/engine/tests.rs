@@ -53,10 +53,6 @@ impl Slow {
 
 #[async_trait]
 impl Target for Slow {
-    fn name(&self) -> &str {
-        "slow"
-    }
-
     fn settings(&self) -> &str {
         ""
     }
@@ -65,11 +61,15 @@ impl Target for Slow {
         std::process::id()
     }
 
-    async fn create(&self, _: &str, _: &Spec) -> anyhow::Result<()> {
+    async fn restart(&self) -> anyhow::Result<Instant> {
+        anyhow::bail!("it cannot be killed")
+    }
+
+    async fn create(&self, _: &[String], _: &Spec) -> anyhow::Result<()> {
         Ok(())
     }
 
-    async fn producer(&self, _: &str) -> anyhow::Result<Box<dyn Producer>> {
+    async fn producer(&self, _: &[String]) -> anyhow::Result<Box<dyn Producer>> {
         Ok(Box::new(self.clone()))
     }
 
@@ -80,7 +80,7 @@ impl Target for Slow {
 
 #[async_trait]
 impl Producer for Slow {
-    async fn send(&mut self, batch: Vec<Message>) -> anyhow::Result<Acked> {
+    async fn send(&mut self, _: usize, batch: Vec<Message>) -> anyhow::Result<Acked> {
         let slow = self.clone();
         let ready = self.ready_at();
         Ok(Box::pin(async move {
@@ -136,7 +136,7 @@ async fn a_known_delay_is_in_every_latency() {
         delay: Duration::from_millis(50),
         ..Slow::new()
     };
-    let outcome = run(Arc::new(slow), "t", &spec()).await.unwrap();
+    let outcome = run(Arc::new(slow), &spec()).await.unwrap();
     // It can only be later than that.
     assert!(outcome.acks.min() >= 50_000, "{}", outcome.acks.min());
     assert!(outcome.deliveries.min() >= 50_000);
@@ -155,7 +155,7 @@ async fn every_event_that_was_due_in_a_stall_has_waited_for_its_end() {
         outstanding: 1,
         ..spec()
     };
-    let outcome = run(Arc::new(slow), "t", &spec).await.unwrap();
+    let outcome = run(Arc::new(slow), &spec).await.unwrap();
     // Of the 500 events of the second, 250 were due in the stall, the first
     // of which waits 500 ms; the 150 that were due in its first 300 ms wait
     // for 200 ms at least.
@@ -173,7 +173,7 @@ async fn as_many_come_out_as_went_in() {
         producers: 2,
         ..spec()
     };
-    let outcome = run(Arc::new(Slow::new()), "t", &spec).await.unwrap();
+    let outcome = run(Arc::new(Slow::new()), &spec).await.unwrap();
     assert!(outcome.published > 0 && outcome.consumed > 0);
     let losing = Slow {
         loses: true,
@@ -185,6 +185,6 @@ async fn as_many_come_out_as_went_in() {
         patience_seconds: 0.5,
         ..spec
     };
-    let error = run(Arc::new(losing), "t", &spec).await.unwrap_err();
+    let error = run(Arc::new(losing), &spec).await.unwrap_err();
     assert!(error.to_string().contains("have not arrived"), "{error}");
 }

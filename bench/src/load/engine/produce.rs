@@ -1,0 +1,115 @@
+//! Publishing: at a rate or as fast as it goes, and filling a topic.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use anyhow::Context;
+use futures_util::{StreamExt, stream::FuturesUnordered};
+
+use super::{
+    Latencies, Run, latencies, micros,
+    pace::{Due, Schedule, pace},
+};
+use crate::load::target::{Acked, Message};
+
+/// Bytes of a batch that fills a topic, and batches under way.
+const FILL_BATCH_BYTES: usize = 256 << 10;
+const FILL_UNDER_WAY: usize = 16;
+
+/// Publishes until the time is over; returns how many events were acked in the
+/// measured time, and how long the acks took.
+pub(super) async fn produce(run: Arc<Run>, producer: usize) -> anyhow::Result<(u64, Latencies)> {
+    let mut sender = run.target.producer(&run.topics).await?;
+    // A chain begins at its first topic; otherwise they take turns.
+    let topics = if run.spec.stages > 0 {
+        1
+    } else {
+        run.topics.len()
+    };
+    let mut topic = producer;
+    let mut acks = latencies();
+    let mut acked = 0;
+    let mut on_their_way = FuturesUnordered::new();
+    let mut due = match Schedule::new(&run, producer) {
+        Some(schedule) => Due::Paced(pace(schedule, run.until)?),
+        None => Due::AtOnce { until: run.until },
+    };
+    loop {
+        let full = on_their_way.len() >= run.spec.outstanding;
+        tokio::select! {
+            biased;
+            Some(done) = on_their_way.next() => count(&run, done, &mut acked, &mut acks)?,
+            due = due.next(), if !full => {
+                let Some(due) = due else { break };
+                let batch = batch(&run, due);
+                let events = batch.len() as u64;
+                let ack = sender.send(topic % topics, batch).await?;
+                topic += 1;
+                on_their_way.push(async move { ack.await.map(|()| (due, events)) });
+            }
+        }
+    }
+    let rest = async {
+        while let Some(done) = on_their_way.next().await {
+            count(&run, done, &mut acked, &mut acks)?;
+        }
+        anyhow::Ok(())
+    };
+    let patience = run.spec.patience();
+    let rest = tokio::time::timeout(patience, rest).await;
+    rest.with_context(|| format!("batches are not acked after {patience:?}"))??;
+    Ok((acked, acks))
+}
+
+fn count(
+    run: &Run,
+    done: anyhow::Result<(Instant, u64)>,
+    acked: &mut u64,
+    acks: &mut Latencies,
+) -> anyhow::Result<()> {
+    let (due, events) = done?;
+    let now = Instant::now();
+    if due >= run.from {
+        acks.saturating_record(micros(now - due));
+    }
+    if now >= run.from && now < run.until {
+        *acked += events;
+    }
+    Ok(())
+}
+
+fn batch(run: &Run, due: Instant) -> Vec<Message> {
+    let events = run.spec.batch as u64;
+    let first = run.sent.fetch_add(events, Ordering::Relaxed);
+    let all = first..first + events;
+    all.map(|sequence| run.message(sequence, due)).collect()
+}
+
+/// Publishes the events that are there before the members come.
+pub(super) async fn fill(run: &Run) -> anyhow::Result<()> {
+    let due = Instant::now();
+    let mut producer = run.target.producer(&run.topics).await?;
+    let mut on_their_way = FuturesUnordered::<Acked>::new();
+    let per_batch = (FILL_BATCH_BYTES / run.spec.event_bytes).clamp(1, 500) as u64;
+    let work = async {
+        let mut sequence = 0;
+        while sequence < run.spec.events {
+            let end = (sequence + per_batch).min(run.spec.events);
+            let batch = (sequence..end).map(|sequence| run.message(sequence, due));
+            on_their_way.push(producer.send(0, batch.collect()).await?);
+            sequence = end;
+            if on_their_way.len() >= FILL_UNDER_WAY {
+                on_their_way.next().await.transpose()?;
+            }
+        }
+        while on_their_way.next().await.transpose()?.is_some() {}
+        anyhow::Ok(())
+    };
+    let patience: Duration = run.spec.patience();
+    let work = tokio::time::timeout(patience, work).await;
+    work.with_context(|| format!("the topic is not full after {patience:?}"))??;
+    run.sent.store(run.spec.events, Ordering::Relaxed);
+    Ok(())
+}
