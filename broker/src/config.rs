@@ -94,6 +94,9 @@ limits! {
     pull_events_max: usize = 1000, 1..=10_000;
     /// Bytes that one PublishStream may have under way. Default 4 MiB.
     publish_window_bytes: usize = 4 * MIB, 64 * KIB..=256 * MIB;
+    /// How long a Publish without a deadline waits to be let in, and the longest
+    /// that one with a deadline does. Default 30 seconds.
+    publish_wait_ms: u64 = 30_000, 0..=3_600_000;
     /// Unsettled events that a group keeps track of. Default 100,000.
     window_events_max: usize = 100_000, 100..=10_000_000;
     /// Bytes of events that wait in memory for delivery, per group. Default

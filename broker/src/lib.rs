@@ -1,7 +1,7 @@
 //! The broker: one commit log, and what is built on it.
 //!
 //! Who may use whom: `server -> grpc -> group -> commit -> {log, view}`,
-//! `group -> filter`, and `{server, grpc} -> retention -> {commit, log}`. See ARCHITECTURE.md.
+//! `group -> filter`, `{grpc, group} -> flow -> commit`, and `{server, grpc} -> retention -> {commit, log}`. See ARCHITECTURE.md.
 
 /// A place at which a test may have the process kill itself; nothing in a build
 /// without the feature `fault-points`.
@@ -17,6 +17,7 @@ pub mod config;
 #[cfg(feature = "fault-points")]
 pub mod fault_points;
 pub mod filter;
+pub mod flow;
 pub mod group;
 mod grpc;
 pub mod log;

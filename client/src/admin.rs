@@ -146,6 +146,22 @@ impl GroupOptions {
         self
     }
 
+    /// How far the group may fall behind, and what happens then to those who
+    /// publish to its topic. Default: as far as it does.
+    #[must_use]
+    pub fn backlog(mut self, limit: pb::BacklogLimit) -> Self {
+        self.0.backlog = Some(limit);
+        self
+    }
+
+    /// A topic to which the group's workers publish: the group is not fed while it
+    /// is full.
+    #[must_use]
+    pub fn output(mut self, topic: impl Into<String>) -> Self {
+        self.0.output_topics.push(topic.into());
+        self
+    }
+
     /// Events under lease of one member.
     #[must_use]
     pub fn max_in_flight_per_member(mut self, events: i32) -> Self {

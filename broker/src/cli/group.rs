@@ -11,6 +11,7 @@ use sluice_client::{
 
 use super::{
     Common,
+    backlog::{self, BacklogArgs},
     filter::{self, Dialects},
     group_change::{Pause, Seek, Update},
     lag::Lag,
@@ -29,7 +30,7 @@ pub(super) enum Group {
     /// Tells how far groups are behind.
     Lag(Lag),
     /// Changes settings of a group that may be at work.
-    Update(Update),
+    Update(Box<Update>),
     /// Moves a group's position: back to have events delivered again, or forward
     /// to skip them.
     Seek(Seek),
@@ -100,6 +101,12 @@ pub(super) struct Create {
     /// How often one event may be redriven from the dead letters [default: 10].
     #[arg(long, default_value_t = 0, hide_default_value = true)]
     max_redrives: i32,
+    #[command(flatten)]
+    backlog: BacklogArgs,
+    /// A topic to which its workers publish: the group waits while it is full.
+    /// May be given more than once.
+    #[arg(long = "output", value_name = "TOPIC")]
+    outputs: Vec<String>,
     /// Where it begins: earliest, latest, an offset, or a time as in
     /// 2026-11-24T10:00:00Z.
     #[arg(long, default_value = "earliest", value_parser = super::tail::parse_start)]
@@ -202,6 +209,8 @@ impl Create {
             .into(),
             max_in_flight_per_member: self.max_in_flight_per_member,
             solo_wait: duration(self.solo_wait),
+            backlog: self.backlog.limit(),
+            output_topics: self.outputs,
         };
         let (topic, group) = (self.topic, self.group);
         let created = admin
@@ -279,6 +288,8 @@ impl Named {
                 ),
             ),
             ("max in flight", config.max_in_flight.to_string()),
+            ("backlog", backlog::shown(config.backlog.as_ref())),
+            ("outputs", config.output_topics.join(", ")),
             ("dropped", of.dropped_count.to_string()),
             (
                 "dead letters",
@@ -397,6 +408,8 @@ pub(super) fn config_json(config: &pb::GroupConfig) -> Value {
             "CONNECTION_LOSS_",
         ),
         "solo_wait": output::duration(config.solo_wait),
+        "backlog": backlog::limit_json(config.backlog.as_ref()),
+        "output_topics": config.output_topics,
     })
 }
 

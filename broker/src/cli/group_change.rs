@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::{Value, json};
 use sluice_client::pb::{self, read_start::At};
 
-use super::{Common, output};
+use super::{Common, backlog::BacklogArgs, output};
 
 /// What changes; the rest stays as it is.
 #[derive(Debug, Args)]
@@ -42,6 +42,12 @@ pub(super) struct Update {
     /// How often one event may be redriven from the dead letters.
     #[arg(long)]
     max_redrives: Option<i32>,
+    #[command(flatten)]
+    backlog: BacklogArgs,
+    /// The topics to which its workers publish, in the place of those that there
+    /// are; '' for none.
+    #[arg(long = "output", value_name = "TOPIC")]
+    outputs: Vec<String>,
     #[command(flatten)]
     common: Common,
 }
@@ -95,6 +101,11 @@ impl Update {
             }),
             max_in_flight: self.max_in_flight.unwrap_or_default(),
             max_redrives: self.max_redrives.unwrap_or_default(),
+            backlog: self.backlog.limit(),
+            output_topics: {
+                let named = self.outputs.iter().filter(|topic| !topic.is_empty());
+                named.cloned().collect()
+            },
             ..pb::GroupConfig::default()
         };
         let given = [
@@ -105,6 +116,8 @@ impl Update {
             ("retry.max_delay", self.retry_delay_max.is_some()),
             ("max_in_flight", self.max_in_flight.is_some()),
             ("max_redrives", self.max_redrives.is_some()),
+            ("backlog", self.backlog.limit().is_some()),
+            ("output_topics", !self.outputs.is_empty()),
         ];
         let paths = given.iter().filter(|(_, given)| *given);
         (config, paths.map(|(path, _)| *path).collect())

@@ -1,6 +1,7 @@
 //! The command line. It talks to a broker as any other client does; only
 //! `serve` is one.
 
+mod backlog;
 mod broker;
 mod dead_letters;
 mod filter;

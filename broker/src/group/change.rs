@@ -187,6 +187,7 @@ impl GroupTask {
             });
         }
         self.board.set_rules(BoardRules::from(self.config()));
+        self.follow_settings();
         if let Some(filter) = filter {
             self.scanner.route = self
                 .routes

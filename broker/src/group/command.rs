@@ -58,6 +58,13 @@ pub enum Outgoing {
         /// How many of them the group had not settled.
         count: u64,
     },
+    /// Nothing is left for the member, which has asked to be told.
+    Drained {
+        /// What it asked under.
+        request_id: i64,
+        /// Why.
+        idle: IdleReason,
+    },
 }
 
 /// Why nothing is delivered. As in `sluice.v1.IdleReason`.
@@ -77,6 +84,7 @@ pub enum IdleReason {
     TooLarge,
     Suspect,
     Paused,
+    DownstreamFull,
 }
 
 /// A member is in.
@@ -323,6 +331,10 @@ pub(super) enum Command {
         member: MemberId,
         grant: Option<Grant>,
         reply: oneshot::Sender<Result<IdleReason, Shrinks>>,
+    },
+    Drain {
+        member: MemberId,
+        request_id: i64,
     },
     /// These leases were given to a stream that ended before it sent them.
     HandBack {

@@ -179,6 +179,12 @@ impl GroupHandle {
         .await
     }
 
+    /// Has the member told when nothing is left that it could be given.
+    pub async fn drain(&self, member: MemberId, request_id: i64) {
+        let drain = Command::Drain { member, request_id };
+        let _ = self.commands.send(drain).await;
+    }
+
     /// Ends the membership and hands all leases back.
     pub async fn leave(&self, member: MemberId) {
         let _ = self.commands.send(Command::Leave { member }).await;

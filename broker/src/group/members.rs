@@ -18,6 +18,8 @@ pub(super) struct Member {
     pub(super) name: String,
     pub(super) credit: Credit,
     pub(super) joined: SystemTime,
+    /// The request under which it asked to be told when nothing is left.
+    pub(super) draining: Option<i64>,
     /// `None` when the stream is gone and the leases run on.
     pub(super) outgoing: Option<mpsc::Sender<Outgoing>>,
     /// It has lost its leases, and gets nothing until it is heard of again.
@@ -59,6 +61,7 @@ impl Members {
             name,
             credit: Credit::default(),
             joined: SystemTime::now(),
+            draining: None,
             outgoing: Some(outgoing),
             silent: false,
             message_bytes_max,
@@ -174,6 +177,16 @@ impl Members {
             .any(|member| member.outgoing.is_some() && member.credit.may_send())
     }
 
+    /// Members that wait to be told that nothing is left, and take messages.
+    pub(super) fn draining(&self) -> Vec<MemberId> {
+        let waits = |member: &Member| member.draining.is_some() && member.has_room();
+        let members = self.members.iter();
+        members
+            .filter(|(_, m)| waits(m))
+            .map(|(id, _)| *id)
+            .collect()
+    }
+
     /// Counts an event that the member is about to be sent.
     pub(super) fn charge(
         &mut self,
@@ -191,14 +204,16 @@ impl Members {
 }
 
 impl Member {
+    /// Whether its stream takes a message. One place in the channel is kept for
+    /// lost leases.
+    fn has_room(&self) -> bool {
+        let outgoing = self.outgoing.as_ref();
+        outgoing.is_some_and(|outgoing| outgoing.capacity() >= 2 && !outgoing.is_closed())
+    }
+
     fn takes(&self, size: usize, share: Option<&Share>) -> bool {
-        let Some(outgoing) = &self.outgoing else {
-            return false;
-        };
-        // One place in the channel is kept for lost leases.
-        let has_room = outgoing.capacity() >= 2 && !outgoing.is_closed();
         let (bytes, events) = share.map_or((0, 0), |share| (share.bytes, share.events));
-        has_room
+        self.has_room()
             && !self.silent
             && self.credit.may_send()
             && events < SHARE_EVENTS_MAX

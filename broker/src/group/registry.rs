@@ -22,6 +22,7 @@ use crate::{
         record::{Ordering, Source},
     },
     filter::Filter,
+    flow::Flow,
 };
 
 /// Limits of each group.
@@ -48,6 +49,7 @@ pub struct Groups {
     store: Store,
     limits: GroupLimits,
     epoch: u64,
+    flow: Flow,
     running: Mutex<HashMap<GroupId, Running>>,
     tasks: TaskTracker,
     routes: Routes,
@@ -69,9 +71,16 @@ impl Groups {
             store,
             limits,
             epoch,
+            flow: Flow::default(),
             running: Mutex::default(),
             tasks,
         }
+    }
+
+    /// The gates of the topics that groups with a limit read.
+    #[must_use]
+    pub fn flow(&self) -> &Flow {
+        &self.flow
     }
 
     /// Starts a group as it is in the log. Nothing happens if it runs, or is not
@@ -145,6 +154,7 @@ impl Groups {
                 limits: self.limits.page,
             },
             routes: self.routes.clone(),
+            metering: self.flow.register(&group),
             group,
             feeds,
             board,

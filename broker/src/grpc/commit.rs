@@ -6,11 +6,8 @@ use sluice_proto::wire;
 
 use super::{api::Api, authorize::Action, convert, events, refusal::Refusal};
 use crate::{
-    commit::{
-        Changes, CommitError, Committed,
-        record::{Channel, ProducerSequence},
-    },
-    group::{FrozenInputs, GroupHandle, LeaseError, LeaseToken},
+    commit::{Changes, Committed, record::Channel},
+    group::{FrozenInputs, GroupHandle, LeaseToken},
 };
 
 /// Most inputs, and most outputs, of one commit.
@@ -119,13 +116,15 @@ impl Api {
             match input.group.freeze(input.tokens).await {
                 Ok(of_group) => frozen.push(of_group),
                 // Those that are frozen go on when they are dropped.
-                Err(error) => return self.applied_before(changes.producer, error).await,
+                Err(error) => return self.applied_before(changes.producer, error.into()).await,
             }
         }
         for of_group in &frozen {
             changes.settles.extend_from_slice(of_group.settles());
         }
+        let passed = self.pass(&changes.appends);
         let result = self.proposals.commit(changes).await;
+        drop(passed);
         let duplicate = matches!(&result, Ok(committed) if committed.duplicate);
         for of_group in frozen {
             if duplicate {
@@ -137,23 +136,5 @@ impl Api {
             }
         }
         Ok(result?)
-    }
-
-    /// The leases are lost, perhaps because this very commit was applied before
-    /// and only its answer was lost.
-    async fn applied_before(
-        &self,
-        producer: Option<ProducerSequence>,
-        error: LeaseError,
-    ) -> Result<Committed, Refusal> {
-        if let Some(sequence) = producer {
-            match self.proposals.lookup(sequence).await {
-                Ok(Some(committed)) => return Ok(committed),
-                Ok(None) => {}
-                Err(refused @ CommitError::Sequence(_)) => return Err(refused.into()),
-                Err(other) => return Err(other.into()),
-            }
-        }
-        Err(error.into())
     }
 }

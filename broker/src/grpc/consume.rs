@@ -108,6 +108,10 @@ impl Responses {
                     end: end.0 as i64,
                     event_count: count as i64,
                 }),
+                Outgoing::Drained { request_id, idle } => Out::Drained(wire::Drained {
+                    request_id,
+                    idle: convert::idle(idle).into(),
+                }),
                 Outgoing::LeasesLost(tokens) => Out::LeasesLost(wire::LeasesLost {
                     leases: tokens.into_iter().map(convert::wire_token).collect(),
                 }),
@@ -206,6 +210,7 @@ impl Incoming {
                         Some(In::Heartbeat(heartbeat)) => {
                             self.heartbeat(&group, id, heartbeat).await?;
                         }
+                        Some(In::Drain(drain)) => group.drain(id, drain.request_id).await,
                         Some(In::Leave(_)) => {
                             while let Some(settled) = settling.next().await {
                                 self.answer(settled).await?;

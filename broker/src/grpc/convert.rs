@@ -157,6 +157,7 @@ pub(super) fn idle(reason: IdleReason) -> wire::IdleReason {
         IdleReason::Paused => wire::IdleReason::Paused,
         IdleReason::TooLarge => wire::IdleReason::TooLarge,
         IdleReason::Suspect => wire::IdleReason::Suspect,
+        IdleReason::DownstreamFull => wire::IdleReason::DownstreamFull,
     }
 }
 

@@ -11,7 +11,7 @@ use sluice_proto::{
 
 use super::{api::Api, authorize::Action, refusal::Refusal};
 use crate::commit::{
-    AppendRequest, Topic,
+    AppendRequest, Committed, Topic,
     record::{Channel, NewEvent, ProducerSequence, Source},
 };
 
@@ -69,6 +69,24 @@ impl Api {
             events,
         });
         Ok(appends.collect())
+    }
+
+    /// A request is about to be refused, perhaps because it was applied before
+    /// and only its answer was lost: then it is answered again. What is refused
+    /// has not taken its number.
+    pub(super) async fn applied_before(
+        &self,
+        producer: Option<ProducerSequence>,
+        refusal: Refusal,
+    ) -> Result<Committed, Refusal> {
+        if let Some(sequence) = producer {
+            match self.proposals.lookup(sequence).await {
+                Ok(Some(committed)) => return Ok(committed),
+                Ok(None) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(refusal)
     }
 }
 

@@ -4,6 +4,7 @@
 //! become status in [`refusal`]. One file per verb.
 
 mod admin;
+mod admission;
 mod api;
 mod authorize;
 mod commit;

@@ -1,6 +1,10 @@
 //! OpenProducer and Publish.
 
-use sluice_proto::wire;
+use std::net::SocketAddr;
+
+use sluice_proto::{ProducerId, wire};
+use tokio::time::Instant;
+use tonic::Request;
 
 use super::{
     api::Api,
@@ -8,7 +12,10 @@ use super::{
     convert, events,
     refusal::Refusal,
 };
-use crate::commit::{Changes, SEQUENCES_REMEMBERED};
+use crate::{
+    commit::{AppendRequest, Changes, SEQUENCES_REMEMBERED, Submitted, record::ProducerSequence},
+    flow::{Entered, Producer},
+};
 
 impl Api {
     pub(super) async fn open_producer(
@@ -30,19 +37,44 @@ impl Api {
 
     pub(super) async fn publish(
         &self,
-        request: wire::PublishRequest,
+        request: Request<wire::PublishRequest>,
     ) -> Result<wire::PublishResponse, Refusal> {
+        let until = self.may_wait_until(request.metadata());
+        let connection = request.remote_addr();
+        let request = request.into_inner();
         let producer = events::sequence(request.producer)?;
         let appends = self.place_events("", &request.topic, request.events, request.partition)?;
-        let changes = Changes {
-            producer,
-            appends,
-            ..Changes::default()
+        let who = producer_of(producer.map(|of| of.producer), connection);
+        let committed = match self.append_by(who, producer, appends, until).await {
+            Ok((_entered, submitted)) => submitted.committed().await?,
+            Err(refusal) => self.applied_before(producer, refusal).await?,
         };
-        let committed = self.proposals.commit(changes).await?;
         Ok(wire::PublishResponse {
             ranges: convert::ranges(&committed, self),
             duplicate: committed.duplicate,
         })
     }
+
+    /// Puts events in line for the log, when their topic takes them. What comes
+    /// with it is held until they are readable.
+    async fn append_by(
+        &self,
+        who: Producer,
+        producer: Option<ProducerSequence>,
+        appends: Vec<AppendRequest>,
+        until: Instant,
+    ) -> Result<(Option<Entered>, Submitted), Refusal> {
+        let entered = self.enter(who, &appends, Some(until)).await?;
+        let changes = Changes {
+            producer,
+            appends,
+            ..Changes::default()
+        };
+        Ok((entered, self.submit_by(changes, until).await?))
+    }
+}
+
+/// Who publishes, for fairness between producers.
+pub(super) fn producer_of(session: Option<ProducerId>, connection: Option<SocketAddr>) -> Producer {
+    session.map_or(Producer::Connection(connection), Producer::Session)
 }

@@ -1,36 +1,50 @@
 //! PublishStream: batches in, acks out, bounded by bytes under way.
+//!
+//! Batches to one topic go in line one after the other, so that their order
+//! holds; those of another topic do not wait behind them while the first is full.
 
-use std::sync::Arc;
+use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
-use sluice_proto::wire::{
-    self, publish_stream_request::Message as In, publish_stream_response::Message as Out,
+use sluice_proto::{
+    ProducerId, TopicId,
+    wire::{self, publish_stream_request::Message as In, publish_stream_response::Message as Out},
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tonic::{Status, Streaming};
 
 use super::{
     api::Api,
     convert, events,
+    publish::producer_of,
     refusal::{Refusal, unread_message},
 };
-use crate::commit::{Changes, CommitError, Committed};
+use crate::{
+    commit::{Changes, Committed},
+    flow::{Producer, window::Window},
+};
 
 type Responses = mpsc::Sender<Result<wire::PublishStreamResponse, Status>>;
 
 /// Batches that may be under way whatever their size.
 const BATCHES_MAX: usize = 1024;
+/// Topics that a stream keeps in mind, beyond those to which something is under
+/// way.
+const TOPICS_KEPT: usize = 64;
 
 /// Runs a stream to its end.
 pub(super) async fn run(
     api: Arc<Api>,
+    connection: Option<SocketAddr>,
     requests: Streaming<wire::PublishStreamRequest>,
     responses: Responses,
 ) {
     let stopping = api.stopping.clone();
     let result = tokio::select! {
-        result = PublishStream::run(api, requests, &responses) => result,
+        result = PublishStream::run(api, connection, requests, &responses) => result,
         () = stopping.cancelled() => Err(Refusal::shutting_down().into()),
+        // Nobody hears what became of batches that wait for their turn.
+        () = responses.closed() => return,
     };
     if let Err(status) = result {
         let _ = responses.send(Err(status)).await;
@@ -41,23 +55,26 @@ struct PublishStream<'a> {
     api: Arc<Api>,
     responses: &'a Responses,
     producer: Option<(i64, i64)>,
-    /// Bytes of batches that are done with.
-    done_bytes: u64,
-    in_flight_bytes: u64,
-    /// The credit that was told last.
-    told: u64,
+    who: Producer,
+    window: Window,
+    /// By topic, whether its latest batch is in line for the log.
+    topics: HashMap<TopicId, InLine>,
 }
+
+/// Resolves when a batch is in line, or never will be.
+type InLine = oneshot::Receiver<()>;
 
 /// A batch that has an outcome.
 struct Done {
     request_id: i64,
     bytes: u64,
-    result: Result<Committed, CommitError>,
+    result: Result<Committed, Refusal>,
 }
 
 impl<'a> PublishStream<'a> {
     async fn run(
         api: Arc<Api>,
+        connection: Option<SocketAddr>,
         mut requests: Streaming<wire::PublishStreamRequest>,
         responses: &'a Responses,
     ) -> Result<(), Status> {
@@ -67,34 +84,31 @@ impl<'a> PublishStream<'a> {
         let Some(In::Open(open)) = first.message else {
             return Err(Refusal::stream_state("the first message must be `open`").into());
         };
+        let window = Window::new(api.limits.publish_window_bytes as u64);
+        let session = u64::try_from(open.producer_id).ok().filter(|id| *id > 0);
         let mut stream = PublishStream {
             api,
             responses,
             producer: (open.producer_id != 0).then_some((open.producer_id, open.producer_epoch)),
-            done_bytes: 0,
-            in_flight_bytes: 0,
-            told: 0,
+            who: producer_of(session.map(ProducerId), connection),
+            window,
+            topics: HashMap::new(),
         };
-        let credit = Some(stream.credit());
+        let credit = Some(credit(stream.window.tell()));
         stream
             .respond(Out::Opened(wire::PublishOpened { credit }))
             .await?;
-        let window = stream.api.limits.publish_window_bytes as u64;
-        let mut in_flight = FuturesUnordered::new();
+        let mut under_way = FuturesUnordered::new();
         let mut open = true;
-        while open || !in_flight.is_empty() {
-            let may_read = open && stream.in_flight_bytes < window && in_flight.len() < BATCHES_MAX;
+        while open || !under_way.is_empty() {
+            let may_read = open && stream.window.takes_more() && under_way.len() < BATCHES_MAX;
             tokio::select! {
                 biased;
-                Some(done) = in_flight.next() => stream.finish(done).await?,
+                Some(done) = under_way.next() => stream.finish(done).await?,
                 request = requests.message(), if may_read => match request.map_err(unread_message)? {
                     None => open = false,
                     Some(request) => match request.message {
-                        Some(In::Batch(batch)) => {
-                            if let Some(done) = stream.submit(batch).await? {
-                                in_flight.push(done);
-                            }
-                        }
+                        Some(In::Batch(batch)) => under_way.push(stream.take(batch)),
                         Some(In::Open(_)) => {
                             let message = "`open` was sent before; it comes once, first";
                             return Err(Refusal::stream_state(message).into());
@@ -108,33 +122,37 @@ impl<'a> PublishStream<'a> {
         Ok(())
     }
 
-    /// Puts a batch in line, in the order of the stream. `None` when it is
-    /// refused.
-    async fn submit(
-        &mut self,
-        batch: wire::PublishBatch,
-    ) -> Result<Option<impl Future<Output = Done> + use<>>, Status> {
+    /// Takes a batch, which goes in line behind those of its topic that came
+    /// before.
+    fn take(&mut self, batch: wire::PublishBatch) -> impl Future<Output = Done> + use<> {
         let request_id = batch.request_id;
         let bytes = batch.events.iter().map(|event| event.len() as u64).sum();
-        let submitted = match self.changes(batch) {
-            Ok(changes) => self.api.proposals.submit(changes).await.map_err(Into::into),
-            Err(refusal) => Err(refusal),
-        };
-        match submitted {
-            Ok(submitted) => {
-                self.in_flight_bytes += bytes;
-                Ok(Some(async move {
-                    Done {
-                        request_id,
-                        bytes,
-                        result: submitted.committed().await,
-                    }
-                }))
+        self.window.arrived(bytes);
+        let changes = self.changes(batch);
+        let topic = changes.as_ref().ok().and_then(|changes| {
+            let append = changes.appends.first()?;
+            Some(append.target.topic)
+        });
+        let (in_line, waits) = oneshot::channel();
+        let before = topic.and_then(|topic| self.topics.insert(topic, waits));
+        if self.topics.len() > 2 * TOPICS_KEPT {
+            let waits =
+                |line: &mut InLine| line.try_recv() == Err(oneshot::error::TryRecvError::Empty);
+            self.topics.retain(|_, line| waits(line));
+        }
+        let (api, who) = (self.api.clone(), self.who);
+        async move {
+            if let Some(before) = before {
+                let _ = before.await;
             }
-            Err(refusal) => {
-                self.done_bytes += bytes;
-                self.refuse(request_id, refusal).await?;
-                Ok(None)
+            let result = match changes {
+                Ok(changes) => publish(&api, who, changes, in_line).await,
+                Err(refusal) => Err(refusal),
+            };
+            Done {
+                request_id,
+                bytes,
+                result,
             }
         }
     }
@@ -161,8 +179,7 @@ impl<'a> PublishStream<'a> {
     }
 
     async fn finish(&mut self, done: Done) -> Result<(), Status> {
-        self.in_flight_bytes -= done.bytes;
-        self.done_bytes += done.bytes;
+        self.window.done(done.bytes);
         match done.result {
             Ok(committed) => {
                 let ack = wire::PublishAck {
@@ -172,7 +189,7 @@ impl<'a> PublishStream<'a> {
                 };
                 self.respond(Out::Ack(ack)).await?;
             }
-            Err(error) => self.refuse(done.request_id, error.into()).await?,
+            Err(refusal) => self.refuse(done.request_id, refusal).await?,
         }
         self.tell_credit().await
     }
@@ -180,24 +197,17 @@ impl<'a> PublishStream<'a> {
     async fn refuse(&mut self, request_id: i64, refusal: Refusal) -> Result<(), Status> {
         let error = Some(refusal.into_message());
         self.respond(Out::Refused(wire::PublishRefused { request_id, error }))
-            .await?;
-        self.tell_credit().await
+            .await
     }
 
-    /// Tells the credit when a good part of the window is new.
     async fn tell_credit(&mut self) -> Result<(), Status> {
-        let window = self.api.limits.publish_window_bytes as u64;
-        if self.done_bytes + window < self.told + window / 4 {
-            return Ok(());
-        }
-        let credit = self.credit();
-        self.respond(Out::Credit(credit)).await
-    }
-
-    fn credit(&mut self) -> wire::PublishCredit {
-        self.told = self.done_bytes + self.api.limits.publish_window_bytes as u64;
-        wire::PublishCredit {
-            max_bytes: self.told as i64,
+        let flow = self.api.groups.flow();
+        let gates = self.topics.keys().filter_map(|topic| flow.gate(*topic));
+        let share = gates.map(|gate| gate.share()).fold(1.0, f64::min);
+        self.window.set_share(share);
+        match self.window.due() {
+            Some(max_bytes) => self.respond(Out::Credit(credit(max_bytes))).await,
+            None => Ok(()),
         }
     }
 
@@ -208,4 +218,29 @@ impl<'a> PublishStream<'a> {
         let sent = self.responses.send(Ok(response)).await;
         sent.map_err(|_| Status::cancelled("the client is gone"))
     }
+}
+
+fn credit(max_bytes: u64) -> wire::PublishCredit {
+    wire::PublishCredit {
+        max_bytes: max_bytes as i64,
+    }
+}
+
+/// Publishes a batch; `in_line` is dropped when the next one of its topic may
+/// follow.
+async fn publish(
+    api: &Api,
+    who: Producer,
+    changes: Changes,
+    in_line: oneshot::Sender<()>,
+) -> Result<Committed, Refusal> {
+    let producer = changes.producer;
+    // Held until it is readable.
+    let _entered = match api.enter(who, &changes.appends, None).await {
+        Ok(entered) => entered,
+        Err(refusal) => return api.applied_before(producer, refusal).await,
+    };
+    let submitted = api.proposals.submit(changes).await?;
+    drop(in_line);
+    Ok(submitted.committed().await?)
 }

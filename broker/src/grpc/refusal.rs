@@ -17,6 +17,7 @@ use tonic_types::{ErrorDetails, StatusExt};
 use crate::{
     commit::{CatalogError, CommitError, OpenProducerError, ReadError, SequenceError, Unavailable},
     filter::{EvaluationError, FilterError},
+    flow::Full,
     group::{
         ChangeError, JoinError, LeaseError, PurgeError, RedriveError, SettlementError, Shrinks,
     },
@@ -71,6 +72,18 @@ impl Refusal {
     pub(super) fn unknown_topic(name: &str) -> Self {
         let message = format!("topic {name:?} does not exist");
         Self::new(Code::NotFound, ErrorReason::UnknownTopic, message).at("topic")
+    }
+
+    /// The log did not take a request in the time that it had.
+    pub(super) fn overloaded() -> Self {
+        let message = "the broker's queue for the log is full; nothing was appended";
+        Self::new(Code::ResourceExhausted, ErrorReason::Overloaded, message).retry(RETRY_WHEN_FREED)
+    }
+
+    /// A declared output does not exist.
+    pub(super) fn unknown_output(field: &str, name: &str) -> Self {
+        let message = format!("{field}: topic {name:?} does not exist");
+        Self::new(Code::NotFound, ErrorReason::UnknownTopic, message).at(field)
     }
 
     pub(super) fn unknown_group(topic: &str, group: &str) -> Self {
@@ -259,6 +272,12 @@ impl From<Unavailable> for Refusal {
 impl From<LowSpace> for Refusal {
     fn from(low: LowSpace) -> Self {
         Self::new(Code::ResourceExhausted, ErrorReason::LowSpace, low).retry(RETRY_WHEN_FREED)
+    }
+}
+
+impl From<Full> for Refusal {
+    fn from(full: Full) -> Self {
+        Self::new(Code::ResourceExhausted, ErrorReason::BacklogFull, full).retry(RETRY_WHEN_FREED)
     }
 }
 

@@ -40,7 +40,7 @@ impl BrokerService for Services {
         &self,
         request: Request<wire::PublishRequest>,
     ) -> Result<Response<wire::PublishResponse>, Status> {
-        Ok(Response::new(self.0.publish(request.into_inner()).await?))
+        Ok(Response::new(self.0.publish(request).await?))
     }
 
     async fn publish_stream(
@@ -48,8 +48,10 @@ impl BrokerService for Services {
         request: Request<Streaming<wire::PublishStreamRequest>>,
     ) -> Result<Response<Self::PublishStreamStream>, Status> {
         let (responses, stream) = mpsc::channel(PUBLISH_RESPONSES_MAX);
+        let connection = request.remote_addr();
         tokio::spawn(publish_stream::run(
             self.0.clone(),
+            connection,
             request.into_inner(),
             responses,
         ));

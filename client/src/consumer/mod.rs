@@ -53,6 +53,12 @@ pub(crate) enum Command {
     },
     /// The lease was settled by a commit.
     Forget { key: LeaseKey },
+    /// Nothing more is wanted, or more again.
+    Pause { paused: bool },
+    /// Tell when nothing is left.
+    Drain {
+        done: oneshot::Sender<pb::IdleReason>,
+    },
 }
 
 /// A delivery that nobody has seen yet. Dropping it does nothing: it goes back to
@@ -187,6 +193,32 @@ impl Consumer {
                 None => None,
             });
         }
+    }
+
+    /// Wants no more events, until [`Consumer::resume`], also after a lost
+    /// connection. Credit is not taken back: what had been granted when the
+    /// broker hears of it, at most the handlers and the prefetch, may still come.
+    pub fn pause(&self) {
+        let _ = self.commands.send(Command::Pause { paused: true });
+    }
+
+    /// Wants events again.
+    pub fn resume(&self) {
+        let _ = self.commands.send(Command::Pause { paused: false });
+    }
+
+    /// Waits until the broker has nothing left for this member, and says why:
+    /// [`pb::IdleReason::Empty`] when all was delivered or filtered out. While
+    /// more is there than handlers are free, it waits for them, so deliveries
+    /// must be taken and settled meanwhile; a paused consumer does not wait. Those that came before it returns are
+    /// with [`Consumer::next`].
+    ///
+    /// # Errors
+    /// When the consumer has ended, or another drain was begun.
+    pub fn drain(&self) -> impl Future<Output = Result<pb::IdleReason, Error>> + Send + use<> {
+        let (done, drained) = oneshot::channel();
+        let _ = self.commands.send(Command::Drain { done });
+        async move { drained.await.map_err(|_| Error::closed("the drain")) }
     }
 
     /// Leaves the group: what was not settled goes back to it at once.

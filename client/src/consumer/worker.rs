@@ -31,6 +31,14 @@ struct Settling {
     done: Option<oneshot::Sender<Result<(), Error>>>,
 }
 
+/// A drain that has not come to its end.
+struct Draining {
+    done: oneshot::Sender<pb::IdleReason>,
+    /// The request that asks for it on this stream; `None` when it is to be asked
+    /// again.
+    asked: Option<i64>,
+}
+
 /// The task behind a consumer.
 pub(super) struct Worker {
     config: ConsumerBuilder,
@@ -42,6 +50,8 @@ pub(super) struct Worker {
     /// Settlements that were sent, by request.
     unanswered: BTreeMap<i64, Vec<Settling>>,
     last_request: i64,
+    /// Somebody waits until nothing is left.
+    draining: Option<Draining>,
     commanded: mpsc::UnboundedReceiver<Command>,
     deliveries: mpsc::UnboundedSender<Result<Arrived, Error>>,
     leave: CancellationToken,
@@ -74,6 +84,7 @@ impl Worker {
             waiting: Vec::new(),
             unanswered: BTreeMap::new(),
             last_request: 0,
+            draining: None,
             commanded,
             deliveries,
             leave,
@@ -129,6 +140,7 @@ impl Worker {
         // again settles it either way.
         let unanswered = std::mem::take(&mut self.unanswered);
         self.waiting.extend(unanswered.into_values().flatten());
+        self.drain_again();
         if let Some(first) = self.joined.take() {
             let _ = first.send(Ok(()));
         }
@@ -235,8 +247,33 @@ impl Worker {
         if self.grants.is_due() {
             let grant = self.grant();
             send(requests, Out::Grant(grant)).await?;
+            // There may have been too little credit.
+            self.drain_again();
+        }
+        if let Some(draining) = &mut self.draining
+            && draining.asked.is_none()
+        {
+            self.last_request += 1;
+            draining.asked = Some(self.last_request);
+            let request_id = self.last_request;
+            send(requests, Out::Drain(pb::Drain { request_id })).await?;
         }
         Ok(())
+    }
+
+    fn drain_again(&mut self) {
+        if let Some(draining) = &mut self.draining {
+            draining.asked = None;
+        }
+    }
+
+    fn take_drained(&mut self, drained: pb::Drained) {
+        let is_it = |draining: &mut Draining| draining.asked == Some(drained.request_id);
+        let more_comes = drained.idle() == pb::IdleReason::NoCredit && !self.grants.is_paused();
+        // With the next grant, which asks again.
+        if !more_comes && let Some(draining) = self.draining.take_if(is_it) {
+            let _ = draining.done.send(drained.idle());
+        }
     }
 
     fn take_response(&mut self, response: pb::ConsumeResponse) {
@@ -247,6 +284,7 @@ impl Worker {
                 }
             }
             Some(In::Settled(settled)) => self.take_settled(settled),
+            Some(In::Drained(drained)) => self.take_drained(drained),
             Some(In::LeasesLost(lost)) => {
                 for token in lost.leases {
                     self.lose(token.into());
@@ -309,6 +347,11 @@ impl Worker {
                 self.waiting.push(Settling { key, action, done })
             }
             Command::Forget { key } => self.forget(key),
+            Command::Pause { paused } => self.grants.set_paused(paused),
+            Command::Drain { done } => {
+                let asked = None;
+                self.draining = Some(Draining { done, asked });
+            }
         }
     }
 

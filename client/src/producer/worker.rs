@@ -294,7 +294,10 @@ impl Worker {
             }
             Some(In::Refused(refused)) => {
                 let error = Error::from_message(refused.error);
-                if error.is_retryable() {
+                // A topic that is full refuses because it was asked to: the caller
+                // decides.
+                let full = error.reason() == ErrorReason::BacklogFull;
+                if error.is_retryable() && !full {
                     return Some(End::Lost(error));
                 }
                 if let ErrorReason::ProducerFenced | ErrorReason::UnknownProducer = error.reason() {

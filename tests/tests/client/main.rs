@@ -5,6 +5,7 @@
 
 mod admin;
 mod consumer;
+mod credit;
 mod examples;
 mod producer;
 mod read;

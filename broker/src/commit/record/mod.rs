@@ -421,6 +421,35 @@ pub struct GroupConfig {
     /// `filter`; empty for none.
     #[prost(string, tag = "31")]
     pub dialects: String,
+    /// What happens to those who publish to its topic when it has too much to do.
+    #[prost(enumeration = "BacklogPolicy", tag = "40")]
+    pub backlog_policy: i32,
+    /// Events that it may have to do; 0 for no bound.
+    #[prost(uint64, tag = "41")]
+    pub backlog_events: u64,
+    /// The same in bytes.
+    #[prost(uint64, tag = "42")]
+    pub backlog_bytes: u64,
+    /// How old the oldest of them may be.
+    #[prost(uint64, tag = "43")]
+    pub backlog_age_ms: u64,
+    /// Ids of topics to which its workers publish; it is not fed while one of them
+    /// is full.
+    #[prost(uint64, repeated, tag = "44")]
+    pub outputs: Vec<u64>,
+}
+
+/// What happens to those who publish to a group's topic when the group has too
+/// much to do. The numbers are the format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, prost::Enumeration)]
+#[repr(i32)]
+pub enum BacklogPolicy {
+    /// Nothing.
+    Ignore = 0,
+    /// They are slowed down, and wait.
+    Throttle = 1,
+    /// They are refused.
+    Reject = 2,
 }
 
 /// Which events of a group go one at a time.

@@ -44,7 +44,10 @@ struct Round {
 impl GroupTask {
     /// Gives out what is ready to whoever has credit.
     pub(super) fn deliver(&mut self) {
-        let stopped = self.disabled.is_some() || self.group.paused || self.changing.holds();
+        let stopped = self.disabled.is_some()
+            || self.group.paused
+            || self.changing.holds()
+            || self.flow.held_back.is_some();
         if stopped || (self.pulls.is_empty() && !self.members.any_credit()) {
             return;
         }
@@ -250,6 +253,23 @@ impl GroupTask {
         {
             for delivery in deliveries.iter().rev() {
                 self.board.hand_back(delivery.token);
+            }
+        }
+    }
+
+    /// Tells those who asked for it that nothing is left for them.
+    pub(super) fn tell_drained(&mut self) {
+        for id in self.members.draining() {
+            let idle = self.idle_of(id);
+            if idle == IdleReason::Delivering {
+                continue;
+            }
+            if let Some(member) = self.members.get_mut(id)
+                && let Some(request_id) = member.draining.take()
+                && let Some(outgoing) = &member.outgoing
+            {
+                // It has room, or is gone.
+                let _ = outgoing.try_send(Outgoing::Drained { request_id, idle });
             }
         }
     }

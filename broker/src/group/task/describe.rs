@@ -4,19 +4,23 @@ use sluice_proto::{Offset, PartitionId};
 
 use super::GroupTask;
 use crate::group::{
-    board::{EventId, Holder, PlaceOf},
+    board::{EventId, Holder, MemberId, PlaceOf},
     command::{Description, EventStanding, IdleReason, MemberState, SourceDescription},
+    credit::Credit,
     scan::Feed,
 };
 
 impl GroupTask {
     /// Why nothing is delivered.
     pub(super) fn idle(&self) -> IdleReason {
-        let behind = (0..self.feeds.len()).any(|s| self.board.scan_next(s) < self.readable_end(s));
+        let behind = self.is_behind();
+        let to_do = behind || self.board.has_ready() || self.board.suspects() > 0;
         if self.disabled.is_some() {
             IdleReason::Disabled
         } else if self.group.paused {
             IdleReason::Paused
+        } else if to_do && self.flow.held_back.is_some() {
+            IdleReason::DownstreamFull
         } else if self.board.occupied() >= self.config().max_in_flight as usize {
             IdleReason::InFlightCap
         } else if self.board.has_ready() {
@@ -43,6 +47,16 @@ impl GroupTask {
             IdleReason::Delayed
         } else {
             IdleReason::Empty
+        }
+    }
+
+    /// The same for one member: what is ready may be for others alone.
+    pub(super) fn idle_of(&self, member: MemberId) -> IdleReason {
+        let credit = self.members.get(member).map(|member| &member.credit);
+        let may_send = credit.is_some_and(Credit::may_send);
+        match self.idle() {
+            IdleReason::Delivering if self.board.has_ready() && !may_send => IdleReason::NoCredit,
+            idle => idle,
         }
     }
 
@@ -84,7 +98,7 @@ impl GroupTask {
             partitions: (0..partitions).map(describe_source).collect(),
             members: members.collect(),
             idle: self.idle(),
-            idle_detail: self.disabled.clone().unwrap_or_default(),
+            idle_detail: self.idle_detail(),
             dead_letters: self.resolved.unsettled_below(dead_letters_end),
             dropped: self.dropped,
             counters: self.counters.clone(),
@@ -96,6 +110,16 @@ impl GroupTask {
                     let terms = filter.terms().iter();
                     terms.map(|term| term.text().to_owned()).collect()
                 }),
+        }
+    }
+
+    /// Why it is disabled, or which output holds it back.
+    fn idle_detail(&self) -> String {
+        let held_back = self.flow.held_back.as_ref();
+        match (&self.disabled, held_back) {
+            (Some(why), _) => why.clone(),
+            (None, Some(full)) => full.to_string(),
+            (None, None) => String::new(),
         }
     }
 

@@ -4,6 +4,7 @@
 
 mod deliver;
 mod describe;
+mod flow;
 mod gaps;
 mod read_ahead;
 
@@ -22,6 +23,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use self::flow::Flowing;
 use super::{
     board::{Board, EventId, Holder, LeaseToken, MemberId},
     change::Changing,
@@ -40,6 +42,7 @@ use crate::{
     commit::record::{GroupConfig, LeaseNoted, Settle},
     commit::{AckWindow, Changes, Group, Proposals},
     filter::Counters,
+    flow::Metering,
 };
 
 /// Read ahead while fewer events are ready.
@@ -102,6 +105,7 @@ pub(super) struct GroupTask {
     pub(super) counters: Counters,
     /// Events that were gone before they were settled.
     pub(super) dropped: u64,
+    flow: Flowing,
     /// Wakes the task: a member has room again, or there is something on the route.
     pub(super) room: Arc<Notify>,
 }
@@ -160,13 +164,14 @@ pub(super) struct Parts {
     pub(super) clock: Clock,
     pub(super) limits: GroupLimits,
     pub(super) disabled: Option<String>,
+    pub(super) metering: Metering,
     pub(super) room: Arc<Notify>,
 }
 
 impl GroupTask {
     pub(super) fn new(parts: Parts) -> Self {
         let solo = Solo::new(parts.group.config.solo_wait_ms);
-        Self {
+        let mut task = Self {
             scanning: vec![false; parts.feeds.len()],
             starts: vec![Offset(0); parts.feeds.len()],
             group: parts.group,
@@ -195,8 +200,12 @@ impl GroupTask {
             disabled: parts.disabled,
             counters: Counters::default(),
             dropped: 0,
+            flow: Flowing::new(parts.metering),
             room: parts.room,
-        }
+        };
+        // Before anybody can publish.
+        task.tell_backlog();
+        task
     }
 
     pub(super) async fn run(mut self, stop: CancellationToken) {
@@ -206,13 +215,22 @@ impl GroupTask {
             return;
         };
         let room = self.room.clone();
+        let mut opened = self.flow.metering.flow().opened();
         loop {
             self.go_on_changing();
             self.let_time_pass();
             self.follow_starts();
             let more = self.record_losses() | self.read_ahead();
+            opened.mark_unchanged();
+            self.follow_outputs();
             self.deliver();
+            self.tell_drained();
             self.end_pulls();
+            self.tell_backlog();
+            let held_back = self.flow.held_back.is_some();
+            // A backlog is told of every event that is none.
+            let has_limit = self.flow.metering.gate().is_some();
+            let follows_topic = self.scanner.route.is_none() || has_limit;
             let wake = self.next_due_ms().map(|due| self.clock.instant(due));
             let sleep = async {
                 match wake {
@@ -228,9 +246,10 @@ impl GroupTask {
                     self.handle(command);
                 }
                 Some(continuation) = self.jobs.next() => continuation(&mut self),
-                Ok(()) = topic.changed(), if self.scanner.route.is_none() => {}
+                Ok(()) = topic.changed(), if follows_topic => {}
                 Ok(()) = parking.changed() => {}
                 () = room.notified() => {}
+                Ok(()) = opened.changed(), if held_back => {}
                 () = sleep => {}
                 () = task::yield_now(), if more => {}
             }
@@ -299,6 +318,12 @@ impl GroupTask {
                 self.come_up();
                 let _ = reply.send(granted.map(|()| self.idle()));
             }
+            Command::Drain { member, request_id } => {
+                self.heard(member);
+                if let Some(member) = self.members.get_mut(member) {
+                    member.draining = Some(request_id);
+                }
+            }
             Command::HandBack { tokens } => self.hand_back(&tokens),
             Command::Leave { member } => self.leave(member),
             Command::Disconnected { member } => self.disconnected(member),
@@ -314,7 +339,10 @@ impl GroupTask {
             }
             Command::Freeze { tokens, reply } => self.freeze(tokens, reply),
             Command::Thaw { events, thaw } => self.thaw(&events, thaw),
-            Command::Pull { pull } => self.pulls.push_back(pull),
+            Command::Pull { pull } => {
+                self.flow.pulled_ms = Some(self.clock.now_ms());
+                self.pulls.push_back(pull);
+            }
             Command::Describe { reply } => {
                 self.come_up();
                 let _ = reply.send(self.describe());
@@ -438,6 +466,7 @@ impl GroupTask {
             self.members.next_due(),
             self.solo.next_due(self.clock.now_ms()),
             self.skips_due_ms,
+            self.measure_due_ms(),
             pull_ms,
         ]
         .into_iter()

@@ -44,7 +44,7 @@ impl GroupTask {
 
     fn wants_page(&self, source: usize) -> bool {
         !self.scanning[source]
-            && self.board.ready() < READY_LOW
+            && (self.board.ready() < READY_LOW || self.scans_on())
             && self.board.len() < self.limits.window_events_max
             && self.board.scan_next(source) < self.readable_end(source)
     }

@@ -31,7 +31,8 @@ impl Api {
         let group = self.group_definition(Action::Administer, &request.topic, &request.group)?;
         let asked = request.config.unwrap_or_default();
         let paths = request.update_mask.unwrap_or_default().paths;
-        let mut config = wire_config(&group.config);
+        let catalog = self.proposals.catalog();
+        let mut config = wire_config(&group.config, &catalog);
         merge(&mut config, &asked, &paths)?;
         let filters = paths
             .iter()
@@ -43,7 +44,7 @@ impl Api {
         )
         .await?;
         let filter = filters.then(|| asked.filter.clone());
-        let config = group_config(config, asked)?;
+        let config = group_config(config, asked, &catalog)?;
         let positions = match request.filter_from {
             None => Vec::new(),
             Some(_) if !filters => {
@@ -63,7 +64,7 @@ impl Api {
             })
             .await?;
         Ok(wire::UpdateGroupResponse {
-            config: Some(wire_config(&config)),
+            config: Some(wire_config(&config, &catalog)),
             moves: wire_moves(&moved),
         })
     }
@@ -199,6 +200,8 @@ fn merge(
             "max_in_flight_per_member" => {
                 config.max_in_flight_per_member = asked.max_in_flight_per_member;
             }
+            "backlog" => config.backlog = asked.backlog,
+            "output_topics" => config.output_topics.clone_from(&asked.output_topics),
             "solo_wait" => config.solo_wait = asked.solo_wait,
             "max_in_flight" => config.max_in_flight = asked.max_in_flight,
             "retry.jitter" => retry.jitter = asked_retry.jitter,

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use sluice_proto::{Offset, wire, wire::read_start::At};
 
-use super::{next_token, page_size};
+use super::{backlog, next_token, page_size};
 use crate::{
     commit::{
-        Backlog, CatalogChange, CatalogChanged, Group, NewGroup, Partition, ReadError,
+        Backlog, Catalog, CatalogChange, CatalogChanged, Group, NewGroup, Partition, ReadError,
         record::{GroupConfig, GroupStart, Ordering},
     },
     group::{Description, MAX_REDRIVES, max_redrives},
@@ -61,7 +61,7 @@ impl Api {
             };
             start.push(offset.0);
         }
-        let config = group_config(asked, filter)?;
+        let config = group_config(asked, filter, &self.proposals.catalog())?;
         let change = CatalogChange::CreateGroup(Box::new(NewGroup {
             topic: topic.name.clone(),
             name: name.clone(),
@@ -137,7 +137,7 @@ impl Api {
         let groups = page.into_iter().map(|group| wire::GroupSummary {
             topic: group.topic.name.to_string(),
             group: group.name.to_string(),
-            config: Some(wire_config(&group.config)),
+            config: Some(wire_config(&group.config, &catalog)),
         });
         Ok(wire::ListGroupsResponse {
             groups: groups.collect(),
@@ -187,7 +187,7 @@ impl Api {
             topic: group.topic.name.to_string(),
             group: group.name.to_string(),
             group_id: group.id.0 as i64,
-            config: Some(wire_config(&group.config)),
+            config: Some(wire_config(&group.config, &self.proposals.catalog())),
             created_at: Some(convert::time_ms(group.created_ms)),
             partitions: partitions.collect(),
             members: members.collect(),
@@ -250,6 +250,7 @@ impl Api {
 pub(super) fn group_config(
     asked: wire::GroupConfig,
     filter: AskedFilter,
+    catalog: &Catalog,
 ) -> Result<GroupConfig, Refusal> {
     let ms = |field: &str, given: Option<prost_types::Duration>, default, min, max| {
         let field = format!("config.{field}");
@@ -272,7 +273,13 @@ pub(super) fn group_config(
         given => return Err(Refusal::limit("config.retry.multiplier", given, "1 to 10")),
     };
     let start = asked.start.and_then(|start| start.at);
+    let backlog = backlog::asked(asked.backlog.unwrap_or_default())?;
     Ok(GroupConfig {
+        backlog_policy: backlog.policy.into(),
+        backlog_events: backlog.limit.events,
+        backlog_bytes: backlog.limit.bytes,
+        backlog_age_ms: backlog.limit.age_ms,
+        outputs: backlog::asked_outputs(&asked.output_topics, catalog)?,
         filter: filter.cel,
         dialects: filter.dialects,
         ordering: ordering.into(),
@@ -375,7 +382,7 @@ fn unknown(field: &str, given: i32) -> Refusal {
     Refusal::field(field, format!("{given} is none that this broker knows"))
 }
 
-pub(super) fn wire_config(config: &GroupConfig) -> wire::GroupConfig {
+pub(super) fn wire_config(config: &GroupConfig, catalog: &Catalog) -> wire::GroupConfig {
     let start = config.start.clone().map(|start| match start {
         GroupStart::Earliest(_) => At::Earliest(wire::Earliest {}),
         GroupStart::Latest(_) => At::Latest(wire::Latest {}),
@@ -421,5 +428,7 @@ pub(super) fn wire_config(config: &GroupConfig) -> wire::GroupConfig {
         on_connection_loss: on_connection_loss.into(),
         max_in_flight_per_member: config.max_in_flight_per_member as i32,
         solo_wait: Some(convert::duration_ms(config.solo_wait_ms)),
+        backlog: Some(backlog::wire_limit(config)),
+        output_topics: backlog::wire_outputs(config, catalog),
     }
 }

@@ -1,5 +1,6 @@
 //! AdminService: the broker itself here, the rest in files of their own.
 
+mod backlog;
 mod change;
 mod dead_letters;
 mod explain;

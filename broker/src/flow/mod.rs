@@ -1,0 +1,20 @@
+//! Flow control between topics: what a group that falls behind means for those
+//! who publish to its topic, hop by hop up to the first producer.
+//!
+//! Pure: [`window`] is the credit of one producer's stream, [`pressure`] what a
+//! backlog means for it, [`turns`] whose turn it is when there is room for some,
+//! [`edges`] which declared outputs count. A [`gate`] is where they meet, one for
+//! each topic that has a group with a limit; [`registry`] finds it.
+
+pub mod edges;
+mod gate;
+pub mod pressure;
+mod registry;
+pub mod turns;
+pub mod window;
+
+pub use self::{
+    gate::{Entered, Full, Gate, Load, Measure, Producer, Report, Standing},
+    pressure::{Backlog, BacklogLimit, Pressure},
+    registry::{Flow, Metering, Outputs, limit_of},
+};

@@ -1,0 +1,106 @@
+//! Who may publish now: what waits at a topic's gate, and for how long.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout_at};
+use tonic::metadata::MetadataMap;
+
+use super::{api::Api, refusal::Refusal};
+use crate::{
+    commit::{AppendRequest, Changes, Submitted},
+    flow::{Entered, Load, Producer},
+};
+
+impl Api {
+    /// Waits until the topic of these events takes them, at most until `until`.
+    /// They are all of one topic.
+    pub(super) async fn enter(
+        &self,
+        who: Producer,
+        appends: &[AppendRequest],
+        until: Option<Instant>,
+    ) -> Result<Option<Entered>, Refusal> {
+        let topic = appends.first().map(|append| append.target.topic);
+        let Some(gate) = topic.and_then(|topic| self.groups.flow().gate(topic)) else {
+            return Ok(None);
+        };
+        let load = load(appends);
+        Ok(Some(gate.enter(who, load, until).await?))
+    }
+
+    /// Counts events that are never refused for a backlog.
+    pub(super) fn pass(&self, appends: &[AppendRequest]) -> Vec<Entered> {
+        let flow = self.groups.flow();
+        let of_each = appends.iter().filter_map(|append| {
+            let gate = flow.gate(append.target.topic)?;
+            Some(gate.pass(load(std::slice::from_ref(append))))
+        });
+        of_each.collect()
+    }
+
+    /// Puts changes in line for the log, if there is room by `until`.
+    pub(super) async fn submit_by(
+        &self,
+        changes: Changes,
+        until: Instant,
+    ) -> Result<Submitted, Refusal> {
+        // Given up before it is in line, nothing of it happens.
+        match timeout_at(until, self.proposals.submit(changes)).await {
+            Ok(submitted) => Ok(submitted?),
+            Err(_) => Err(Refusal::overloaded()),
+        }
+    }
+
+    /// Until when a call may wait to be let in. A tenth of its time is left for
+    /// the answer, so that the caller hears why it was not.
+    pub(super) fn may_wait_until(&self, metadata: &MetadataMap) -> Instant {
+        let longest = Duration::from_millis(self.limits.publish_wait_ms);
+        let asked = metadata
+            .get("grpc-timeout")
+            .and_then(|value| value.to_str().ok())
+            .and_then(grpc_timeout);
+        Instant::now() + asked.map_or(longest, |asked| longest.min(asked * 9 / 10))
+    }
+}
+
+fn load(appends: &[AppendRequest]) -> Load {
+    let events = appends.iter().flat_map(|append| &append.events);
+    events.fold(Load::default(), |sum, event| Load {
+        events: sum.events + 1,
+        bytes: sum.bytes + event.event.len() as u64,
+    })
+}
+
+/// A time-out as gRPC has it: at most eight digits, and a unit.
+fn grpc_timeout(text: &str) -> Option<Duration> {
+    let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let number: u32 = number.parse().ok().filter(|_| number.len() <= 8)?;
+    let unit = match unit {
+        "H" => Duration::from_secs(3600),
+        "M" => Duration::from_secs(60),
+        "S" => Duration::from_secs(1),
+        "m" => Duration::from_millis(1),
+        "u" => Duration::from_micros(1),
+        "n" => Duration::from_nanos(1),
+        _ => return None,
+    };
+    unit.checked_mul(number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_outs_are_read_as_grpc_writes_them() {
+        assert_eq!(grpc_timeout("250m"), Some(Duration::from_millis(250)));
+        assert_eq!(grpc_timeout("3S"), Some(Duration::from_secs(3)));
+        assert_eq!(
+            grpc_timeout("99999999n"),
+            Some(Duration::from_nanos(99_999_999))
+        );
+        for bad in ["", "S", "5", "5x", "-5S", "999999999S", "€"] {
+            assert_eq!(grpc_timeout(bad), None, "{bad}");
+        }
+    }
+}
