@@ -13,7 +13,7 @@ async fn setting(events: usize) -> Setting {
     setting.group("in", "workers", patient()).await;
     let producer = setting.client.producer().await.unwrap();
     for at in 0..events {
-        producer.send("in", event(&at.to_string())).await.unwrap();
+        let _ = producer.send("in", event(&at.to_string())).await.unwrap();
     }
     producer.flush().await;
     setting
