@@ -87,6 +87,8 @@ fn what_a_definition_says_is_in_tables_and_json() {
         "processing_limit": null,
         "on_connection_loss": "deadline",
         "solo_wait": "10s",
+        "backlog": {"policy": "ignore", "events": 0, "bytes": 0, "age": null},
+        "output_topics": [],
     });
     let listed = &json(url, &["group", "list", "--topic", "in"])[0];
     assert_eq!(listed["config"], config);
