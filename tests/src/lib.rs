@@ -12,3 +12,4 @@ pub mod mount;
 pub mod proxy;
 pub mod raw;
 pub mod seed;
+pub mod task;
