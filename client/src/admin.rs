@@ -630,6 +630,21 @@ impl Admin {
         call!(self.test_filter(request.clone()))
     }
 
+    /// How events flow from topic to topic: of one topic and those around it by
+    /// declared outputs, or of all.
+    ///
+    /// # Errors
+    /// When there is no such topic.
+    pub async fn describe_flow(
+        &self,
+        topic: Option<&str>,
+    ) -> Result<pb::DescribeFlowResponse, Error> {
+        let topic = topic.unwrap_or_default().to_owned();
+        call!(self.describe_flow(pb::DescribeFlowRequest {
+            topic: topic.clone()
+        }))
+    }
+
     /// Why an event reached a group or did not, and where it stands there.
     ///
     /// # Errors

@@ -82,6 +82,32 @@ pub(super) fn limit_json(limit: Option<&pb::BacklogLimit>) -> Value {
     })
 }
 
+/// What a group has to do, in words.
+pub(super) fn state_shown(state: Option<&pb::BacklogState>) -> String {
+    let state = state.copied().unwrap_or_default();
+    let mut shown = format!("{} events, {}", state.events, shown(state.limit.as_ref()));
+    if state.full {
+        shown.push_str(", FULL");
+    }
+    if state.abandoned {
+        shown.push_str(", nobody works for it");
+    }
+    shown
+}
+
+/// The same for scripts.
+pub(super) fn state_json(state: Option<&pb::BacklogState>) -> Value {
+    let state = state.copied().unwrap_or_default();
+    json!({
+        "limit": limit_json(state.limit.as_ref()),
+        "events": state.events,
+        "bytes": state.bytes,
+        "age": state.age.map(|age| output::duration(Some(age))),
+        "full": state.full,
+        "abandoned": state.abandoned,
+    })
+}
+
 fn policy(limit: &pb::BacklogLimit) -> String {
     match limit.policy() {
         pb::BacklogPolicy::Unspecified => "ignore".to_owned(),

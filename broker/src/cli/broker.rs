@@ -34,6 +34,18 @@ impl Status {
                 })
             })
             .collect();
+        let full_json: Vec<_> = of
+            .full
+            .iter()
+            .map(|full| {
+                json!({
+                    "topic": full.topic,
+                    "group": full.group,
+                    "detail": full.detail,
+                    "abandoned": full.abandoned,
+                })
+            })
+            .collect();
         if self.common.json {
             output::json(&json!({
                 "version": of.version,
@@ -48,6 +60,7 @@ impl Status {
                 "reclaimed_bytes": of.reclaimed_bytes,
                 "rewritten_bytes": of.rewritten_bytes,
                 "held": held_json,
+                "full": full_json,
                 "topics": of.topic_count,
                 "groups": of.group_count,
                 "recovery": {
@@ -100,6 +113,11 @@ impl Status {
             ("groups", of.group_count.to_string()),
             ("found at start", found),
         ])?;
+        if !of.full.is_empty() {
+            output::line("\ntopics that take nothing:")?;
+            let rows = of.full.into_iter().map(|full| [full.topic, full.detail]);
+            output::table(["topic", "because"], rows)?;
+        }
         if !of.held.is_empty() {
             output::line("\nkept for groups that have not settled them:")?;
             let rows = of.held.into_iter().map(|held| {

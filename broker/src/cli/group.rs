@@ -288,7 +288,7 @@ impl Named {
                 ),
             ),
             ("max in flight", config.max_in_flight.to_string()),
-            ("backlog", backlog::shown(config.backlog.as_ref())),
+            ("backlog", backlog::state_shown(of.backlog.as_ref())),
             ("outputs", config.output_topics.join(", ")),
             ("dropped", of.dropped_count.to_string()),
             (
@@ -454,6 +454,7 @@ fn describe_json(of: &pb::DescribeGroupResponse, idle: &str) -> Value {
         "idle": idle,
         "paused": of.paused,
         "idle_detail": of.idle_detail,
+        "backlog": backlog::state_json(of.backlog.as_ref()),
         "filtered": of.filtered_count,
         "dropped": of.dropped_count,
         "filter_errors": of.filter_error_count,

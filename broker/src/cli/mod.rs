@@ -5,6 +5,7 @@ mod backlog;
 mod broker;
 mod dead_letters;
 mod filter;
+mod flow;
 mod group;
 mod group_change;
 mod lag;
@@ -40,6 +41,8 @@ enum Command {
     /// Makes, lists, describes and deletes consumer groups.
     #[command(subcommand)]
     Group(group::Group),
+    /// Draws how events flow from topic to topic, and who slows whom.
+    Flow(flow::Flow),
     /// Publishes one event from flags, or many from standard input.
     Publish(publish::Publish),
     /// Prints the events of a topic, and goes on with new ones.
@@ -128,6 +131,7 @@ async fn run_client(command: Command) -> anyhow::Result<()> {
         Command::Status(status) => status.run().await,
         Command::Topic(topic) => topic.run().await,
         Command::Group(group) => group.run().await,
+        Command::Flow(flow) => flow.run().await,
         Command::Publish(publish) => publish.run().await,
         Command::Tail(tail) => tail.run().await,
         Command::Filter(filter) => filter.run().await,

@@ -232,6 +232,10 @@ pub struct Description {
     pub terms: Vec<String>,
     /// Events that were gone before they were settled, since the broker's start.
     pub dropped: u64,
+    /// Nobody works for it.
+    pub abandoned: bool,
+    /// What it has met and not settled, and what it has not looked at.
+    pub backlog_events: u64,
 }
 
 /// Where an event of the topic stands in a group.

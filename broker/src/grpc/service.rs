@@ -261,6 +261,15 @@ impl AdminService for Services {
         ))
     }
 
+    async fn describe_flow(
+        &self,
+        request: Request<wire::DescribeFlowRequest>,
+    ) -> Result<Response<wire::DescribeFlowResponse>, Status> {
+        Ok(Response::new(
+            self.0.describe_flow(request.into_inner()).await?,
+        ))
+    }
+
     async fn explain_event(
         &self,
         request: Request<wire::ExplainEventRequest>,

@@ -5,6 +5,7 @@
 mod dead_letters;
 mod definitions;
 mod errors;
+mod flow;
 mod publish;
 mod status;
 mod tail;

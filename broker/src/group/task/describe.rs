@@ -101,6 +101,8 @@ impl GroupTask {
             idle_detail: self.idle_detail(),
             dead_letters: self.resolved.unsettled_below(dead_letters_end),
             dropped: self.dropped,
+            abandoned: self.is_abandoned(),
+            backlog_events: self.backlog_events(),
             counters: self.counters.clone(),
             terms: self
                 .scanner

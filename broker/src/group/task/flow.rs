@@ -81,12 +81,21 @@ impl GroupTask {
         self.tell_backlog();
     }
 
-    fn is_abandoned(&self) -> bool {
+    pub(super) fn is_abandoned(&self) -> bool {
         let lease_ms = self.config().lease_ms;
         let now = self.clock.now_ms();
         let pulls = self.flow.pulled_ms.is_some_and(|at| now < at + lease_ms);
         let connected = self.members.iter().any(|(_, m)| m.outgoing.is_some());
         !(connected || pulls || self.board.occupied() > 0 || !self.pulls.is_empty())
+    }
+
+    /// Events that are met and not settled, or not looked at yet.
+    pub(super) fn backlog_events(&self) -> u64 {
+        let ahead = self.feeds.iter().enumerate().map(|(source, feed)| {
+            let next = self.board.scan_next(source);
+            feed.visible_end().0.saturating_sub(next.0)
+        });
+        self.board.len() as u64 + ahead.sum::<u64>()
     }
 
     /// Whether the filter goes on although enough is ready, so that what it drops

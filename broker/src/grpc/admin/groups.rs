@@ -153,6 +153,7 @@ impl Api {
         let described = handle.describe().await.map_err(|_| Refusal::group_gone())?;
         let group = self.group_definition(Action::Describe, &request.topic, &request.group)?;
         let backlogs = self.backlogs(&group, &described).await?;
+        let backlog = self.backlog_state(&group, &described);
         let partitions =
             described
                 .partitions
@@ -206,6 +207,7 @@ impl Api {
             filter_counters: Some(convert::counters(described.counters, described.terms)),
             dropped_count: described.dropped as i64,
             paused: group.paused,
+            backlog: Some(backlog),
         })
     }
 

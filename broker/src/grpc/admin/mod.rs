@@ -4,6 +4,7 @@ mod backlog;
 mod change;
 mod dead_letters;
 mod explain;
+mod flow;
 mod groups;
 mod retention;
 mod topics;
@@ -64,6 +65,7 @@ impl Api {
             reclaimed_bytes: kept.reclaimed_bytes as i64,
             rewritten_bytes: kept.rewritten_bytes as i64,
             held: self.held(&kept),
+            full: self.full_groups(),
             topic_count: catalog.topics().filter(|t| !t.name.is_internal()).count() as i64,
             group_count: catalog.groups().len() as i64,
             log_writer: recovery.log.write.name().into(),
