@@ -99,6 +99,15 @@ limits! {
     publish_wait_ms: u64 = 30_000, 0..=3_600_000;
     /// Unsettled events that a group keeps track of. Default 100,000.
     window_events_max: usize = 100_000, 100..=10_000_000;
+    /// Pieces in which what a group has settled of a partition may be before
+    /// waiting events are parked. Default 10,000.
+    window_ranges_max: usize = 10_000, 10..=1_000_000;
+    /// An event that waits longer for its next attempt is parked. Default 1
+    /// minute.
+    park_after_ms: u64 = 60_000, 100..=86_400_000;
+    /// Events that a group may have parked; further ones wait in its window.
+    /// Default 100,000.
+    parked_events_max: usize = 100_000, 0..=500_000;
     /// Bytes of events that wait in memory for delivery, per group. Default
     /// 4 MiB.
     group_payload_bytes_max: usize = 4 * MIB, 0..=1 << 30;
@@ -281,6 +290,9 @@ impl Config {
         GroupLimits {
             members_max: limits.members_per_group_max,
             window_events_max: limits.window_events_max,
+            window_ranges_max: limits.window_ranges_max,
+            park_after_ms: limits.park_after_ms,
+            parked_events_max: limits.parked_events_max,
             payload_bytes_max: limits.group_payload_bytes_max,
             commands_max: 1024,
             page: PageLimits {

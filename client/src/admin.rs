@@ -413,6 +413,7 @@ impl Admin {
         let request = pb::DescribeGroupRequest {
             topic: topic.to_owned(),
             group: group.to_owned(),
+            ..Default::default()
         };
         call!(self.describe_group(request))
     }

@@ -164,6 +164,7 @@ impl Api {
         let request = DescribeGroupRequest {
             topic: topic.to_owned(),
             group: group.to_owned(),
+            ..Default::default()
         };
         let response = self.admin.clone().describe_group(request).await;
         response.expect("the group can be described").into_inner()

@@ -113,6 +113,20 @@ impl TestBroker {
         self.data.clone()
     }
 
+    /// Bytes of memory that it has, as the system counts them.
+    ///
+    /// # Panics
+    /// When it does not run.
+    #[must_use]
+    pub fn resident_bytes(&self) -> u64 {
+        let running = self.running.as_ref().expect("the broker runs");
+        let status = fs::read_to_string(format!("/proc/{}/status", running.child.id()));
+        let status = status.expect("our own child has a status");
+        let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+        let kib = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
+        kib.expect("a status has VmRSS in KiB") * 1024
+    }
+
     /// Ends it at once, as a crash does (SIGKILL). Does nothing when it does not
     /// run.
     pub fn kill(&mut self) {

@@ -131,6 +131,7 @@ async fn counters(api: &Api, group: &str) -> FilterCounters {
     let request = DescribeGroupRequest {
         topic: "in".to_owned(),
         group: group.to_owned(),
+        ..Default::default()
     };
     let described = api.admin.clone().describe_group(request).await.unwrap();
     described.into_inner().filter_counters.unwrap()
@@ -475,6 +476,7 @@ async fn a_refused_filter_is_named() {
     let request = DescribeGroupRequest {
         topic: "in".to_owned(),
         group: "g".to_owned(),
+        ..Default::default()
     };
     let described = api.admin.clone().describe_group(request).await.unwrap();
     assert_eq!(described.into_inner().config.unwrap().filters, dialects());

@@ -132,6 +132,15 @@ impl AckWindow {
         })
     }
 
+    /// Where the settled run ends that `offset` is in; `offset` if it is not
+    /// settled.
+    #[must_use]
+    pub fn settled_up_to(&self, offset: Offset) -> Offset {
+        let below = self.runs.range(..=offset).next_back();
+        let run_end = below.map_or(offset, |(_, end)| *end);
+        offset.max(run_end).max(self.committed_end)
+    }
+
     /// How many offsets below `end` are not settled.
     #[must_use]
     pub fn unsettled_below(&self, end: Offset) -> u64 {
@@ -175,6 +184,10 @@ mod tests {
                     prop_assert_eq!(window.is_settled(Offset(offset)), model.contains(&offset));
                     let unsettled = (0..offset).filter(|o| !model.contains(o)).count() as u64;
                     prop_assert_eq!(window.unsettled_below(Offset(offset)), unsettled);
+                }
+                for offset in 0..130 {
+                    let open = (offset..).find(|o| !model.contains(o)).expect("the model is finite");
+                    prop_assert_eq!(window.settled_up_to(Offset(offset)), Offset(open));
                 }
                 let open: Vec<_> = window.unsettled(Offset(5), Offset(120)).map(|o| o.0).collect();
                 let expected: Vec<_> = (5..120).filter(|o| !model.contains(o)).collect();

@@ -136,6 +136,8 @@ pub struct GroupChange {
     pub paused: Option<bool>,
     /// Where it is to go on. If there is any, its leases are over.
     pub positions: Vec<GroupPosition>,
+    /// Parked events that are over by it.
+    pub settles: Option<Settle>,
 }
 
 /// A change to the catalog.

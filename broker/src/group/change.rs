@@ -14,12 +14,15 @@ use tokio::sync::oneshot;
 use super::{
     board::{BoardRules, MemberId},
     command::Outgoing,
+    parking::parking_of,
     payloads::Payloads,
+    scan::Feed,
     task::{Continuation, GroupTask},
 };
 use crate::{
     commit::{
-        CatalogChange, CatalogChanged, CatalogError, GroupChange, GroupState, record::GroupPosition,
+        CatalogChange, CatalogChanged, CatalogError, GroupChange, GroupState,
+        record::{GroupPosition, Settle, Source},
     },
     filter::{Counters, Filter},
 };
@@ -103,14 +106,19 @@ impl GroupTask {
     pub(super) fn plan_moves(&self, positions: &[GroupPosition]) -> Moved {
         let moves = positions.iter().filter_map(|position| {
             let partition = PartitionId(position.partition);
-            let source = (0..self.feeds.len()).find(|source| {
-                let feed = &self.feeds[*source];
-                feed.topic.id == self.group.topic.id && feed.id == partition
-            })?;
+            let source = self.source_of(partition)?;
             let (window, to) = (self.board.window(source), Offset(position.offset));
             let end = self.feeds[source].visible_end();
-            let skipped = window.unsettled_below(to);
-            let unsettled_above = window.unsettled_below(end).saturating_sub(skipped);
+            let (mut parked_below, mut parked_above) = (0, 0);
+            for (offset, _) in self.board.parked_of(source) {
+                match offset < to {
+                    true => parked_below += 1,
+                    false => parked_above += 1,
+                }
+            }
+            let below = window.unsettled_below(to);
+            let skipped = below + parked_below;
+            let unsettled_above = window.unsettled_below(end).saturating_sub(below) + parked_above;
             Some(Move {
                 partition,
                 offset: to,
@@ -124,6 +132,34 @@ impl GroupTask {
         }
     }
 
+    /// What settles the parked events of the partitions whose position moves: each
+    /// is either skipped, or looked at again where it was first.
+    fn parked_settles(&self, positions: &[GroupPosition]) -> Option<Settle> {
+        let parked = positions.iter().filter_map(|position| {
+            let source = self.source_of(PartitionId(position.partition))?;
+            Some(self.board.parked_of(source).map(|(_, at)| at))
+        });
+        let mut offsets: Vec<Offset> = parked.flatten().collect();
+        offsets.sort_unstable();
+        let runs: Vec<_> = offsets.into_iter().map(|offset| (offset, 1)).collect();
+        let settle = Settle {
+            group: self.group.id,
+            source: Source {
+                topic: self.group.parking.id,
+                partition: PartitionId(0),
+            },
+            runs,
+        };
+        (!settle.runs.is_empty()).then_some(settle)
+    }
+
+    /// The feed of a partition of the group's topic.
+    fn source_of(&self, partition: PartitionId) -> Option<usize> {
+        let topic = self.group.topic.id;
+        let is_it = |feed: &Feed| feed.topic.id == topic && feed.id == partition;
+        self.feeds.iter().position(is_it)
+    }
+
     /// Proposes the next change, when nothing is in its way.
     pub(super) fn go_on_changing(&mut self) {
         if self.changing.proposed.is_some() {
@@ -131,7 +167,8 @@ impl GroupTask {
         }
         let moves = self.changing.holds();
         // A log that has failed never answers what is on its way.
-        let under_way = self.disabled.is_none() && (self.board.settling() > 0 || self.quiet > 0);
+        let under_way = self.disabled.is_none()
+            && (self.board.settling() > 0 || self.quiet > 0 || self.board.finds_from().is_some());
         if moves && under_way {
             return;
         }
@@ -139,7 +176,8 @@ impl GroupTask {
             return;
         };
         self.changing.proposed = Some(moves);
-        let ChangeRequest { change, filter } = request;
+        let ChangeRequest { mut change, filter } = request;
+        change.settles = self.parked_settles(&change.positions);
         let moved = if moves {
             self.plan_moves(&change.positions)
         } else {
@@ -220,7 +258,9 @@ impl GroupTask {
         let mut sources = state.sources;
         sources.retain(|source, _| source.topic != self.group.dead_letters.id);
         let (now, wall) = (self.clock.now_ms(), self.clock.wall_ahead_ms());
-        self.board = self.board.anew(sources.into_iter().collect(), now, wall);
+        let parking = parking_of(&self.feeds, &self.group);
+        let sources = sources.into_iter().collect();
+        self.board = self.board.anew(sources, parking, now, wall);
         self.begin_anew(Payloads::new(self.limits.payload_bytes_max));
     }
 

@@ -8,7 +8,7 @@ use tokio::{
 };
 
 use super::{
-    board::{EventId, LeaseError, LeaseToken, MemberId, Report},
+    board::{Counts, EventId, LeaseError, LeaseToken, MemberId, Report},
     change::{ChangeReply, ChangeRequest, Moved},
     credit::{Grant, Shrinks},
 };
@@ -74,6 +74,7 @@ pub enum IdleReason {
     /// Something is.
     Delivering,
     Empty,
+    Filtered,
     NoCredit,
     InFlightCap,
     KeyLocked,
@@ -218,6 +219,10 @@ pub enum RedriveError {
 pub struct Description {
     /// By partition of the topic.
     pub partitions: Vec<SourceDescription>,
+    /// The whole group, what was redriven counted in.
+    pub totals: Counts,
+    /// Events under lease, those with the oldest leases first.
+    pub in_flight: Vec<InFlightEvent>,
     /// Its members.
     pub members: Vec<MemberState>,
     /// Why nothing is delivered.
@@ -247,11 +252,15 @@ pub enum EventStanding {
     Waiting {
         /// The attempt that comes next.
         attempt: u32,
+        /// It is in the group's parking partition.
+        parked: bool,
     },
     /// It waits for its next attempt.
     Delayed {
         /// Which that is.
         attempt: u32,
+        /// It is in the group's parking partition.
+        parked: bool,
     },
     /// It is kept for a member from before a restart.
     Held {
@@ -271,6 +280,17 @@ pub enum EventStanding {
     Settled,
 }
 
+impl EventStanding {
+    /// Whether it is in the group's parking partition.
+    #[must_use]
+    pub fn is_parked(&self) -> bool {
+        matches!(
+            self,
+            Self::Waiting { parked: true, .. } | Self::Delayed { parked: true, .. }
+        )
+    }
+}
+
 /// How a group stands in one partition. As in `sluice.v1.GroupPartition`.
 #[derive(Clone, Debug)]
 #[allow(missing_docs)]
@@ -279,9 +299,24 @@ pub struct SourceDescription {
     pub delivered_end: Offset,
     pub visible_end: Offset,
     pub lag: u64,
-    pub in_flight: u64,
-    pub delayed: u64,
-    pub held: u64,
+    pub counts: Counts,
+    pub filtered: u64,
+    pub dead_lettered: u64,
+    pub idle: IdleReason,
+}
+
+/// An event under lease. As in `sluice.v1.InFlightEvent`.
+#[derive(Clone, Debug)]
+#[allow(missing_docs)]
+pub struct InFlightEvent {
+    pub partition: PartitionId,
+    pub offset: Offset,
+    pub redriven: bool,
+    pub member: String,
+    pub attempt: u32,
+    /// Milliseconds since 1970.
+    pub since_ms: u64,
+    pub report: Option<Report>,
 }
 
 /// How a member stands. As in `sluice.v1.MemberDescription`.
@@ -367,6 +402,8 @@ pub(super) enum Command {
         pull: PendingPull,
     },
     Describe {
+        /// Events under lease that are wanted.
+        in_flight_max: usize,
         reply: oneshot::Sender<Description>,
     },
     Explain {

@@ -36,8 +36,7 @@ impl GroupTask {
     pub(super) fn dead_letter_move(&self, letter: &DeadLetter) -> DeadLetterMove {
         let mut attempts = self.board.history(letter.id).to_vec();
         attempts.push(letter.last.clone());
-        let surplus = attempts.len().saturating_sub(ATTEMPTS_REMEMBERED);
-        attempts.drain(..surplus);
+        let at = self.board.at(letter.id);
         DeadLetterMove {
             target: Source {
                 topic: self.group.dead_letters.id,
@@ -45,8 +44,8 @@ impl GroupTask {
             },
             settle: Settle {
                 group: self.group.id,
-                source: self.board.source(letter.id.source),
-                runs: vec![(letter.id.offset, 1)],
+                source: self.board.source(at.source),
+                runs: vec![(at.offset, 1)],
             },
             note: DeadLetterNote {
                 topic: self.group.topic.name.to_string(),
@@ -58,6 +57,7 @@ impl GroupTask {
                 attempts,
                 dead_lettered_ms: letter.last.ended_ms,
                 redrives: 0,
+                parked: None,
             },
         }
     }
@@ -219,14 +219,19 @@ impl DeadLetterMove {
             proposals.commit(changes).await?;
             return Ok(Moved::Gone);
         };
-        // What fails again after it was redriven keeps its first place.
+        // What fails again after it was redriven or parked keeps its first place,
+        // and what was tried before it was parked.
         if !event.note.is_empty()
-            && let Ok(before) = DeadLetterNote::decode(event.note)
+            && let Ok(mut before) = DeadLetterNote::decode(event.note)
         {
+            before.attempts.append(&mut self.note.attempts);
+            self.note.attempts = before.attempts;
             self.note.partition = before.partition;
             self.note.offset = before.offset;
             self.note.redrives = before.redrives;
         }
+        let surplus = self.note.attempts.len().saturating_sub(ATTEMPTS_REMEMBERED);
+        self.note.attempts.drain(..surplus);
         let append = AppendRequest {
             target: self.target,
             events: vec![NewEvent {
@@ -287,6 +292,7 @@ impl Redrive {
         note.redrives += 1;
         note.attempts.clear();
         note.attempt_count = 0;
+        note.parked = None;
         let one_partition = |topic| Source {
             topic,
             partition: PartitionId(0),

@@ -249,12 +249,16 @@ impl GroupHandle {
         })
     }
 
-    /// How the group stands.
+    /// How the group stands, with at most so many of the events under lease.
     ///
     /// # Errors
     /// When it is gone.
-    pub async fn describe(&self) -> Result<Description, GroupGone> {
-        self.ask(|reply| Command::Describe { reply }).await
+    pub async fn describe(&self, in_flight_max: usize) -> Result<Description, GroupGone> {
+        self.ask(|reply| Command::Describe {
+            in_flight_max,
+            reply,
+        })
+        .await
     }
 
     /// Changes the group, durably; returns when it goes on as it is to be.

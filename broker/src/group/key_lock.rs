@@ -104,6 +104,17 @@ impl<K: Eq + Hash, E: Copy + PartialEq> KeyLocks<K, E> {
         }
     }
 
+    /// Who holds the line.
+    #[must_use]
+    pub fn holder(&self, key: &K) -> Option<&E> {
+        self.keys.get(key).map(|line| &line.holder)
+    }
+
+    /// Who is in line behind its holder, in order.
+    pub fn waiting_behind(&self, key: &K) -> impl Iterator<Item = &E> {
+        self.keys.get(key).into_iter().flat_map(|line| &line.next)
+    }
+
     /// Takes an event out of a line that it does not hold. Looks through the
     /// line.
     pub fn withdraw(&mut self, key: &K, event: E) {
@@ -192,6 +203,9 @@ mod tests {
                         None => prop_assert_eq!(locks.release(&key, event), Err(NotHeld)),
                     },
                 }
+                let behind: VecDeque<_> = locks.waiting_behind(&key).copied().collect();
+                let whole: VecDeque<_> = locks.holder(&key).copied().into_iter().chain(behind).collect();
+                prop_assert_eq!(Some(&whole), model.get(&key));
                 let waiting: usize = model.values().map(|line| line.len().saturating_sub(1)).sum();
                 prop_assert_eq!(locks.waiting(), waiting);
                 prop_assert_eq!(locks.keys.len(), model.values().filter(|l| !l.is_empty()).count());

@@ -16,6 +16,7 @@ mod handle;
 pub mod key_lock;
 mod members;
 pub mod note;
+mod parking;
 mod payloads;
 mod registry;
 pub mod retry;
@@ -28,16 +29,16 @@ mod task;
 
 pub(crate) use self::scan::turn_to_filter;
 pub use self::{
-    board::{LeaseError, LeaseToken, MemberId, Report},
+    board::{Counts, LeaseError, LeaseToken, MemberId, Report},
     change::{ChangeError, ChangeRequest, Move, Moved},
     command::{
-        Delivery, Description, EventStanding, IdleReason, JoinError, Joined, MemberState, Outgoing,
-        Pulled, PurgeError, RedriveError, Redriven, Settlement, SettlementAction, SettlementError,
-        SourceDescription,
+        Delivery, Description, EventStanding, IdleReason, InFlightEvent, JoinError, Joined,
+        MemberState, Outgoing, Pulled, PurgeError, RedriveError, Redriven, Settlement,
+        SettlementAction, SettlementError, SourceDescription,
     },
     credit::{Grant, Shrinks},
     dead_letters::{MAX_REDRIVES, max_redrives},
     handle::{FrozenInputs, GroupHandle, Inbox, JoinRequest, PullRequest},
-    note::DeadLetterNote,
+    note::{DeadLetterNote, Parked},
     registry::{GroupLimits, Groups},
 };

@@ -3,9 +3,11 @@
 
 use prost::Message;
 
-use crate::commit::record::AttemptFailed;
+use sluice_proto::{PartitionId, TopicId};
 
-/// Beside a dead letter, and beside an event that was redriven.
+use crate::commit::record::{AttemptFailed, Source};
+
+/// Beside a dead letter, and beside an event that was redriven or parked.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct DeadLetterNote {
     /// The topic in which the event was published.
@@ -35,6 +37,50 @@ pub struct DeadLetterNote {
     /// How often it was redriven.
     #[prost(uint32, tag = "9")]
     pub redrives: u32,
+    /// Beside a parked event.
+    #[prost(message, optional, tag = "10")]
+    pub parked: Option<Parked>,
+}
+
+/// How a parked event stands in its group.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Parked {
+    /// Id of the topic in which it was first for the group: the group's, or its
+    /// parking topic if it was redriven before.
+    #[prost(uint64, tag = "1")]
+    pub home_topic: u64,
+    /// The partition there.
+    #[prost(uint32, tag = "2")]
+    pub home_partition: u32,
+    /// The offset there.
+    #[prost(uint64, tag = "3")]
+    pub home_offset: u64,
+    /// Wall clock before which there is no attempt.
+    #[prost(uint64, tag = "4")]
+    pub not_before_ms: u64,
+    /// The attempt that comes next, from 1.
+    #[prost(uint32, tag = "5")]
+    pub next_attempt: u32,
+    /// A vanished member had it in its last attempt.
+    #[prost(bool, tag = "6")]
+    pub suspect: bool,
+    /// When it was appended where it was first.
+    #[prost(uint64, tag = "7")]
+    pub append_time_ms: u64,
+    /// What tells its offset there from an earlier one; 0 where there is nothing.
+    #[prost(uint64, tag = "8")]
+    pub epoch: u64,
+}
+
+impl Parked {
+    /// The partition in which it was first for the group.
+    #[must_use]
+    pub fn home(&self) -> Source {
+        Source {
+            topic: TopicId(self.home_topic),
+            partition: PartitionId(self.home_partition),
+        }
+    }
 }
 
 /// How an attempt ended without an ack. The numbers are those of

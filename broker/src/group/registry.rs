@@ -12,6 +12,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     board::{Board, BoardRules},
     handle::GroupHandle,
+    parking::parking_of,
     routes::Routes,
     scan::{Feed, Scanner},
     task::{Clock, GroupTask, Parts},
@@ -32,6 +33,12 @@ pub struct GroupLimits {
     pub members_max: usize,
     /// Unsettled events that a group keeps track of.
     pub window_events_max: usize,
+    /// Pieces in which what is settled of a source may be.
+    pub window_ranges_max: usize,
+    /// An event that waits longer for its next attempt is parked.
+    pub park_after_ms: u64,
+    /// Events that a group may have parked.
+    pub parked_events_max: usize,
     /// Bytes of events that wait in memory for delivery.
     pub payload_bytes_max: usize,
     /// Commands that may wait.
@@ -138,8 +145,10 @@ impl Groups {
             });
             sources.push((source, of_source));
         }
+        let parking = parking_of(&feeds, &group);
         let board = Board::new(
             sources,
+            parking,
             self.epoch,
             BoardRules::from(&group.config),
             clock.now_ms(),

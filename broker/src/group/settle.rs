@@ -17,6 +17,7 @@ use super::{
     },
     dead_letters::Moved,
     note::AttemptEnd,
+    parking::ParkedAt,
     retry::{self, Verdict},
     task::{Continuation, GroupTask, wall_ms},
 };
@@ -61,6 +62,8 @@ struct Plan {
     acks: Vec<(usize, EventId)>,
     /// Settlement's index if there is one, event, and the record.
     retries: Vec<(Option<usize>, EventId, AttemptFailed)>,
+    /// As retries, of events that are to be parked.
+    parks: Vec<(Option<usize>, EventId, AttemptFailed)>,
     dead_letters: Vec<DeadLetter>,
 }
 
@@ -68,6 +71,8 @@ struct Plan {
 struct Settled {
     plan: Plan,
     main: Result<(), CommitError>,
+    /// In the order of the plan's parks.
+    parked: Vec<Result<ParkedAt, SettlementError>>,
     /// In the order of the plan's dead letters.
     dead_letters: Vec<Result<Moved, SettlementError>>,
 }
@@ -202,7 +207,8 @@ impl GroupTask {
     fn plan_failure(&mut self, plan: &mut Plan, index: Option<usize>, failure: Failure) {
         let id = failure.id;
         let attempt = self.board.attempt(id);
-        let source = self.board.source(id.source);
+        let at = self.board.at(id);
+        let source = self.board.source(at.source);
         let verdict = match failure.end {
             AttemptEnd::Reject => Verdict::DeadLetter,
             _ if failure.uncounted => Verdict::RetryAfter(0),
@@ -216,7 +222,7 @@ impl GroupTask {
             group: self.group.id.0,
             topic: source.topic.0,
             partition: source.partition.0,
-            offset: id.offset.0,
+            offset: at.offset.0,
             attempt,
             not_before_ms: self.clock.wall(due_ms),
             end: failure.end as u32,
@@ -227,6 +233,9 @@ impl GroupTask {
             uncounted: failure.uncounted,
         };
         match verdict {
+            Verdict::RetryAfter(delay) if self.parks_for(delay, plan) => {
+                plan.parks.push((index, id, failed));
+            }
             Verdict::RetryAfter(_) => plan.retries.push((index, id, failed)),
             Verdict::DeadLetter => {
                 plan.dead_letters.push(DeadLetter {
@@ -237,6 +246,11 @@ impl GroupTask {
                 fault_point!(DeadLetterPlanned);
             }
         }
+    }
+
+    /// Whether an event that waits so long for its next attempt is parked.
+    fn parks_for(&self, delay_ms: u64, plan: &Plan) -> bool {
+        delay_ms > self.limits.park_after_ms && self.may_park_after(plan.parks.len())
     }
 
     /// Proposes what was planned, and goes on when the log has answered.
@@ -251,7 +265,7 @@ impl GroupTask {
         };
         changes.attempts = plan.retries.iter().map(|(_, _, f)| f.clone()).collect();
         let nothing = changes.settles.is_empty() && changes.attempts.is_empty();
-        if nothing && plan.dead_letters.is_empty() {
+        if nothing && plan.dead_letters.is_empty() && plan.parks.is_empty() {
             if let Some((failures, reply)) = asked {
                 let _ = reply.send(failures);
             }
@@ -262,6 +276,10 @@ impl GroupTask {
             .iter()
             .map(|letter| (self.read_event(letter.id), self.dead_letter_move(letter)))
             .collect();
+        let parks = plan.parks.iter();
+        let to_park = parks.map(|(_, id, failed)| self.to_park(*id, Some(failed)));
+        let to_park = to_park.collect();
+        let mover = self.mover();
         let proposals = self.proposals.clone();
         self.jobs.push(Box::pin(async move {
             let main = if nothing {
@@ -269,6 +287,7 @@ impl GroupTask {
             } else {
                 proposals.commit(changes).await.map(drop)
             };
+            let parked = mover.park(to_park).await;
             let mut moved = Vec::with_capacity(dead_letters.len());
             for (event, dead_letter) in dead_letters {
                 moved.push(match event.await {
@@ -281,6 +300,7 @@ impl GroupTask {
                     Settled {
                         plan,
                         main,
+                        parked,
                         dead_letters: moved,
                     },
                     asked,
@@ -297,6 +317,7 @@ impl GroupTask {
         let Settled {
             plan,
             main,
+            parked,
             dead_letters,
         } = settled;
         let now = self.clock.now_ms();
@@ -326,6 +347,15 @@ impl GroupTask {
                 }
             }
         }
+        for ((index, id, failed), parked) in plan.parks.into_iter().zip(parked) {
+            match parked {
+                Ok(parked) => self.retry_parked(id, parked, failed),
+                Err(error) => {
+                    self.stays(id, &error);
+                    failures.push((index, error));
+                }
+            }
+        }
         for (letter, moved) in plan.dead_letters.into_iter().zip(dead_letters) {
             match moved {
                 Ok(Moved::Gone) => {
@@ -338,17 +368,12 @@ impl GroupTask {
                         attempt = letter.last.attempt, reason = letter.last.reason,
                         "an event is a dead letter",
                     );
+                    self.tallies[letter.id.source].dead_lettered += 1;
                     self.board.settled(letter.id, now);
                     fault_point!(DeadLetterSettled);
                 }
                 Err(error) => {
-                    if let SettlementError::Commit(error) = &error {
-                        self.disable_if_the_log_failed(error);
-                        self.unfreeze(letter.id, error);
-                    } else {
-                        tracing::error!(%error, id = ?letter.id, "a dead letter stays where it is");
-                        self.not_settled(letter.id);
-                    }
+                    self.stays(letter.id, &error);
                     failures.push((letter.index, error));
                 }
             }
@@ -359,6 +384,33 @@ impl GroupTask {
             all.sort_by_key(|(index, _)| *index);
             let _ = reply.send(all);
             fault_point!(SettlementsAnswered);
+        }
+    }
+
+    fn retry_parked(&mut self, id: EventId, parked: ParkedAt, mut failed: AttemptFailed) {
+        let now = self.clock.now_ms();
+        match parked {
+            ParkedAt::Offset(at) => {
+                let ahead = self.clock.wall_ahead_ms();
+                failed.not_before_ms = failed.not_before_ms.saturating_sub(ahead);
+                self.board.parked(id, at, Some(&failed), now);
+                self.payloads.take(id);
+            }
+            ParkedAt::Gone => {
+                self.dropped += 1;
+                self.board.settled(id, now);
+            }
+        }
+    }
+
+    /// An event could not be moved, to the dead letters or the parked ones.
+    fn stays(&mut self, id: EventId, error: &SettlementError) {
+        if let SettlementError::Commit(error) = error {
+            self.disable_if_the_log_failed(error);
+            self.unfreeze(id, error);
+        } else {
+            tracing::error!(%error, ?id, "an event stays where it is");
+            self.not_settled(id);
         }
     }
 
@@ -387,7 +439,8 @@ impl GroupTask {
     fn settles_of(&self, events: impl Iterator<Item = EventId>) -> Vec<Settle> {
         let mut by_source: BTreeMap<usize, Vec<Offset>> = BTreeMap::new();
         for id in events {
-            by_source.entry(id.source).or_default().push(id.offset);
+            let at = self.board.at(id);
+            by_source.entry(at.source).or_default().push(at.offset);
         }
         by_source
             .into_iter()

@@ -147,6 +147,7 @@ pub(super) fn idle(reason: IdleReason) -> wire::IdleReason {
     match reason {
         IdleReason::Delivering => wire::IdleReason::Unspecified,
         IdleReason::Empty => wire::IdleReason::Empty,
+        IdleReason::Filtered => wire::IdleReason::Filtered,
         IdleReason::NoCredit => wire::IdleReason::NoCredit,
         IdleReason::InFlightCap => wire::IdleReason::InFlightCap,
         IdleReason::KeyLocked => wire::IdleReason::KeyLocked,

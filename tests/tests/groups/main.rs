@@ -2,5 +2,9 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod explain;
+mod leaving;
+mod parking;
 mod position;
 mod setting;
+mod unsettled;

@@ -246,6 +246,31 @@ pub struct LeaseNoted {
     /// Wall clock when it was given; 0 when it was not noted.
     #[prost(uint64, tag = "11")]
     pub since_ms: u64,
+    /// It is over, and its event is as it was before: nobody is waited for.
+    #[prost(bool, tag = "12")]
+    pub ended: bool,
+    /// Of a parked event: id of the topic in which it was first for the group;
+    /// 0 for one that is not parked.
+    #[prost(uint64, tag = "13")]
+    pub home_topic: u64,
+    /// The partition there.
+    #[prost(uint32, tag = "14")]
+    pub home_partition: u32,
+    /// The offset there.
+    #[prost(uint64, tag = "15")]
+    pub home_offset: u64,
+}
+
+impl LeaseNoted {
+    /// Where its event was first for the group, if it is parked.
+    #[must_use]
+    pub fn home(&self) -> Option<(Source, Offset)> {
+        let source = Source {
+            topic: TopicId(self.home_topic),
+            partition: PartitionId(self.home_partition),
+        };
+        (self.home_topic != 0).then_some((source, Offset(self.home_offset)))
+    }
 }
 
 /// A topic came to be.

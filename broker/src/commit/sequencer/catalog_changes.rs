@@ -216,7 +216,9 @@ impl Sequencer {
             paused: change.paused,
             positions: change.positions,
         };
-        let frame = self.frame(None, vec![Record::GroupChanged(changed)]);
+        let mut records = vec![Record::GroupChanged(changed)];
+        records.extend(change.settles.map(Record::Settle));
+        let frame = self.frame(None, records);
         self.add(&frame, pending);
         let state = self.state.group(id).ok_or_else(gone)?.clone();
         Ok(CatalogChanged::GroupChanged(Box::new(state)))

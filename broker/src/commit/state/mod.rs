@@ -286,10 +286,14 @@ impl State {
             Offset(lease.offset),
         );
         let state = self.source_mut(group, source)?;
-        if !state.window.is_settled(offset) {
+        if lease.ended {
+            state.leases.remove(&offset);
+        } else if !state.window.is_settled(offset) {
             state.leases.insert(offset, lease.clone());
-            self.dirty.insert(EntityKey::Lease(group, source, offset));
+        } else {
+            return Ok(());
         }
+        self.dirty.insert(EntityKey::Lease(group, source, offset));
         Ok(())
     }
 

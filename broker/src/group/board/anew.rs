@@ -1,6 +1,6 @@
 //! The board of a group whose place in the log was moved.
 
-use super::{Board, BoardRules, Place};
+use super::{Board, BoardRules, Parking, Place};
 use crate::commit::{SourceState, record::Source};
 
 impl Board {
@@ -10,10 +10,18 @@ impl Board {
     pub fn anew(
         &self,
         sources: Vec<(Source, SourceState)>,
+        parking: Parking,
         now_ms: u64,
         wall_ahead_ms: u64,
     ) -> Self {
-        let mut board = Self::new(sources, self.epoch, self.rules, now_ms, wall_ahead_ms);
+        let mut board = Self::new(
+            sources,
+            parking,
+            self.epoch,
+            self.rules,
+            now_ms,
+            wall_ahead_ms,
+        );
         board.next_counter = self.next_counter;
         board
     }
@@ -31,7 +39,12 @@ impl Board {
     /// over all events.
     #[must_use]
     pub fn settling(&self) -> usize {
-        let under_way = |place: &Place| matches!(place, Place::Settling(_) | Place::Failing);
+        let under_way = |place: &Place| {
+            matches!(
+                place,
+                Place::Settling(_) | Place::Failing | Place::Moving(_)
+            )
+        };
         let events = self.events.values();
         events.filter(|entry| under_way(&entry.place)).count()
     }

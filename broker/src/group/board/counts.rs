@@ -1,8 +1,13 @@
 //! What can be asked of a board.
 
+use std::ops::AddAssign;
+
 use sluice_proto::Offset;
 
-use super::{Board, EventId, Lease, lease::Place};
+use super::{
+    Board, EventId, Lease,
+    lease::{Place, Waited},
+};
 use crate::commit::{AckWindow, record::Source};
 
 /// A count per state, of one source.
@@ -10,7 +15,11 @@ use crate::commit::{AckWindow, record::Source};
 #[allow(missing_docs)] // As in `sluice.v1.GroupPartition`.
 pub struct Counts {
     pub in_flight: u64,
+    /// Wait for their next attempt, or their failed attempt is on its way to the
+    /// log.
     pub delayed: u64,
+    /// Wait in the parking partition, for their next attempt or their key.
+    pub parked: u64,
     pub held: u64,
     /// Ready for anybody.
     pub ready: u64,
@@ -18,8 +27,27 @@ pub struct Counts {
     pub suspect: u64,
     /// Behind another event of their key or partition.
     pub queued: u64,
-    /// Their failed attempt is on its way to the log.
-    pub failing: u64,
+}
+
+impl AddAssign for Counts {
+    fn add_assign(&mut self, other: Self) {
+        let Self {
+            in_flight,
+            delayed,
+            parked,
+            held,
+            ready,
+            suspect,
+            queued,
+        } = other;
+        self.in_flight += in_flight;
+        self.delayed += delayed;
+        self.parked += parked;
+        self.held += held;
+        self.ready += ready;
+        self.suspect += suspect;
+        self.queued += queued;
+    }
 }
 
 /// An event under lease.
@@ -101,6 +129,14 @@ impl Board {
         self.held > 0
     }
 
+    /// Whether what came last of a source was skipped, in this run of the broker,
+    /// and nothing is left of what came before.
+    #[must_use]
+    pub fn ends_skipped(&self, source: usize) -> bool {
+        let progress = &self.sources[source];
+        progress.ends_skipped && progress.unsettled == 0
+    }
+
     /// What is settled of a source.
     #[must_use]
     pub fn window(&self, source: usize) -> &AckWindow {
@@ -138,15 +174,19 @@ impl Board {
         let mut counts = vec![Counts::default(); self.sources.len()];
         for (id, entry) in &self.events {
             let of = &mut counts[id.source];
+            let parked = entry.parked_at.is_some();
             match entry.place {
                 Place::Leased(_) | Place::Settling(_) => of.in_flight += 1,
-                Place::Delayed => of.delayed += 1,
+                Place::Delayed | Place::Queued | Place::Moving(_) if parked => of.parked += 1,
+                Place::Delayed | Place::Failing | Place::Moving(Waited::Delay) => of.delayed += 1,
                 Place::Held(..) => of.held += 1,
-                Place::Queued => of.queued += 1,
+                Place::Queued | Place::Moving(_) => of.queued += 1,
                 Place::Ready if entry.is_suspect() => of.suspect += 1,
                 Place::Ready => of.ready += 1,
-                Place::Failing => of.failing += 1,
             }
+        }
+        for id in self.lot.returning.keys() {
+            counts[id.source].parked += 1;
         }
         counts
     }

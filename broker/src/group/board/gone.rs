@@ -1,5 +1,7 @@
 //! Events that retention takes away from under the group.
 
+use std::collections::HashSet;
+
 use sluice_proto::Offset;
 
 use super::{Board, EventId, lease::Place};
@@ -8,7 +10,13 @@ impl Board {
     /// Settles the waiting events of a source below `start`, which are gone. What
     /// somebody works on stays until that ends. Returns how many.
     pub fn drop_below(&mut self, source: usize, start: Offset, now_ms: u64) -> u64 {
-        let is_gone = |id: &EventId| id.source == source && id.offset < start;
+        let lies_below = |id: &EventId| id.source == source && id.offset < start;
+        if self.sources[source].window.committed_end() >= start {
+            return 0;
+        }
+        // What is parked is in the parking partition as well.
+        let parked: HashSet<EventId> = self.lot.locations.values().copied().collect();
+        let is_gone = |id: &EventId| lies_below(id) && !parked.contains(id);
         let delayed = self
             .events
             .iter()

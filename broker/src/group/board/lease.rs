@@ -46,6 +46,8 @@ pub struct Lease {
     pub solo: bool,
     /// What its worker said last.
     pub report: Option<Report>,
+    /// It is noted in the log.
+    pub noted: bool,
 }
 
 /// Where an event is.
@@ -60,6 +62,19 @@ pub(super) enum Place {
     Held(LeaseToken, String),
     /// Its attempt has failed without a lease being there any more.
     Failing,
+    /// Waits, and is on its way to the parking partition.
+    Moving(Waited),
+}
+
+/// What an event waits for that is on its way to the parking partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Waited {
+    /// Its line.
+    Line,
+    /// Nothing any more: it has got its line meanwhile.
+    Turn,
+    /// Its next attempt.
+    Delay,
 }
 
 impl Place {
@@ -67,7 +82,7 @@ impl Place {
         match self {
             Self::Leased(lease) | Self::Settling(lease) => Some(lease.token),
             Self::Held(token, _) => Some(*token),
-            Self::Queued | Self::Ready | Self::Delayed | Self::Failing => None,
+            Self::Queued | Self::Ready | Self::Delayed | Self::Failing | Self::Moving(_) => None,
         }
     }
 

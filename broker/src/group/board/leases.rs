@@ -108,6 +108,7 @@ impl Board {
             since_ms: now_ms,
             solo,
             report: None,
+            noted: true,
         };
         self.set_place(id, Place::Leased(lease));
     }

@@ -19,12 +19,14 @@
 //!
 //!   Held: was leased before a restart of the broker; becomes Leased when its
 //!   holder presents the lease, or fails when nobody does in time.
+//!   Moving: waits, and is on its way to the group's parking partition.
 //! ```
 //!
 //! A line is a key, or a partition, by the group's ordering. What is ready waits
 //! in one of two queues: suspects, which a vanished member had, go only to a
 //! holder that has nothing else. [`leases`] is what befalls leases, [`settling`]
-//! what follows them, [`counts`] what can be asked.
+//! what follows them, [`parked`] what lies in the parking partition meanwhile,
+//! [`returning`] where it is after a start, [`counts`] what can be asked.
 //!
 //! Pure: it knows neither tokio nor the log, and is given the time.
 
@@ -35,7 +37,9 @@ mod lease;
 mod leases;
 #[cfg(test)]
 mod model;
+mod parked;
 mod progress;
+mod returning;
 mod settling;
 #[cfg(test)]
 mod tests;
@@ -49,9 +53,12 @@ pub use self::{
     counts::{Counts, InFlight},
     lease::{Holder, Holding, Lease, LeaseError, LeaseToken, MemberId, Report},
     leases::{Loss, Vanished},
+    parked::Parking,
+    returning::Found,
 };
 use self::{
-    lease::{Holders, Place},
+    lease::{Holders, Place, Waited},
+    parked::{Before, Lot},
     progress::Progress,
 };
 use super::{
@@ -76,16 +83,26 @@ pub struct EventId {
 struct Entry {
     key: Option<Bytes>,
     size: u32,
-    /// Failed attempts, the latest ones, oldest first.
+    /// What was tried before it was parked.
+    before: Before,
+    /// Failed attempts since, the latest ones, oldest first.
     history: Vec<AttemptFailed>,
     not_before_ms: u64,
+    /// Where it is in the parking partition, if it is there.
+    parked_at: Option<Offset>,
     place: Place,
 }
 
 impl Entry {
     /// A vanished member had it, in its last attempt.
     fn is_suspect(&self) -> bool {
-        self.history.last().is_some_and(|failed| failed.suspect)
+        let last = self.history.last();
+        last.map_or(self.before.suspect, |failed| failed.suspect)
+    }
+
+    fn attempt(&self) -> u32 {
+        let last = self.history.last();
+        last.map_or(self.before.next_attempt, AttemptFailed::next_attempt)
     }
 }
 
@@ -132,11 +149,24 @@ pub struct Arrived {
     pub key: Option<Bytes>,
     /// Bytes of the encoded event.
     pub size: u32,
+    /// It was parked: whoever has its place in the group is known already.
+    pub parked: bool,
+}
+
+/// An event that takes its place on the board.
+#[derive(Debug)]
+struct Arriving {
+    key: Option<Bytes>,
+    size: u32,
+    parked_at: Option<Offset>,
+    before: Before,
+    not_before_ms: u64,
 }
 
 /// A lease from before a restart of the broker.
 struct Held {
     token: LeaseToken,
+    parked_at: Option<Offset>,
     key: Option<Bytes>,
     size: u32,
     member: String,
@@ -178,6 +208,7 @@ pub struct Board {
     holders: Holders,
     /// Leases in the order in which they were given, for noting.
     young: VecDeque<(u64, LeaseToken)>,
+    lot: Lot,
     epoch: u64,
     next_counter: u64,
     rules: BoardRules,
@@ -189,10 +220,12 @@ impl Board {
     /// The board of a group as it is in the log.
     ///
     /// `wall_ahead_ms` turns wall clock into the group's clock: what is due at
-    /// wall time `t` is due at `t - wall_ahead_ms`.
+    /// wall time `t` is due at `t - wall_ahead_ms`. `sources` are in order, with
+    /// the parking partition among them.
     #[must_use]
     pub fn new(
         sources: Vec<(Source, SourceState)>,
+        parking: Parking,
         epoch: u64,
         rules: BoardRules,
         now_ms: u64,
@@ -210,28 +243,36 @@ impl Board {
             limits: Schedule::new(),
             holders: Holders::default(),
             young: VecDeque::new(),
+            lot: Lot::new(parking),
             epoch,
             next_counter: 1,
             rules,
             in_flight: 0,
             held: 0,
         };
+        let indices: Vec<Source> = sources.iter().map(|(source, _)| *source).collect();
         for (at, (source, mut state)) in sources.into_iter().enumerate() {
             for failed in state.attempts.values_mut().flatten() {
                 failed.not_before_ms = failed.not_before_ms.saturating_sub(wall_ahead_ms);
             }
-            let scan_next = state.window.committed_end();
+            let committed_end = state.window.committed_end();
             board.sources.push(Progress {
                 source,
-                scan_next,
-                delivered_end: scan_next,
+                scan_next: committed_end,
+                delivered_end: committed_end,
+                unsettled: 0,
+                ends_skipped: false,
                 window: state.window,
                 attempts: state.attempts,
                 ahead: BTreeSet::new(),
                 skipped: Vec::new(),
             });
             for (offset, lease) in state.leases {
-                let id = EventId { source: at, offset };
+                let home = lease.home().and_then(|(home, offset)| {
+                    let source = indices.binary_search(&home).ok()?;
+                    Some(EventId { source, offset })
+                });
+                let id = home.unwrap_or(EventId { source: at, offset });
                 let token = LeaseToken {
                     epoch: lease.token_epoch,
                     counter: lease.token_counter,
@@ -239,6 +280,7 @@ impl Board {
                 let key = Some(lease.key).filter(|key| !key.is_empty());
                 let held = Held {
                     token,
+                    parked_at: home.map(|_| offset),
                     key,
                     size: lease.size,
                     member: lease.member,
@@ -253,12 +295,14 @@ impl Board {
                 board.insert_held(id, held, now_ms);
             }
         }
+        board.begin_finding();
         board
     }
 
     fn insert_held(&mut self, id: EventId, held: Held, now_ms: u64) {
         let Held {
             token,
+            parked_at,
             key,
             size,
             member,
@@ -270,8 +314,19 @@ impl Board {
         }
         let progress = &mut self.sources[id.source];
         progress.delivered_end = progress.delivered_end.max(id.offset.next());
-        progress.ahead.insert(id.offset);
-        let history = progress.attempts.remove(&id.offset).unwrap_or_default();
+        let history = match parked_at {
+            None => {
+                progress.ahead.insert(id.offset);
+                progress.unsettled += 1;
+                progress.attempts.remove(&id.offset)
+            }
+            Some(at) => {
+                self.lot.locations.insert(at, id);
+                let parking = self.sources.get_mut(self.lot.parking.source);
+                parking.and_then(|parking| parking.attempts.remove(&at))
+            }
+        };
+        let history = history.unwrap_or_default();
         self.leases.insert(token, id);
         self.deadlines.set(token, now_ms + self.rules.lease_ms);
         if let Some(limit_ms) = limit_ms {
@@ -283,8 +338,10 @@ impl Board {
             Entry {
                 key,
                 size,
+                before: Before::default(),
                 history,
                 not_before_ms: 0,
+                parked_at,
                 place: Place::Held(token, member),
             },
         );
@@ -324,8 +381,11 @@ impl Board {
         now_ms: u64,
     ) -> Vec<EventId> {
         let mut new = Vec::new();
-        let mut from = self.sources[source].scan_next;
-        for arrived in matched {
+        // It may have moved on since the page was asked for.
+        let scan_next = self.sources[source].scan_next;
+        let next = next.max(scan_next);
+        let mut from = scan_next;
+        for arrived in matched.into_iter().filter(|of| of.offset >= scan_next) {
             self.sources[source].skip(from, arrived.offset);
             from = arrived.offset.next();
             let progress = &mut self.sources[source];
@@ -333,36 +393,71 @@ impl Board {
             if progress.ahead.remove(&offset) || progress.window.is_settled(offset) {
                 continue;
             }
+            if arrived.parked {
+                continue;
+            }
+            self.come_home(source, offset, now_ms);
             let id = EventId { source, offset };
-            self.arrive(id, arrived, now_ms);
+            let arriving = Arriving {
+                key: arrived.key,
+                size: arrived.size,
+                parked_at: None,
+                before: Before::default(),
+                not_before_ms: 0,
+            };
+            self.arrive(id, arriving, now_ms);
             new.push(id);
         }
-        self.sources[source].skip(from, next);
-        self.sources[source].scan_next = next;
+        let progress = &mut self.sources[source];
+        let last = Offset(next.0.saturating_sub(1));
+        if from < next && !progress.window.is_settled(last) && !progress.ahead.contains(&last) {
+            progress.ends_skipped = true;
+        } else if !new.is_empty() {
+            progress.ends_skipped = false;
+        }
+        progress.skip(from, next);
+        // What is settled beyond need not be read again.
+        progress.scan_next = progress.window.settled_up_to(next);
+        let scan_next = progress.scan_next;
+        self.come_home(source, scan_next, now_ms);
         new
     }
 
-    fn arrive(&mut self, id: EventId, arrived: Arrived, now_ms: u64) {
-        let history = self.sources[id.source]
-            .attempts
-            .remove(&id.offset)
-            .unwrap_or_default();
-        let arrival = match self.line(id, arrived.key.as_ref()) {
-            Some(line) => self.locks.arrive(line, id),
+    fn arrive(&mut self, id: EventId, arriving: Arriving, now_ms: u64) {
+        let history = match arriving.parked_at {
+            None => {
+                let progress = &mut self.sources[id.source];
+                progress.unsettled += 1;
+                progress.attempts.remove(&id.offset)
+            }
+            Some(at) => {
+                self.lot.locations.insert(at, id);
+                let parking = self.sources.get_mut(self.lot.parking.source);
+                parking.and_then(|parking| parking.attempts.remove(&at))
+            }
+        };
+        let history = history.unwrap_or_default();
+        let line = self.line(id, arriving.key.as_ref());
+        let arrival = match &line {
+            Some(line) => self.locks.arrive(line.clone(), id),
             None => Arrival::Free,
         };
+        let last_ms = history.last().map(|failed| failed.not_before_ms);
         self.events.insert(
             id,
             Entry {
-                not_before_ms: history.last().map_or(0, |failed| failed.not_before_ms),
+                not_before_ms: last_ms.unwrap_or(arriving.not_before_ms),
+                before: arriving.before,
                 history,
-                key: arrived.key,
-                size: arrived.size,
+                key: arriving.key,
+                size: arriving.size,
+                parked_at: arriving.parked_at,
                 place: Place::Queued,
             },
         );
-        if arrival == Arrival::Free {
-            self.activate(id, now_ms);
+        match (arrival, line) {
+            (Arrival::Queued, Some(line)) => self.lot_follows(id, &line),
+            _ => self.activate(id, now_ms),
         }
     }
 
@@ -449,6 +544,7 @@ impl Board {
             since_ms: now_ms,
             solo,
             report: None,
+            noted: false,
         };
         self.set_place(id, Place::Leased(lease));
         let progress = &mut self.sources[id.source];
@@ -471,7 +567,11 @@ impl Board {
             && since < before_ms
         {
             self.young.pop_front();
-            if self.leased(token).is_ok() {
+            let id = self.leased(token).map(|(id, _)| id);
+            if let Ok(id) = id
+                && let Some(Place::Leased(lease)) = self.events.get_mut(&id).map(|e| &mut e.place)
+            {
+                lease.noted = true;
                 outlasting.push(token);
             }
         }
@@ -494,11 +594,11 @@ impl Board {
     /// Number of the attempt that is under way, or would be next; from 1.
     #[must_use]
     pub fn attempt(&self, id: EventId) -> u32 {
-        let last = self.events.get(&id).and_then(|entry| entry.history.last());
-        last.map_or(1, AttemptFailed::next_attempt)
+        self.events.get(&id).map_or(1, Entry::attempt)
     }
 
-    /// The event's failed attempts, the latest ones, oldest first.
+    /// The event's failed attempts since it was parked, if it was; the latest
+    /// ones, oldest first. Those from before are beside it in the log.
     #[must_use]
     pub fn history(&self, id: EventId) -> &[AttemptFailed] {
         self.events
@@ -544,9 +644,12 @@ impl Board {
     #[must_use]
     pub fn place(&self, id: EventId) -> PlaceOf {
         match self.events.get(&id).map(|entry| &entry.place) {
+            None if self.lot.returning.contains_key(&id) => PlaceOf::Waiting,
             None => PlaceOf::Unknown,
-            Some(Place::Queued | Place::Ready | Place::Failing) => PlaceOf::Waiting,
-            Some(Place::Delayed) => PlaceOf::Delayed,
+            Some(Place::Delayed | Place::Moving(Waited::Delay)) => PlaceOf::Delayed,
+            Some(Place::Queued | Place::Ready | Place::Failing | Place::Moving(_)) => {
+                PlaceOf::Waiting
+            }
             Some(Place::Held(_, member)) => PlaceOf::Held(member.clone()),
             Some(Place::Leased(lease) | Place::Settling(lease)) => {
                 PlaceOf::Leased(lease.holder.clone())

@@ -18,6 +18,10 @@ pub(super) struct Progress {
     pub(super) scan_next: Offset,
     /// The highest offset that was ever leased, and one.
     pub(super) delivered_end: Offset,
+    /// Events on the board that lie here.
+    pub(super) unsettled: usize,
+    /// What the scan met last was skipped.
+    pub(super) ends_skipped: bool,
     /// Failed attempts from before the broker's start, until they are met.
     pub(super) attempts: BTreeMap<Offset, Vec<AttemptFailed>>,
     /// Events that are on the board already when the scan meets them.

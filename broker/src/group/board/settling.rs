@@ -2,17 +2,25 @@
 
 use std::collections::{HashSet, VecDeque};
 
-use super::{Board, Entry, EventId, lease::Place};
+use super::{
+    Board, Entry, EventId,
+    lease::{Place, Waited},
+};
 use crate::{commit::record::AttemptFailed, group::key_lock::Arrival};
 
 impl Board {
     /// The event is settled, durably.
     pub fn settled(&mut self, id: EventId, now_ms: u64) {
-        self.sources[id.source].window.settle(id.offset);
+        let at = self.at(id);
+        self.sources[at.source].window.settle(at.offset);
         self.set_place(id, Place::Queued);
         let Some(entry) = self.events.remove(&id) else {
             return;
         };
+        match entry.parked_at {
+            Some(at) => drop(self.lot.locations.remove(&at)),
+            None => self.sources[id.source].unsettled -= 1,
+        }
         let Some(line) = self.line(id, entry.key.as_ref()) else {
             return;
         };
@@ -35,7 +43,8 @@ impl Board {
         self.ready.retain(|id| !gone.contains(id));
         self.suspects.retain(|id| !gone.contains(id));
         for id in &gone {
-            self.sources[id.source].skip_one(id.offset);
+            let at = self.at(*id);
+            self.sources[at.source].skip_one(at.offset);
             self.settled(*id, now_ms);
         }
         gone.len() as u64
@@ -71,9 +80,13 @@ impl Board {
     pub(super) fn activate(&mut self, id: EventId, now_ms: u64) {
         let mut next = Some(id);
         while let Some(id) = next.take() {
-            let Some(entry) = self.events.get(&id) else {
+            let Some(entry) = self.events.get_mut(&id) else {
                 return;
             };
+            if let Place::Moving(waited) = &mut entry.place {
+                *waited = Waited::Turn;
+                return;
+            }
             let due_ms = entry.not_before_ms;
             if due_ms <= now_ms {
                 self.make_ready(id);
@@ -81,10 +94,13 @@ impl Board {
             }
             self.delayed.set(id, due_ms);
             self.set_place(id, Place::Delayed);
-            if self.rules.overtake
-                && let Some(line) = self.line_of(id)
-            {
+            let Some(line) = self.line_of(id) else {
+                return;
+            };
+            if self.rules.overtake {
                 next = self.locks.release(&line, id).ok().flatten();
+            } else {
+                self.lot_is_followed(id, &line);
             }
         }
     }
@@ -117,7 +133,7 @@ impl Board {
         }
     }
 
-    fn line_of(&self, id: EventId) -> Option<super::LineName> {
+    pub(super) fn line_of(&self, id: EventId) -> Option<super::LineName> {
         let entry = self.events.get(&id)?;
         self.line(id, entry.key.as_ref())
     }

@@ -21,8 +21,13 @@ const SOURCE: Source = Source {
     partition: PartitionId(0),
 };
 
+const NO_PARKING: Parking = Parking {
+    source: 1,
+    end: Offset(0),
+};
+
 fn board_of(state: SourceState) -> Board {
-    Board::new(vec![(SOURCE, state)], 7, RULES, 0, 0)
+    Board::new(vec![(SOURCE, state)], NO_PARKING, 7, RULES, 0, 0)
 }
 
 fn board() -> Board {
@@ -34,6 +39,7 @@ fn arrived(offset: u64, key: &str) -> Arrived {
         offset: Offset(offset),
         key: (!key.is_empty()).then(|| Bytes::copy_from_slice(key.as_bytes())),
         size: 10,
+        parked: false,
     }
 }
 

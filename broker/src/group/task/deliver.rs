@@ -296,11 +296,15 @@ impl GroupTask {
             delivery.offset = Offset(note.offset);
             delivery.redrives = note.redrives;
             delivery.epoch = 0;
+            if let Some(parked) = note.parked {
+                delivery.append_time_ms = parked.append_time_ms;
+                delivery.epoch = parked.epoch;
+            }
         }
         Some(delivery)
     }
 
-    fn epoch_of(&self, id: EventId) -> u64 {
+    pub(in crate::group) fn epoch_of(&self, id: EventId) -> u64 {
         let store = &self.scanner.store;
         let partition = self.feeds[id.source].partition();
         let epoch = partition.and_then(|partition| store.epoch_of(partition, id.offset));

@@ -54,7 +54,7 @@ impl GroupTask {
             return;
         }
         let mut report = Report {
-            met: self.board.len() as u64,
+            met: self.board.unsettled() as u64,
             scanned: 0,
             abandoned: self.is_abandoned(),
         };

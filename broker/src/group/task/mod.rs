@@ -57,7 +57,7 @@ const NOTES_PER_TURN: usize = 1000;
 /// What a filter skipped goes to the log so much later.
 const SKIPS_AFTER_MS: u64 = 1000;
 /// A source that could not be read is tried again after so long.
-const READ_AGAIN_AFTER: Duration = Duration::from_secs(1);
+pub(super) const READ_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// How much longer a pull waits while events are being read.
 const READING_EXTENSION: Duration = Duration::from_secs(5);
 /// Commands handled before the group delivers again.
@@ -76,7 +76,7 @@ pub(super) struct GroupTask {
     solo: Solo,
     /// What leases that ended by themselves come to, until it is recorded.
     pub(super) losses: VecDeque<Failure>,
-    payloads: Payloads,
+    pub(super) payloads: Payloads,
     pub(super) scanner: Scanner,
     pub(super) routes: Routes,
     pub(super) proposals: Proposals,
@@ -89,11 +89,17 @@ pub(super) struct GroupTask {
     scan_turn: usize,
     fetching: HashSet<EventId>,
     skips_due_ms: Option<u64>,
+    /// What is parked is being looked for.
+    pub(super) finding: bool,
+    /// Moves to the parking partition under way beside settlements.
+    pub(super) parks_under_way: usize,
+    /// When to look again what can make room.
+    pub(super) look_for_movable_ms: u64,
     pub(super) changing: Changing,
     /// Commits under way that nobody waits for.
     pub(super) quiet: usize,
     /// Counts how often the position was moved.
-    generation: u64,
+    pub(super) generation: u64,
     /// Dead letters that are redriven or purged.
     pub(super) resolved: AckWindow,
     pub(super) redriving: HashSet<Offset>,
@@ -103,11 +109,22 @@ pub(super) struct GroupTask {
     starts: Vec<Offset>,
     /// What the filter did, since the broker's start.
     pub(super) counters: Counters,
+    /// By feed.
+    pub(super) tallies: Vec<Tally>,
     /// Events that were gone before they were settled.
     pub(super) dropped: u64,
     flow: Flowing,
     /// Wakes the task: a member has room again, or there is something on the route.
     pub(super) room: Arc<Notify>,
+}
+
+/// What became of a feed's events without a delivery, since the broker's start.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Tally {
+    /// The filter did not match.
+    pub(super) filtered: u64,
+    /// They became dead letters.
+    pub(super) dead_lettered: u64,
 }
 
 /// The group's clock, which never goes back, beside the wall clock at its start.
@@ -174,6 +191,7 @@ impl GroupTask {
         let mut task = Self {
             scanning: vec![false; parts.feeds.len()],
             starts: vec![Offset(0); parts.feeds.len()],
+            tallies: vec![Tally::default(); parts.feeds.len()],
             group: parts.group,
             feeds: parts.feeds,
             board: parts.board,
@@ -192,6 +210,9 @@ impl GroupTask {
             scan_turn: 0,
             fetching: HashSet::new(),
             skips_due_ms: None,
+            finding: false,
+            parks_under_way: 0,
+            look_for_movable_ms: 0,
             changing: Changing::default(),
             quiet: 0,
             generation: 0,
@@ -220,7 +241,9 @@ impl GroupTask {
             self.go_on_changing();
             self.let_time_pass();
             self.follow_starts();
+            self.find_parked();
             let more = self.record_losses() | self.read_ahead();
+            self.park_waiting();
             opened.mark_unchanged();
             self.follow_outputs();
             self.deliver();
@@ -343,9 +366,12 @@ impl GroupTask {
                 self.flow.pulled_ms = Some(self.clock.now_ms());
                 self.pulls.push_back(pull);
             }
-            Command::Describe { reply } => {
+            Command::Describe {
+                in_flight_max,
+                reply,
+            } => {
                 self.come_up();
-                let _ = reply.send(self.describe());
+                let _ = reply.send(self.describe(in_flight_max));
             }
             Command::Explain {
                 partition,
@@ -420,7 +446,26 @@ impl GroupTask {
     }
 
     /// Gives events back that nobody has begun to work on, or will go on with.
-    fn hand_back(&mut self, tokens: &[LeaseToken]) {
+    pub(super) fn hand_back(&mut self, tokens: &[LeaseToken]) {
+        // Nobody is to be waited for after a restart.
+        let leases: Vec<LeaseNoted> = tokens
+            .iter()
+            .filter(|token| {
+                let lease = self.board.leased(**token);
+                lease.is_ok_and(|(_, lease)| lease.noted)
+            })
+            .filter_map(|token| self.lease_note(*token))
+            .map(|note| LeaseNoted {
+                ended: true,
+                ..note
+            })
+            .collect();
+        if !leases.is_empty() {
+            self.commit_quietly(Changes {
+                leases,
+                ..Changes::default()
+            });
+        }
         // Each goes to the front, so the last one first.
         for token in tokens.iter().rev() {
             self.board.hand_back(*token);
@@ -535,12 +580,14 @@ impl GroupTask {
     fn lease_note(&self, token: LeaseToken) -> Option<LeaseNoted> {
         let (id, lease) = self.board.leased(token).ok()?;
         let (size, key) = self.board.size_and_key(id)?;
-        let source = self.board.source(id.source);
+        let at = self.board.at(id);
+        let source = self.board.source(at.source);
+        let home = self.board.source(id.source);
         Some(LeaseNoted {
             group: self.group.id.0,
             topic: source.topic.0,
             partition: source.partition.0,
-            offset: id.offset.0,
+            offset: at.offset.0,
             token_epoch: token.epoch,
             token_counter: token.counter,
             attempt: self.board.attempt(id),
@@ -548,6 +595,10 @@ impl GroupTask {
             key: key.cloned().unwrap_or_default(),
             size,
             since_ms: self.clock.wall(lease.since_ms),
+            ended: false,
+            home_topic: if at == id { 0 } else { home.topic.0 },
+            home_partition: home.partition.0,
+            home_offset: id.offset.0,
         })
     }
 

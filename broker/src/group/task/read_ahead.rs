@@ -3,18 +3,39 @@
 
 use std::collections::BTreeMap;
 
+use prost::Message;
 use sluice_proto::Offset;
 use tokio::task;
 
 use super::{Continuation, FETCHES_MAX, GroupTask, READ_AGAIN_AFTER, READY_LOW, SKIPS_AFTER_MS};
 use crate::{
-    commit::{ReadError, StoredEvent},
+    commit::{ReadError, StoredEvent, record::Ordering},
     filter::EvaluationError,
     group::{
         board::{Arrived, EventId},
+        note::DeadLetterNote,
         scan::{Scanned, turn_to_filter},
     },
 };
+
+/// An event that is to be read.
+#[derive(Clone, Copy)]
+struct Wanted {
+    /// Where it lies in its source.
+    at: Offset,
+    id: EventId,
+}
+
+/// Whether an event is among those, which are in order.
+fn has(events: &[StoredEvent], offset: Offset) -> bool {
+    let found = events.binary_search_by_key(&offset, |event| event.offset);
+    found.is_ok()
+}
+
+fn is_parked(event: &StoredEvent) -> bool {
+    let note = DeadLetterNote::decode(event.note.clone());
+    note.is_ok_and(|note| note.parked.is_some())
+}
 
 impl GroupTask {
     /// Reads pages until enough is ready. True when it can go on at once.
@@ -33,6 +54,7 @@ impl GroupTask {
                 }
                 pages += 1;
                 let from = self.board.scan_next(source);
+                self.scanner.limits.events = self.room_for(source).min(self.limits.page.events);
                 match self.scanner.scan_now(&self.feeds[source], from) {
                     Some(scanned) => self.scanned(source, scanned),
                     None => self.scan_beside(source, from),
@@ -45,12 +67,12 @@ impl GroupTask {
     fn wants_page(&self, source: usize) -> bool {
         !self.scanning[source]
             && (self.board.ready() < READY_LOW || self.scans_on())
-            && self.board.len() < self.limits.window_events_max
+            && self.has_room_for(source)
             && self.board.scan_next(source) < self.readable_end(source)
     }
 
     /// Where a source ends for now.
-    pub(super) fn readable_end(&self, source: usize) -> Offset {
+    pub(in crate::group) fn readable_end(&self, source: usize) -> Offset {
         let from = self.board.scan_next(source);
         self.scanner.readable_end(&self.feeds[source], from)
     }
@@ -60,6 +82,32 @@ impl GroupTask {
     pub(super) fn come_up(&mut self) {
         if self.scanner.route.is_some() {
             self.read_ahead();
+        }
+    }
+
+    pub(super) fn has_room_for(&self, source: usize) -> bool {
+        self.room_for(source) > 0
+    }
+
+    /// For how many more events of a source there is room.
+    fn room_for(&self, source: usize) -> usize {
+        let window_max = self.limits.window_events_max;
+        if self.board.finds_from().is_some()
+            || (source == self.board.parking_source() && self.board.are_returning())
+        {
+            return 0;
+        }
+        if self.config().ordering() != Ordering::Partition {
+            let full = self.board.unparked() >= window_max;
+            return if full { 0 } else { usize::MAX };
+        }
+        // All of a partition waits for the first of it, and must leave room for
+        // the others.
+        let share = (window_max / self.feeds.len().max(1)).clamp(1, READY_LOW);
+        match share.saturating_sub(self.board.unparked_of(source)) {
+            // Not one by one.
+            room if room < share.div_ceil(2) => 0,
+            room => room,
         }
     }
 
@@ -117,7 +165,9 @@ impl GroupTask {
         if counters.matched < counters.seen && self.skips_due_ms.is_none() {
             self.skips_due_ms = Some(now + SKIPS_AFTER_MS);
         }
+        self.tallies[source].filtered += counters.seen - counters.matched;
         self.counters.add(counters);
+        let is_parking = source == self.board.parking_source();
         let mut arrived = Vec::with_capacity(scanned.matched.len());
         let mut events = Vec::with_capacity(scanned.matched.len());
         for (event, key) in scanned.matched {
@@ -125,6 +175,7 @@ impl GroupTask {
                 offset: event.offset,
                 key,
                 size: event.event.len() as u32,
+                parked: is_parking && is_parked(&event),
             });
             events.push(event);
         }
@@ -143,7 +194,7 @@ impl GroupTask {
     /// in the tail cache at once, the others beside the task.
     pub(super) fn fetch_missing(&mut self) {
         let mut room = self.payloads.room_for_needed();
-        let mut wanted: BTreeMap<usize, Vec<Offset>> = BTreeMap::new();
+        let mut wanted: BTreeMap<usize, Vec<Wanted>> = BTreeMap::new();
         for id in self.board.first_ready(FETCHES_MAX) {
             if self.payloads.has(id) || self.fetching.contains(&id) {
                 continue;
@@ -155,63 +206,61 @@ impl GroupTask {
                 continue;
             }
             room = room.saturating_sub(size);
-            wanted.entry(id.source).or_default().push(id.offset);
+            let at = self.board.at(id);
+            let of_source = wanted.entry(at.source).or_default();
+            of_source.push(Wanted { at: at.offset, id });
         }
-        for (source, mut offsets) in wanted {
-            offsets.sort_unstable();
-            let picked = self.pick_cached(source, &offsets);
-            offsets.retain(|offset| {
-                picked
-                    .binary_search_by_key(offset, |event| event.offset)
-                    .is_err()
-            });
-            self.keep_needed(source, picked);
-            if !offsets.is_empty() {
-                self.fetch(source, offsets);
+        for (source, mut wanted) in wanted {
+            wanted.sort_unstable_by_key(|of| of.at);
+            let picked = self.pick_cached(source, &wanted);
+            let missing = wanted.iter().filter(|of| !has(&picked, of.at)).copied();
+            let missing: Vec<_> = missing.collect();
+            self.keep_needed(&wanted, picked);
+            if !missing.is_empty() {
+                self.fetch(source, missing);
             }
         }
     }
 
-    fn pick_cached(&self, source: usize, offsets: &[Offset]) -> Vec<StoredEvent> {
+    fn pick_cached(&self, source: usize, wanted: &[Wanted]) -> Vec<StoredEvent> {
+        let offsets: Vec<Offset> = wanted.iter().map(|of| of.at).collect();
         let partition = self.feeds[source].partition();
-        let picked = partition.map(|partition| self.scanner.store.pick_cached(partition, offsets));
+        let picked = partition.map(|partition| self.scanner.store.pick_cached(partition, &offsets));
         // What is damaged in memory is looked for on the disk.
         picked.and_then(Result::ok).unwrap_or_default()
     }
 
-    fn keep_needed(&mut self, source: usize, events: Vec<StoredEvent>) {
+    fn keep_needed(&mut self, wanted: &[Wanted], events: Vec<StoredEvent>) {
         for event in events {
-            let offset = event.offset;
-            let id = EventId { source, offset };
-            // It may have left the board while it was read.
-            if self.board.size_and_key(id).is_some() {
-                self.payloads.keep_needed(id, event);
+            let of = wanted.binary_search_by_key(&event.offset, |of| of.at);
+            // It may have left the board, or its place, while it was read.
+            if let Ok(of) = of.map(|at| wanted[at])
+                && self.board.size_and_key(of.id).is_some()
+                && self.board.at(of.id).offset == of.at
+            {
+                self.payloads.keep_needed(of.id, event);
             }
         }
     }
 
-    fn fetch(&mut self, source: usize, offsets: Vec<Offset>) {
-        let id = move |offset: &Offset| EventId {
-            source,
-            offset: *offset,
-        };
-        self.fetching.extend(offsets.iter().map(id));
+    fn fetch(&mut self, source: usize, wanted: Vec<Wanted>) {
+        self.fetching.extend(wanted.iter().map(|of| of.id));
         let feed = self.feeds[source].clone();
         let store = self.scanner.store.clone();
         self.jobs.push(Box::pin(async move {
-            let wanted = offsets.clone();
-            let read = task::spawn_blocking(move || feed.pick(&store, &wanted)).await;
+            let offsets: Vec<Offset> = wanted.iter().map(|of| of.at).collect();
+            let read = task::spawn_blocking(move || feed.pick(&store, &offsets)).await;
             if !matches!(read, Ok(Ok(_))) {
                 tokio::time::sleep(READ_AGAIN_AFTER).await;
             }
             Box::new(move |task: &mut Self| {
-                for id in offsets.iter().map(id) {
-                    task.fetching.remove(&id);
+                for of in &wanted {
+                    task.fetching.remove(&of.id);
                 }
                 match read {
                     Ok(Ok(events)) => {
-                        task.drop_missing(source, &offsets, &events);
-                        task.keep_needed(source, events);
+                        task.drop_missing(source, &wanted, &events);
+                        task.keep_needed(&wanted, events);
                     }
                     Ok(Err(error)) => tracing::error!(%error, "cannot read events again"),
                     Err(error) => tracing::error!(%error, "a read ended with a panic"),
@@ -222,15 +271,15 @@ impl GroupTask {
 
     /// Of these events some were asked for and are gone: the topic dropped them
     /// while they waited here.
-    fn drop_missing(&mut self, source: usize, asked: &[Offset], read: &[StoredEvent]) {
-        let there = |offset: &Offset| read.iter().any(|event| event.offset == *offset);
+    fn drop_missing(&mut self, source: usize, asked: &[Wanted], read: &[StoredEvent]) {
+        let moved = |of: &Wanted| {
+            let at = self.board.at(of.id);
+            (at.source, at.offset) != (source, of.at)
+        };
         let missing: Vec<EventId> = asked
             .iter()
-            .filter(|offset| !there(offset))
-            .map(|offset| EventId {
-                source,
-                offset: *offset,
-            })
+            .filter(|of| !has(read, of.at) && !moved(of))
+            .map(|of| of.id)
             .collect();
         if !missing.is_empty() {
             let now = self.clock.now_ms();
@@ -244,10 +293,11 @@ impl GroupTask {
         &self,
         id: EventId,
     ) -> impl Future<Output = Result<Option<StoredEvent>, String>> + use<> {
-        let feed = self.feeds[id.source].clone();
+        let at = self.board.at(id);
+        let feed = self.feeds[at.source].clone();
         let store = self.scanner.store.clone();
         async move {
-            let read = task::spawn_blocking(move || feed.fetch(&store, id.offset)).await;
+            let read = task::spawn_blocking(move || feed.fetch(&store, at.offset)).await;
             match read {
                 Ok(Ok(event)) => Ok(event),
                 Ok(Err(error)) => Err(error.to_string()),

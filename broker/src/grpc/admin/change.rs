@@ -57,8 +57,8 @@ impl Api {
             .change(ChangeRequest {
                 change: GroupChange {
                     config: Some((group.config.clone(), config.clone())),
-                    paused: None,
                     positions,
+                    ..GroupChange::default()
                 },
                 filter,
             })

@@ -67,7 +67,12 @@ impl Api {
             let config = &group.config;
             let filter = Filter::of_definition(&config.filter, &config.dialects)
                 .map_err(|error| Refusal::bad_filter("filter", &error))?;
-            let Some(stored) = api.event_at(&group.topic, partition, offset)? else {
+            let stored = api.event_at(&group.topic, partition, offset)?;
+            if stored.is_none() && standing.is_parked() {
+                // The group has it all the same.
+                return Ok(response_of(&standing));
+            }
+            let Some(stored) = stored else {
                 return Ok(wire::ExplainEventResponse {
                     state: wire::EventState::Gone.into(),
                     detail: "the topic does not have it any more".into(),
@@ -240,9 +245,17 @@ fn response_of(standing: &EventStanding) -> wire::ExplainEventResponse {
             wire::EventState::NotScanned,
             "the group has not come to it yet",
         ),
+        EventStanding::Waiting { parked: true, .. } => (
+            wire::EventState::Waiting,
+            "it is parked until its key is free, or until its turn",
+        ),
         EventStanding::Waiting { .. } => (
             wire::EventState::Waiting,
             "it waits for an event of its key, for credit or for its turn",
+        ),
+        EventStanding::Delayed { parked: true, .. } => (
+            wire::EventState::Delayed,
+            "it is parked until its next attempt",
         ),
         EventStanding::Delayed { .. } => {
             (wire::EventState::Delayed, "it waits for its next attempt")
@@ -256,7 +269,9 @@ fn response_of(standing: &EventStanding) -> wire::ExplainEventResponse {
     };
     let (attempt, member) = match standing {
         EventStanding::NotScanned | EventStanding::Settled => (0, ""),
-        EventStanding::Waiting { attempt } | EventStanding::Delayed { attempt } => (*attempt, ""),
+        EventStanding::Waiting { attempt, .. } | EventStanding::Delayed { attempt, .. } => {
+            (*attempt, "")
+        }
         EventStanding::Held { attempt, member } | EventStanding::InFlight { attempt, member } => {
             (*attempt, member.as_str())
         }

@@ -87,7 +87,7 @@ impl Api {
         outputs: &Outputs,
     ) -> Option<wire::FlowGroup> {
         let handle = self.groups.get(group.id)?;
-        let described = handle.describe().await.ok()?;
+        let described = handle.describe(0).await.ok()?;
         let output = |(topic, exempt): &(TopicId, bool)| {
             let name = catalog.topic_by_id(*topic)?.name.to_string();
             let gate = self.groups.flow().gate(*topic);
@@ -109,7 +109,7 @@ impl Api {
             in_flight: described
                 .partitions
                 .iter()
-                .map(|of| of.in_flight as i64)
+                .map(|of| of.counts.in_flight as i64)
                 .sum(),
             member_count: connected.clone().count() as i64,
             credit_events: connected.map(|of| of.credit_events as i64).sum(),

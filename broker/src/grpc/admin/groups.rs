@@ -10,7 +10,7 @@ use crate::{
         Backlog, Catalog, CatalogChange, CatalogChanged, Group, NewGroup, Partition, ReadError,
         record::{GroupConfig, GroupStart, Ordering},
     },
-    group::{Description, MAX_REDRIVES, max_redrives},
+    group::{Counts, Description, InFlightEvent, MAX_REDRIVES, max_redrives},
     grpc::{
         api::Api,
         authorize::{Action, Resource},
@@ -30,6 +30,9 @@ const PROCESSING_LIMIT_MS: std::ops::RangeInclusive<u64> = 100..=7 * 24 * 60 * 6
 const SOLO_WAIT_MS: u64 = 10_000;
 const SOLO_WAIT_MS_MAX: u64 = 24 * 60 * 60 * 1000;
 const JITTER: f64 = 0.5;
+/// Events under lease that a description tells, and at most.
+const IN_FLIGHT_TOLD: usize = 100;
+const IN_FLIGHT_TOLD_MAX: usize = 1000;
 
 impl Api {
     pub(in crate::grpc) async fn create_group(
@@ -150,7 +153,14 @@ impl Api {
         request: wire::DescribeGroupRequest,
     ) -> Result<wire::DescribeGroupResponse, Refusal> {
         let handle = self.group(Action::Describe, &request.topic, &request.group)?;
-        let described = handle.describe().await.map_err(|_| Refusal::group_gone())?;
+        let in_flight_max = convert::count_or(
+            "in_flight_max",
+            request.in_flight_max.into(),
+            IN_FLIGHT_TOLD,
+            IN_FLIGHT_TOLD_MAX,
+        )?;
+        let described = handle.describe(in_flight_max).await;
+        let described = described.map_err(|_| Refusal::group_gone())?;
         let group = self.group_definition(Action::Describe, &request.topic, &request.group)?;
         let backlogs = self.backlogs(&group, &described).await?;
         let backlog = self.backlog_state(&group, &described);
@@ -165,13 +175,17 @@ impl Api {
                     delivered_end: of.delivered_end.0 as i64,
                     visible_end: of.visible_end.0 as i64,
                     lag: of.lag as i64,
-                    in_flight: of.in_flight as i64,
-                    delayed: of.delayed as i64,
-                    held: of.held as i64,
+                    in_flight: of.counts.in_flight as i64,
+                    delayed: (of.counts.delayed + of.counts.parked) as i64,
+                    held: of.counts.held as i64,
                     lag_bytes: backlogs[at].bytes as i64,
                     oldest_unsettled_time: Some(backlogs[at].oldest_ms)
                         .filter(|ms| *ms > 0)
                         .map(convert::time_ms),
+                    counts: Some(wire_counts(&of.counts)),
+                    filtered_count: of.filtered as i64,
+                    dead_lettered_count: of.dead_lettered as i64,
+                    idle: convert::idle(of.idle).into(),
                 });
         let members = described
             .members
@@ -208,6 +222,12 @@ impl Api {
             dropped_count: described.dropped as i64,
             paused: group.paused,
             backlog: Some(backlog),
+            counts: Some(wire_counts(&described.totals)),
+            in_flight_events: described
+                .in_flight
+                .into_iter()
+                .map(wire_in_flight)
+                .collect(),
         })
     }
 
@@ -245,6 +265,32 @@ impl Api {
                 .collect::<Result<Vec<_>, ReadError>>()
         });
         Ok(read.await.map_err(Refusal::internal)??)
+    }
+}
+
+fn wire_counts(of: &Counts) -> wire::GroupCounts {
+    wire::GroupCounts {
+        ready: of.ready as i64,
+        suspect: of.suspect as i64,
+        in_flight: of.in_flight as i64,
+        held: of.held as i64,
+        delayed: of.delayed as i64,
+        parked: of.parked as i64,
+        key_locked: of.queued as i64,
+    }
+}
+
+fn wire_in_flight(of: InFlightEvent) -> wire::InFlightEvent {
+    let report = of.report.unwrap_or_default();
+    wire::InFlightEvent {
+        partition: of.partition.0 as i32,
+        offset: of.offset.0 as i64,
+        redriven: of.redriven,
+        member: of.member,
+        since: Some(convert::time_ms(of.since_ms)),
+        attempt: of.attempt as i32,
+        progress_percent: report.percent.map(i32::from),
+        progress_note: report.note,
     }
 }
 

@@ -1,107 +1,11 @@
-//! The rules of a group against a simple model: random members join, leave,
-//! crash, stall and reconnect, settle in every way, and the broker is restarted
-//! from what is durable; after every step the board must be as the model says.
-//!
-//! `cargo test -p sluice-broker --lib board::model` runs 2,000 seeds.
-//! `SLUICE_MODEL_SEED=<seed>` replays one, `SLUICE_MODEL_SEEDS=<count>` runs
-//! others.
-
-use std::collections::{BTreeMap, BTreeSet};
-
-use rand::{RngExt, SeedableRng, rngs::StdRng};
-use sluice_proto::{PartitionId, TopicId};
+//! What may happen to a group: the steps of the model, each done to the board
+//! and to the model alike.
 
 use super::*;
-use crate::{
-    commit::record::LeaseNoted,
-    group::{
-        credit::{Credit, Grant},
-        retry::{self, Verdict},
-        solo::Solo,
-    },
-};
-
-const LEASE_MS: u64 = 100;
-const LIMIT_MS: u64 = 400;
-const SOLO_WAIT_MS: u64 = 50;
-const STEPS: usize = 60;
-const MAX_ATTEMPTS: u32 = 4;
-const SOURCE: Source = Source {
-    topic: TopicId(1),
-    partition: PartitionId(0),
-};
-
-/// What the model knows of an event.
-#[derive(Clone, Debug, Default)]
-struct Event {
-    key: Option<u8>,
-    settled: bool,
-    counted: u32,
-    suspect: bool,
-    delivered: bool,
-    /// Waits for its next attempt until then.
-    due_ms: u64,
-}
-
-#[derive(Clone, Debug)]
-struct Given {
-    offset: Offset,
-    holder: Holder,
-}
-
-struct Run {
-    rng: StdRng,
-    rules: BoardRules,
-    cap: usize,
-    now: u64,
-    epoch: u64,
-    board: Board,
-    solo: Solo,
-    durable: SourceState,
-    events: Vec<Event>,
-    /// Live leases by token.
-    given: BTreeMap<LeaseToken, Given>,
-    /// Leases that wait for their holders after a restart.
-    held: BTreeMap<LeaseToken, Offset>,
-    members: BTreeMap<MemberId, Credit>,
-    next_member: u64,
-    tokens: BTreeSet<LeaseToken>,
-    paused: bool,
-}
 
 impl Run {
-    fn new(seed: u64) -> Self {
-        let mut rng = StdRng::seed_from_u64(seed);
-        let ordering = [Ordering::Key, Ordering::Partition, Ordering::None][(seed % 3) as usize];
-        let rules = BoardRules {
-            ordering,
-            overtake: ordering == Ordering::Key && rng.random_bool(0.5),
-            lease_ms: LEASE_MS,
-            processing_limit_ms: if rng.random_bool(0.5) { LIMIT_MS } else { 0 },
-            per_holder_max: [0, 2][rng.random_range(0..2)],
-        };
-        let durable = SourceState::new(Offset(0));
-        Self {
-            cap: rng.random_range(2..12),
-            rng,
-            rules,
-            now: 0,
-            epoch: 1,
-            board: Board::new(vec![(SOURCE, durable.clone())], 1, rules, 0, 0),
-            solo: Solo::new(SOLO_WAIT_MS),
-            durable,
-            events: Vec::new(),
-            given: BTreeMap::new(),
-            held: BTreeMap::new(),
-            members: BTreeMap::new(),
-            next_member: 0,
-            tokens: BTreeSet::new(),
-            paused: false,
-        }
-    }
-
-    fn step(&mut self) {
-        match self.rng.random_range(0..20) {
+    pub(super) fn step(&mut self) {
+        match self.rng.random_range(0..26) {
             0..4 => self.publish(),
             4 => self.join(),
             5 => self.grant(),
@@ -116,6 +20,12 @@ impl Run {
             16 => self.refused(),
             17 => self.note(),
             18 => self.paused = !self.paused,
+            19 => self.nack_for_long(),
+            20 => self.follow(),
+            21 => self.make_room(),
+            22 => self.park_again(),
+            23 => self.arrive_parked(),
+            24 if self.rng.random_bool(0.2) => self.seek(),
             _ => {
                 let passes = self.rng.random_range(0..2 * LEASE_MS);
                 self.pass(passes);
@@ -139,24 +49,32 @@ impl Run {
         self.scan();
     }
 
-    fn scan(&mut self) {
-        let keyed = self.rules.ordering == Ordering::Key;
-        let from = self.board.scan_next(0).0 as usize;
-        let arrived = self.events.iter().enumerate().skip(from);
-        let arrived = arrived.map(|(offset, event)| Arrived {
-            offset: Offset(offset as u64),
-            key: event
-                .key
-                .filter(|_| keyed)
-                .map(|key| Bytes::from(vec![key])),
-            size: 1,
-        });
-        let arrived = arrived.collect();
-        let next = Offset(self.events.len() as u64);
-        self.board.scanned(0, next, arrived, self.now);
+    /// Reads what is there, page by page.
+    pub(super) fn scan(&mut self) {
+        let end = self.events.len() as u64;
+        while self.board.scan_next(0).0 < end {
+            let from = self.board.scan_next(0).0;
+            let next = self.rng.random_range(from + 1..=end);
+            let arrived = (from..next).map(|offset| Arrived {
+                offset: Offset(offset),
+                key: self.key_of(offset),
+                size: 1,
+                parked: false,
+            });
+            let arrived = arrived.collect();
+            self.board.scanned(0, Offset(next), arrived, self.now);
+        }
+        self.scan_parking();
     }
 
-    fn join(&mut self) {
+    /// The event's key, in a group that is ordered by key.
+    pub(super) fn key_of(&self, offset: u64) -> Option<Bytes> {
+        let keyed = self.rules.ordering == Ordering::Key;
+        let key = self.events[offset as usize].key.filter(|_| keyed);
+        key.map(|key| Bytes::from(vec![key]))
+    }
+
+    pub(super) fn join(&mut self) {
         self.next_member += 1;
         let mut credit = Credit::default();
         let max_events = self.rng.random_range(0..5);
@@ -169,7 +87,7 @@ impl Run {
         self.members.insert(MemberId(self.next_member), credit);
     }
 
-    fn grant(&mut self) {
+    pub(super) fn grant(&mut self) {
         for credit in self.members.values_mut() {
             let limit = self.tokens.len() as u64 + 2;
             let _ = credit.grant(Grant {
@@ -184,7 +102,7 @@ impl Run {
         self.members.keys().nth(at).copied()
     }
 
-    fn some_lease(&mut self) -> Option<LeaseToken> {
+    pub(super) fn some_lease(&mut self) -> Option<LeaseToken> {
         let at = self.rng.random_range(0..self.given.len().max(1));
         self.given.keys().nth(at).copied()
     }
@@ -264,19 +182,20 @@ impl Run {
                     uncounted: !counts,
                     ..AttemptFailed::default()
                 };
-                let attempts = self.durable.attempts.entry(id.offset).or_default();
-                attempts.push(failed.clone());
-                self.durable.leases.remove(&id.offset);
+                let at = self.lies(id).offset;
+                let durable = self.durable_at(id);
+                durable.attempts.entry(at).or_default().push(failed.clone());
+                durable.leases.remove(&at);
                 self.board.failed(id, failed, self.now);
             }
         }
     }
 
     fn settle(&mut self, id: EventId) {
-        self.events[id.offset.0 as usize].settled = true;
-        self.durable.window.settle(id.offset);
-        self.durable.attempts.remove(&id.offset);
-        self.durable.leases.remove(&id.offset);
+        self.settle_durably(id);
+        let event = &mut self.events[id.offset.0 as usize];
+        event.settled = true;
+        event.parked_at = None;
         self.board.settled(id, self.now);
     }
 
@@ -284,21 +203,25 @@ impl Run {
     /// on their way are lost with it; those of this model are all answered.
     fn restart(&mut self) {
         self.epoch += 1;
-        let durable = self.durable.clone();
-        self.board = Board::new(vec![(SOURCE, durable)], self.epoch, self.rules, self.now, 0);
+        self.moves_end_with_the_broker();
+        let (sources, parking) = self.durable_sources();
+        self.board = Board::new(sources, parking, self.epoch, self.rules, self.now, 0);
         self.solo = Solo::new(SOLO_WAIT_MS);
         self.members.clear();
         self.given.clear();
         // What was noted is held, also if it was handed back since: then nobody
         // presents it.
-        let held = self.durable.leases.iter().map(|(offset, noted)| {
+        let parked = self.durable_parking.leases.iter();
+        let noted = self.durable.leases.iter().chain(parked);
+        let held = noted.map(|(offset, noted)| {
             let token = LeaseToken {
                 epoch: noted.token_epoch,
                 counter: noted.token_counter,
             };
-            (token, *offset)
+            (token, noted.home().map_or(*offset, |(_, home)| home))
         });
         self.held = held.collect();
+        self.find_parked();
         self.scan();
     }
 
@@ -324,7 +247,7 @@ impl Run {
         assert!(!self.board.present(never, member, self.now));
     }
 
-    fn ack(&mut self) {
+    pub(super) fn ack(&mut self) {
         if let Some(token) = self.some_lease() {
             let id = self.freeze(token);
             self.settle(id);
@@ -349,7 +272,7 @@ impl Run {
         }
     }
 
-    fn freeze(&mut self, token: LeaseToken) -> EventId {
+    pub(super) fn freeze(&mut self, token: LeaseToken) -> EventId {
         let id = self.board.freeze(token, self.now).expect("it is held");
         assert_eq!(
             self.board.freeze(token, self.now),
@@ -387,23 +310,25 @@ impl Run {
 
     fn note(&mut self) {
         if let Some(token) = self.some_lease() {
-            let given = &self.given[&token];
-            let keyed = self.rules.ordering == Ordering::Key;
-            let key = self.events[given.offset.0 as usize].key;
-            let key = key.filter(|_| keyed).map(|key| Bytes::from(vec![key]));
+            let offset = self.given[&token].offset;
+            let id = EventId { source: 0, offset };
+            let (at, parked) = (self.lies(id).offset, self.lies(id) != id);
+            let key = self.key_of(offset.0);
             let note = LeaseNoted {
                 token_epoch: token.epoch,
                 token_counter: token.counter,
                 key: key.unwrap_or_default(),
                 size: 1,
                 since_ms: self.now.max(1),
+                home_topic: if parked { SOURCE.topic.0 } else { 0 },
+                home_offset: offset.0,
                 ..LeaseNoted::default()
             };
-            self.durable.leases.insert(given.offset, note);
+            self.durable_at(id).leases.insert(at, note);
         }
     }
 
-    fn pass(&mut self, passes: u64) {
+    pub(super) fn pass(&mut self, passes: u64) {
         self.now += passes;
         self.board.wake_delayed(self.now);
         while let Some(token) = self.board.pop_overdue(self.now) {
@@ -431,7 +356,7 @@ impl Run {
     }
 
     /// As the group's task delivers.
-    fn deliver(&mut self) {
+    pub(super) fn deliver(&mut self) {
         if self.paused {
             return;
         }
@@ -497,135 +422,5 @@ impl Run {
             holder,
         };
         self.given.insert(token, given);
-    }
-
-    /// Whether two events go in one line.
-    fn same_line(&self, a: &Event, b: &Event) -> bool {
-        match self.rules.ordering {
-            Ordering::None => false,
-            Ordering::Key => a.key.is_some() && a.key == b.key,
-            Ordering::Partition => true,
-        }
-    }
-
-    /// First deliveries of a line come in order.
-    fn check_first_delivery(&self, offset: usize) {
-        let event = &self.events[offset];
-        for (later, other) in self.events.iter().enumerate().skip(offset + 1) {
-            let overtaken = self.same_line(event, other) && other.delivered;
-            assert!(!overtaken, "{later} was delivered before {offset}");
-        }
-    }
-
-    fn check(&self) {
-        // What is given is where the board says, once, and in its line.
-        let mut leased = BTreeSet::new();
-        for (token, given) in &self.given {
-            let (id, lease) = self.board.leased(*token).expect("a live lease");
-            assert_eq!((id.offset, &lease.holder), (given.offset, &given.holder));
-            assert!(leased.insert(given.offset), "{id:?} has two leases");
-            let event = &self.events[id.offset.0 as usize];
-            assert!(!event.settled, "{id:?} is settled and under lease");
-            self.check_line(id.offset.0 as usize);
-            let neighbours = self.given.values().filter(|g| g.holder == given.holder);
-            let neighbours = neighbours.count();
-            if event.suspect {
-                assert_eq!(neighbours, 1, "suspect {id:?} has neighbours");
-                assert!(lease.solo, "suspect {id:?} does not count as one");
-            }
-            let cap = self.rules.per_holder_max;
-            assert!(cap == 0 || neighbours <= cap, "a member above its cap");
-        }
-        for offset in self.held.values() {
-            assert!(leased.insert(*offset), "{offset:?} is held and leased");
-        }
-        assert_eq!(self.board.occupied(), leased.len());
-        // Nothing is lost, and nothing is settled that is not.
-        let unsettled = self.events.iter().filter(|event| !event.settled).count();
-        assert_eq!(self.board.len(), unsettled, "an event is lost");
-        let first = self.events.iter().position(|event| !event.settled);
-        let first = first.unwrap_or(self.events.len()) as u64;
-        assert_eq!(self.board.window(0).committed_end(), Offset(first));
-        assert_eq!(self.durable.window.committed_end(), Offset(first));
-        // Attempts are as they were counted.
-        for (offset, event) in self.events.iter().enumerate() {
-            let id = EventId {
-                source: 0,
-                offset: Offset(offset as u64),
-            };
-            if !event.settled {
-                assert_eq!(self.board.attempt(id), event.counted + 1, "{id:?}");
-                let last = self.board.history(id).last();
-                let suspect = last.is_some_and(|failed| failed.suspect);
-                assert_eq!(suspect, event.suspect, "{id:?}");
-            }
-        }
-    }
-
-    /// What is under lease is the first of its line that may be.
-    fn check_line(&self, offset: usize) {
-        let event = &self.events[offset];
-        for (earlier, other) in self.events.iter().enumerate().take(offset) {
-            if !self.same_line(event, other) || other.settled {
-                continue;
-            }
-            // It has failed and let this one pass.
-            let passed = self.rules.overtake && other.counted > 0;
-            assert!(passed, "{offset} is under lease before {earlier}");
-        }
-        let others = self.given.values().map(|given| given.offset.0 as usize);
-        for other in others.filter(|other| *other != offset) {
-            let same = self.same_line(event, &self.events[other]);
-            assert!(!same, "{other} and {offset} at once");
-        }
-    }
-
-    /// Everything that is left can be worked off.
-    fn finish(mut self) {
-        self.paused = false;
-        for _ in 0..20 * self.events.len() + 20 {
-            if self.events.iter().all(|event| event.settled) {
-                assert!(self.board.is_empty());
-                return;
-            }
-            if self.members.is_empty() {
-                self.join();
-            }
-            self.grant();
-            self.pass(SOLO_WAIT_MS + LEASE_MS);
-            self.deliver();
-            self.check();
-            self.ack();
-            self.check();
-        }
-        panic!("nothing goes on: {:?}", self.events);
-    }
-}
-
-fn run(seed: u64) {
-    let mut run = Run::new(seed);
-    for _ in 0..STEPS {
-        run.step();
-    }
-    run.finish();
-}
-
-/// A number from the environment.
-fn number(name: &str) -> Option<u64> {
-    let given = std::env::var(name).ok()?;
-    Some(given.parse().expect("it is a number"))
-}
-
-#[test]
-fn a_group_keeps_its_rules_whatever_happens() {
-    if let Some(seed) = number("SLUICE_MODEL_SEED") {
-        return run(seed);
-    }
-    let count = number("SLUICE_MODEL_SEEDS").unwrap_or(2000);
-    for seed in 0..count {
-        if let Err(failure) = std::panic::catch_unwind(|| run(seed)) {
-            println!("SLUICE_MODEL_SEED={seed} replays this");
-            std::panic::resume_unwind(failure);
-        }
     }
 }

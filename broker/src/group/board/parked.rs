@@ -1,0 +1,358 @@
+//! Events that lie in the group's parking partition, so that none of them pins
+//! the window or a segment of its topic.
+//!
+//! A parked event keeps its name on the board, which is where it lay first, and
+//! so its line and its place in it; only what is read and settled is elsewhere.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use sluice_proto::Offset;
+
+use super::{
+    Arriving, Board, Entry, EventId, LineName,
+    lease::{Place, Waited},
+};
+use crate::commit::record::{AttemptFailed, Ordering};
+
+/// The first events of the parking partition are parked again when all of it is
+/// so many times what is unsettled.
+const SPREAD_MAX: u64 = 4;
+
+/// Where a group's parking partition is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Parking {
+    /// Which of the sources; beyond them if there is none.
+    pub source: usize,
+    /// What lies below was parked before the board was made.
+    pub end: Offset,
+}
+
+/// What was tried before an event was parked.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Before {
+    pub(super) next_attempt: u32,
+    pub(super) suspect: bool,
+}
+
+impl Default for Before {
+    fn default() -> Self {
+        Self {
+            next_attempt: 1,
+            suspect: false,
+        }
+    }
+}
+
+/// What is parked.
+#[derive(Debug)]
+pub(super) struct Lot {
+    pub(super) parking: Parking,
+    /// What is on the board and parked, by where it lies.
+    pub(super) locations: BTreeMap<Offset, EventId>,
+    /// What was found and waits for the scan to come past its first place.
+    pub(super) returning: BTreeMap<EventId, Arriving>,
+    /// Where to go on finding; at `parking.end` everything is found.
+    pub(super) found_end: Offset,
+    /// Events that may be behind a parked one of their line.
+    followers: VecDeque<EventId>,
+    /// Events on their way to the parking partition that were not parked before.
+    moving: usize,
+}
+
+impl Lot {
+    pub(super) fn new(parking: Parking) -> Self {
+        Self {
+            parking,
+            locations: BTreeMap::new(),
+            returning: BTreeMap::new(),
+            found_end: parking.end,
+            followers: VecDeque::new(),
+            moving: 0,
+        }
+    }
+}
+
+impl Board {
+    // ------------------------------------------------------- where it lies
+
+    /// Where an event lies: in the source that names it, or in the parking
+    /// partition.
+    #[must_use]
+    pub fn at(&self, id: EventId) -> EventId {
+        match self.events.get(&id).and_then(|entry| entry.parked_at) {
+            Some(offset) => EventId {
+                source: self.lot.parking.source,
+                offset,
+            },
+            None => id,
+        }
+    }
+
+    /// The event is at `at` in the parking partition, durably, and settled where
+    /// it lay before. `failed` is the attempt that ended with it, if one did;
+    /// `failed.not_before_ms` is by the group's clock.
+    pub fn parked(&mut self, id: EventId, at: Offset, failed: Option<&AttemptFailed>, now_ms: u64) {
+        let from = self.at(id);
+        let Some(entry) = self.events.get_mut(&id) else {
+            return;
+        };
+        let was_parked = entry.parked_at.replace(at);
+        entry.before = match failed {
+            Some(failed) => Before {
+                next_attempt: failed.next_attempt(),
+                suspect: failed.suspect,
+            },
+            None => Before {
+                next_attempt: entry.attempt(),
+                suspect: entry.is_suspect(),
+            },
+        };
+        entry.history.clear();
+        if let Some(failed) = failed {
+            entry.not_before_ms = failed.not_before_ms;
+        }
+        self.sources[from.source].window.settle(from.offset);
+        match was_parked {
+            Some(before) => drop(self.lot.locations.remove(&before)),
+            None => self.sources[id.source].unsettled -= 1,
+        }
+        self.lot.locations.insert(at, id);
+        self.pass_over_parked();
+        match failed {
+            Some(_) => self.activate(id, now_ms),
+            None => self.end_move(id, was_parked.is_some(), now_ms),
+        }
+    }
+
+    /// What is known to be parked need not be read.
+    fn pass_over_parked(&mut self) {
+        if let Some(parking) = self.sources.get_mut(self.lot.parking.source) {
+            while self.lot.locations.contains_key(&parking.scan_next) {
+                let next = parking.scan_next.next();
+                parking.scan_next = parking.window.settled_up_to(next);
+            }
+        }
+    }
+
+    /// Sends a waiting event on its way to the parking partition. False when it
+    /// does not wait any more.
+    pub fn begin_move(&mut self, id: EventId) -> bool {
+        let Some(entry) = self.events.get(&id) else {
+            return false;
+        };
+        let waited = match entry.place {
+            Place::Queued => Waited::Line,
+            Place::Delayed => Waited::Delay,
+            _ => return false,
+        };
+        if entry.parked_at.is_none() {
+            self.lot.moving += 1;
+        }
+        self.delayed.remove(id);
+        self.set_place(id, Place::Moving(waited));
+        true
+    }
+
+    /// It stays where it is.
+    pub fn not_moved(&mut self, id: EventId, now_ms: u64) {
+        let was_parked = self.is_parked(id);
+        self.end_move(id, was_parked, now_ms);
+    }
+
+    /// The event was gone when it was to be moved, and is settled.
+    pub fn moved_nowhere(&mut self, id: EventId, now_ms: u64) {
+        self.not_moved(id, now_ms);
+        self.delayed.remove(id);
+        self.ready.retain(|ready| *ready != id);
+        self.suspects.retain(|ready| *ready != id);
+        self.settled(id, now_ms);
+    }
+
+    fn end_move(&mut self, id: EventId, was_parked: bool, now_ms: u64) {
+        let Some(Place::Moving(waited)) = self.events.get(&id).map(|entry| &entry.place) else {
+            return;
+        };
+        let waited = *waited;
+        if !was_parked {
+            self.lot.moving -= 1;
+        }
+        self.set_place(id, Place::Queued);
+        match waited {
+            Waited::Line => {}
+            Waited::Turn => self.activate(id, now_ms),
+            Waited::Delay => {
+                let due_ms = self.events.get(&id).map_or(0, |entry| entry.not_before_ms);
+                self.delayed.set(id, due_ms);
+                self.set_place(id, Place::Delayed);
+                if !self.rules.overtake
+                    && let Some(line) = self.line_of(id)
+                {
+                    self.lot_is_followed(id, &line);
+                }
+            }
+        }
+    }
+
+    // ------------------------------------------------------------ followers
+
+    /// An event came to a line that another one holds.
+    pub(super) fn lot_follows(&mut self, id: EventId, line: &LineName) {
+        let holder = self.locks.holder(line).copied();
+        if holder.is_some_and(|holder| self.is_parked_and_waits(holder)) {
+            self.lot.followers.push_back(id);
+        }
+    }
+
+    /// An event waits for its next attempt and keeps its line.
+    pub(super) fn lot_is_followed(&mut self, id: EventId, line: &LineName) {
+        if !self.is_parked_and_waits(id) || self.rules.ordering != Ordering::Key {
+            return;
+        }
+        let events = &self.events;
+        let unparked = |id: &&EventId| {
+            let entry = events.get(*id);
+            entry.is_some_and(|entry| entry.parked_at.is_none())
+        };
+        let followers = self.locks.waiting_behind(line).filter(unparked).copied();
+        self.lot.followers.extend(followers);
+    }
+
+    fn is_parked_and_waits(&self, id: EventId) -> bool {
+        self.events
+            .get(&id)
+            .is_some_and(|entry| entry.parked_at.is_some() && matches!(entry.place, Place::Delayed))
+    }
+
+    /// Takes out events that wait for a line whose first event is parked, at
+    /// most `count`.
+    pub fn take_followers(&mut self, count: usize) -> Vec<EventId> {
+        let mut taken = Vec::new();
+        while taken.len() < count
+            && let Some(id) = self.lot.followers.pop_front()
+        {
+            let waits = self.events.get(&id).is_some_and(|entry| {
+                entry.parked_at.is_none() && matches!(entry.place, Place::Queued)
+            });
+            let line = self.line_of(id).filter(|_| waits);
+            let holder = line.and_then(|line| self.locks.holder(&line).copied());
+            if holder.is_some_and(|holder| self.is_parked_and_waits(holder)) {
+                taken.push(id);
+            }
+        }
+        taken
+    }
+
+    // --------------------------------------------------------------- bounds
+
+    /// Whether an event is parked.
+    #[must_use]
+    pub fn is_parked(&self, id: EventId) -> bool {
+        self.at(id) != id || self.lot.returning.contains_key(&id)
+    }
+
+    /// Events that are parked, or on their way there.
+    #[must_use]
+    pub fn parked_events(&self) -> usize {
+        self.lot.locations.len() + self.lot.returning.len() + self.lot.moving
+    }
+
+    /// The source that is the parking partition; beyond them if there is none.
+    #[must_use]
+    pub fn parking_source(&self) -> usize {
+        self.lot.parking.source
+    }
+
+    /// When the event is due, by the group's clock.
+    #[must_use]
+    pub fn not_before_ms(&self, id: EventId) -> u64 {
+        self.events.get(&id).map_or(0, |entry| entry.not_before_ms)
+    }
+
+    /// Whether a vanished member had the event in its last attempt.
+    #[must_use]
+    pub fn is_suspect(&self, id: EventId) -> bool {
+        self.events.get(&id).is_some_and(Entry::is_suspect)
+    }
+
+    /// Events that are met and not settled, those counted in that have not come
+    /// back to the board since a start.
+    #[must_use]
+    pub fn unsettled(&self) -> usize {
+        self.events.len() + self.lot.returning.len()
+    }
+
+    /// Events on the board that are not parked.
+    #[must_use]
+    pub fn unparked(&self) -> usize {
+        self.events.len() - self.lot.locations.len()
+    }
+
+    /// Events of a source that are on the board and not parked.
+    #[must_use]
+    pub fn unparked_of(&self, source: usize) -> usize {
+        self.sources[source].unsettled
+    }
+
+    /// Waiting events that may be parked to make room, at most `count`: those
+    /// behind others of their line first, and the latest of them. Walks over all
+    /// events.
+    #[must_use]
+    pub fn movable(&self, count: usize) -> Vec<EventId> {
+        let mut movable: Vec<(bool, EventId)> = self
+            .events
+            .iter()
+            .filter(|(_, entry)| entry.parked_at.is_none())
+            .filter_map(|(id, entry)| match entry.place {
+                Place::Queued => Some((true, *id)),
+                Place::Delayed => Some((false, *id)),
+                _ => None,
+            })
+            .collect();
+        movable.sort_unstable_by(|a, b| b.cmp(a));
+        movable.truncate(count);
+        movable.into_iter().map(|(_, id)| id).collect()
+    }
+
+    /// The first events of the parking partition, at most `count`, if they pin
+    /// many that are settled, `spread_min` at least: they are to be parked again,
+    /// behind the others.
+    #[must_use]
+    pub fn stragglers(&self, count: usize, spread_min: u64) -> Vec<EventId> {
+        let parking = self.lot.parking.source;
+        let Some(of) = self.sources.get(parking) else {
+            return Vec::new();
+        };
+        let last = self.lot.locations.keys().next_back();
+        let end = last.map_or(of.scan_next, |last| of.scan_next.max(last.next()));
+        let first = of.window.committed_end();
+        let unsettled = (self.lot.locations.len() + of.unsettled) as u64;
+        if end.0.saturating_sub(first.0) < spread_min.max(SPREAD_MAX * unsettled)
+            || self.are_returning()
+        {
+            return Vec::new();
+        }
+        let waits = |id: &EventId| {
+            let entry = self.events.get(id);
+            entry.is_some_and(|entry| matches!(entry.place, Place::Queued | Place::Delayed))
+        };
+        let unsettled = of.window.unsettled(first, end);
+        let ids = unsettled.map(|offset| match self.lot.locations.get(&offset) {
+            Some(id) => *id,
+            None => EventId {
+                source: parking,
+                offset,
+            },
+        });
+        ids.take_while(waits).take(count).collect()
+    }
+
+    /// The parked events of a source: where each was first, and where it lies.
+    pub fn parked_of(&self, source: usize) -> impl Iterator<Item = (Offset, Offset)> {
+        let here = self.lot.locations.iter().map(|(at, id)| (*id, *at));
+        let returning = self.lot.returning.iter();
+        let returning = returning.filter_map(|(id, of)| Some((*id, of.parked_at?)));
+        here.chain(returning)
+            .filter(move |(id, _)| id.source == source)
+            .map(|(id, at)| (id.offset, at))
+    }
+}
