@@ -410,10 +410,23 @@ impl Admin {
         topic: &str,
         group: &str,
     ) -> Result<pb::DescribeGroupResponse, Error> {
+        self.describe_group_with(topic, group, 0).await
+    }
+
+    /// The same, with so many of the events under lease, up to 1000; 0 means 100.
+    ///
+    /// # Errors
+    /// When it does not exist.
+    pub async fn describe_group_with(
+        &self,
+        topic: &str,
+        group: &str,
+        in_flight_max: i32,
+    ) -> Result<pb::DescribeGroupResponse, Error> {
         let request = pb::DescribeGroupRequest {
             topic: topic.to_owned(),
             group: group.to_owned(),
-            ..Default::default()
+            in_flight_max,
         };
         call!(self.describe_group(request))
     }
@@ -524,6 +537,24 @@ impl Admin {
         filter: &str,
         reason: &str,
     ) -> Result<Vec<pb::DeadLetter>, Error> {
+        let matching = pb::DeadLetterMatch {
+            filter: filter.to_owned(),
+            reason_contains: reason.to_owned(),
+            ..pb::DeadLetterMatch::default()
+        };
+        self.matching_dead_letters(topic, group, matching).await
+    }
+
+    /// Those that match.
+    ///
+    /// # Errors
+    /// When the group does not exist, or the filter is none.
+    pub async fn matching_dead_letters(
+        &self,
+        topic: &str,
+        group: &str,
+        matching: pb::DeadLetterMatch,
+    ) -> Result<Vec<pb::DeadLetter>, Error> {
         let mut request = pb::ListDeadLettersRequest {
             topic: topic.to_owned(),
             group: group.to_owned(),
@@ -531,8 +562,10 @@ impl Admin {
             page_size: 10,
             page_token: String::new(),
             dead_letter_offset: None,
-            filter: filter.to_owned(),
-            reason_contains: reason.to_owned(),
+            filter: matching.filter,
+            reason_contains: matching.reason_contains,
+            min_attempts: matching.min_attempts,
+            max_attempts: matching.max_attempts,
         };
         let mut letters = Vec::new();
         loop {
@@ -597,6 +630,29 @@ impl Admin {
             all: offsets.is_none(),
             dead_letter_offsets: offsets.unwrap_or_default(),
             force,
+            matching: None,
+        };
+        call!(self.redrive_dead_letters(request))
+    }
+
+    /// The same with all that match.
+    ///
+    /// # Errors
+    /// When the group does not exist, or the filter is none.
+    pub async fn redrive_matching(
+        &self,
+        topic: &str,
+        group: &str,
+        matching: pb::DeadLetterMatch,
+        force: bool,
+    ) -> Result<pb::RedriveDeadLettersResponse, Error> {
+        let request = pb::RedriveDeadLettersRequest {
+            topic: topic.to_owned(),
+            group: group.to_owned(),
+            all: true,
+            force,
+            matching: Some(matching),
+            ..pb::RedriveDeadLettersRequest::default()
         };
         call!(self.redrive_dead_letters(request))
     }
@@ -616,6 +672,27 @@ impl Admin {
             group: group.to_owned(),
             all: offsets.is_none(),
             dead_letter_offsets: offsets.unwrap_or_default(),
+            matching: None,
+        };
+        Ok(call!(self.purge_dead_letters(request))?.purged_count)
+    }
+
+    /// Gives all dead letters up for good that match. Returns how many.
+    ///
+    /// # Errors
+    /// When the group does not exist, or the filter is none.
+    pub async fn purge_matching(
+        &self,
+        topic: &str,
+        group: &str,
+        matching: pb::DeadLetterMatch,
+    ) -> Result<i64, Error> {
+        let request = pb::PurgeDeadLettersRequest {
+            topic: topic.to_owned(),
+            group: group.to_owned(),
+            all: true,
+            matching: Some(matching),
+            ..pb::PurgeDeadLettersRequest::default()
         };
         Ok(call!(self.purge_dead_letters(request))?.purged_count)
     }

@@ -24,12 +24,41 @@ pub(super) enum Dlq {
 pub(super) struct List {
     #[command(flatten)]
     of: Of,
+    #[command(flatten)]
+    matching: Matching,
+}
+
+/// Which of the dead letters.
+#[derive(Debug, Args)]
+pub(super) struct Matching {
     /// Only those of whose event this CEL expression is true.
-    #[arg(long, default_value = "", hide_default_value = true)]
-    filter: String,
+    #[arg(long)]
+    filter: Option<String>,
     /// Only those whose reason has this text in it.
-    #[arg(long, default_value = "", hide_default_value = true)]
-    reason: String,
+    #[arg(long)]
+    reason: Option<String>,
+    /// Only those with so many attempts or more.
+    #[arg(long, value_name = "COUNT")]
+    min_attempts: Option<i32>,
+    /// Only those with so many attempts or fewer.
+    #[arg(long, value_name = "COUNT")]
+    max_attempts: Option<i32>,
+}
+
+impl Matching {
+    /// What is asked for; `None` when nothing is.
+    fn asked(self) -> Option<pb::DeadLetterMatch> {
+        let any = self.filter.is_some()
+            || self.reason.is_some()
+            || self.min_attempts.is_some()
+            || self.max_attempts.is_some();
+        any.then(|| pb::DeadLetterMatch {
+            filter: self.filter.unwrap_or_default(),
+            reason_contains: self.reason.unwrap_or_default(),
+            min_attempts: self.min_attempts.unwrap_or_default(),
+            max_attempts: self.max_attempts.unwrap_or_default(),
+        })
+    }
 }
 
 #[derive(Debug, Args)]
@@ -38,9 +67,11 @@ pub(super) struct Purge {
     of: Of,
     /// Which, by their offsets in the list.
     offsets: Vec<i64>,
-    /// All that there are now.
+    /// All that there are now, or all of them that match.
     #[arg(long, conflicts_with = "offsets")]
     all: bool,
+    #[command(flatten)]
+    matching: Matching,
     /// Yes, they are not needed any more.
     #[arg(long)]
     yes: bool,
@@ -70,9 +101,11 @@ pub(super) struct Redrive {
     of: Of,
     /// Which, by their offsets in the list.
     offsets: Vec<i64>,
-    /// All that there are now.
+    /// All that there are now, or all of them that match.
     #[arg(long, conflicts_with = "offsets")]
     all: bool,
+    #[command(flatten)]
+    matching: Matching,
     /// Also those that were redriven as often as the group allows.
     #[arg(long)]
     force: bool,
@@ -94,7 +127,11 @@ impl List {
         let of = self.of;
         let admin = of.common.connect().await?.admin();
         let letters = admin
-            .find_dead_letters(&of.topic, &of.group, &self.filter, &self.reason)
+            .matching_dead_letters(
+                &of.topic,
+                &of.group,
+                self.matching.asked().unwrap_or_default(),
+            )
             .await?;
         if of.common.json {
             for letter in &letters {
@@ -171,11 +208,16 @@ impl Show {
 impl Redrive {
     async fn run(self) -> anyhow::Result<()> {
         let of = self.of;
-        let offsets = chosen(self.all, self.offsets)?;
+        let chosen = chosen(self.all, self.offsets, self.matching)?;
         let admin = of.common.connect().await?.admin();
-        let done = admin
-            .redrive(&of.topic, &of.group, offsets, self.force)
-            .await?;
+        let (topic, group) = (&of.topic, &of.group);
+        let done = match chosen {
+            Chosen::Matching(which) => {
+                let force = self.force;
+                admin.redrive_matching(topic, group, which, force).await?
+            }
+            Chosen::Offsets(offsets) => admin.redrive(topic, group, offsets, self.force).await?,
+        };
         let (redriven, capped) = (done.redriven_count, done.capped_count);
         if of.common.json {
             output::json(&json!({"redriven": redriven, "capped": capped}))?;
@@ -194,14 +236,16 @@ impl Redrive {
 impl Purge {
     async fn run(self) -> anyhow::Result<()> {
         let of = self.of;
-        let offsets = chosen(self.all, self.offsets)?;
+        let chosen = chosen(self.all, self.offsets, self.matching)?;
         if !self.yes {
             bail!("nobody gets them back; --yes purges them");
         }
         let admin = of.common.connect().await?.admin();
-        let purged = admin
-            .purge_dead_letters(&of.topic, &of.group, offsets)
-            .await?;
+        let (topic, group) = (&of.topic, &of.group);
+        let purged = match chosen {
+            Chosen::Matching(which) => admin.purge_matching(topic, group, which).await?,
+            Chosen::Offsets(offsets) => admin.purge_dead_letters(topic, group, offsets).await?,
+        };
         if of.common.json {
             output::json(&json!({"purged": purged}))?;
         } else {
@@ -211,12 +255,21 @@ impl Purge {
     }
 }
 
-/// Which are meant; `None` for all.
-fn chosen(all: bool, offsets: Vec<i64>) -> anyhow::Result<Option<Vec<i64>>> {
-    match (all, offsets.is_empty()) {
-        (true, _) => Ok(None),
-        (false, true) => bail!("which? give their offsets, or --all"),
-        (false, false) => Ok(Some(offsets)),
+/// Which dead letters are meant.
+enum Chosen {
+    /// `None` for all.
+    Offsets(Option<Vec<i64>>),
+    /// All that match.
+    Matching(pb::DeadLetterMatch),
+}
+
+fn chosen(all: bool, offsets: Vec<i64>, matching: Matching) -> anyhow::Result<Chosen> {
+    match (all, offsets.is_empty(), matching.asked()) {
+        (true, _, Some(matching)) => Ok(Chosen::Matching(matching)),
+        (true, _, None) => Ok(Chosen::Offsets(None)),
+        (false, false, None) => Ok(Chosen::Offsets(Some(offsets))),
+        (false, _, Some(_)) => bail!("which of all match? that goes with --all"),
+        (false, true, None) => bail!("which? give their offsets, or --all"),
     }
 }
 

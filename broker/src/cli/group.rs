@@ -14,6 +14,7 @@ use super::{
     backlog::{self, BacklogArgs},
     filter::{self, Dialects},
     group_change::{Pause, Seek, Update},
+    group_describe::Describe,
     lag::Lag,
     output,
 };
@@ -26,7 +27,7 @@ pub(super) enum Group {
     /// Lists groups.
     List(List),
     /// Tells how a group stands, and why it delivers nothing if it does not.
-    Describe(Named),
+    Describe(Describe),
     /// Tells how far groups are behind.
     Lag(Lag),
     /// Changes settings of a group that may be at work.
@@ -128,10 +129,20 @@ enum RetryOrder {
     Overtake,
 }
 
+/// When the events of a member go to others whose connection is lost.
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum ConnectionLoss {
+pub(super) enum ConnectionLoss {
     Deadline,
     AtOnce,
+}
+
+impl From<ConnectionLoss> for pb::ConnectionLoss {
+    fn from(loss: ConnectionLoss) -> Self {
+        match loss {
+            ConnectionLoss::Deadline => Self::Deadline,
+            ConnectionLoss::AtOnce => Self::AtOnce,
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -158,7 +169,7 @@ impl Group {
         match self {
             Self::Create(create) => create.run().await,
             Self::List(list) => list.run().await,
-            Self::Describe(named) => named.describe().await,
+            Self::Describe(named) => named.run().await,
             Self::Lag(lag) => lag.run().await,
             Self::Update(update) => update.run().await,
             Self::Seek(seek) => seek.run().await,
@@ -202,11 +213,7 @@ impl Create {
             max_in_flight: self.max_in_flight,
             max_redrives: self.max_redrives,
             processing_limit: duration(self.processing_limit),
-            on_connection_loss: match self.on_connection_loss {
-                ConnectionLoss::Deadline => pb::ConnectionLoss::Deadline,
-                ConnectionLoss::AtOnce => pb::ConnectionLoss::AtOnce,
-            }
-            .into(),
+            on_connection_loss: pb::ConnectionLoss::from(self.on_connection_loss).into(),
             max_in_flight_per_member: self.max_in_flight_per_member,
             solo_wait: duration(self.solo_wait),
             backlog: self.backlog.limit(),
@@ -256,72 +263,6 @@ impl List {
 }
 
 impl Named {
-    async fn described(&self) -> anyhow::Result<pb::DescribeGroupResponse> {
-        let admin = self.common.connect().await?.admin();
-        Ok(admin.describe_group(&self.topic, &self.group).await?)
-    }
-
-    async fn describe(self) -> anyhow::Result<()> {
-        let of = self.described().await?;
-        let idle = idle_word(&of);
-        if self.common.json {
-            output::json(&describe_json(&of, &idle))?;
-            return Ok(());
-        }
-        let config = of.config.clone().unwrap_or_default();
-        let retry = config.retry.unwrap_or_default();
-        output::fields(&[
-            ("topic", of.topic.clone()),
-            ("group", of.group.clone()),
-            ("id", of.group_id.to_string()),
-            ("created", output::timestamp(of.created_at)),
-            ("filter", filter::shown(&config)),
-            ("ordering", ordering(&config)),
-            ("lease", output::duration(config.lease_duration)),
-            (
-                "retry",
-                format!(
-                    "{} attempts, first after {}, at most {}",
-                    retry.max_attempts,
-                    output::duration(retry.initial_delay),
-                    output::duration(retry.max_delay),
-                ),
-            ),
-            ("max in flight", config.max_in_flight.to_string()),
-            ("backlog", backlog::state_shown(of.backlog.as_ref())),
-            ("outputs", config.output_topics.join(", ")),
-            ("dropped", of.dropped_count.to_string()),
-            (
-                "dead letters",
-                format!("{} in {}", of.dead_letter_count, of.dead_letter_topic),
-            ),
-            ("idle", with_detail(idle, &of.idle_detail)),
-        ])?;
-        output::line("")?;
-        if let Some(counters) = &of.filter_counters {
-            filter::counters_table(counters)?;
-            output::line("")?;
-        }
-        partitions_table(&of)?;
-        if !of.members.is_empty() {
-            output::line("")?;
-            let rows = of.members.iter().map(|m| {
-                [
-                    m.member.clone(),
-                    m.in_flight.to_string(),
-                    m.credit_events.to_string(),
-                    if m.connected { "yes" } else { "no" }.to_owned(),
-                    output::timestamp(m.joined_at),
-                ]
-            });
-            output::table(
-                ["member", "in flight", "credit", "connected", "joined"],
-                rows,
-            )?;
-        }
-        Ok(())
-    }
-
     async fn delete(self) -> anyhow::Result<()> {
         let admin = self.common.connect().await?.admin();
         admin.delete_group(&self.topic, &self.group).await?;
@@ -334,56 +275,8 @@ impl Named {
     }
 }
 
-pub(super) fn partitions_table(of: &pb::DescribeGroupResponse) -> anyhow::Result<()> {
-    let rows = of.partitions.iter().map(|p| {
-        [
-            p.partition.to_string(),
-            p.committed_end.to_string(),
-            p.delivered_end.to_string(),
-            p.visible_end.to_string(),
-            p.lag.to_string(),
-            p.lag_bytes.to_string(),
-            output::timestamp(p.oldest_unsettled_time),
-            p.in_flight.to_string(),
-            p.delayed.to_string(),
-            p.held.to_string(),
-        ]
-    });
-    output::table(
-        [
-            "partition",
-            "committed",
-            "delivered",
-            "end",
-            "lag",
-            "lag bytes",
-            "oldest",
-            "in flight",
-            "delayed",
-            "held",
-        ],
-        rows,
-    )?;
-    Ok(())
-}
-
-fn with_detail(what: String, detail: &str) -> String {
-    if detail.is_empty() {
-        what
-    } else {
-        format!("{what}: {detail}")
-    }
-}
-
-fn ordering(config: &pb::GroupConfig) -> String {
+pub(super) fn ordering(config: &pb::GroupConfig) -> String {
     output::word(config.ordering().as_str_name(), "ORDERING_")
-}
-
-pub(super) fn idle_word(of: &pb::DescribeGroupResponse) -> String {
-    match of.idle() {
-        pb::IdleReason::Unspecified => "no".into(),
-        reason => output::word(reason.as_str_name(), "IDLE_REASON_"),
-    }
 }
 
 pub(super) fn config_json(config: &pb::GroupConfig) -> Value {
@@ -410,57 +303,5 @@ pub(super) fn config_json(config: &pb::GroupConfig) -> Value {
         "solo_wait": output::duration(config.solo_wait),
         "backlog": backlog::limit_json(config.backlog.as_ref()),
         "output_topics": config.output_topics,
-    })
-}
-
-pub(super) fn partition_json(p: &pb::GroupPartition) -> Value {
-    json!({
-        "partition": p.partition,
-        "committed_end": p.committed_end,
-        "delivered_end": p.delivered_end,
-        "visible_end": p.visible_end,
-        "lag": p.lag,
-        "lag_bytes": p.lag_bytes,
-        "oldest_unsettled_time": output::timestamp(p.oldest_unsettled_time),
-        "in_flight": p.in_flight,
-        "delayed": p.delayed,
-        "held": p.held,
-    })
-}
-
-fn describe_json(of: &pb::DescribeGroupResponse, idle: &str) -> Value {
-    let members: Vec<_> = of
-        .members
-        .iter()
-        .map(|m| {
-            json!({
-                "member": m.member,
-                "in_flight": m.in_flight,
-                "credit_events": m.credit_events,
-                "credit_bytes": m.credit_bytes,
-                "connected": m.connected,
-                "joined_at": output::timestamp(m.joined_at),
-            })
-        })
-        .collect();
-    json!({
-        "topic": of.topic,
-        "group": of.group,
-        "group_id": of.group_id,
-        "created_at": output::timestamp(of.created_at),
-        "config": config_json(&of.config.clone().unwrap_or_default()),
-        "partitions": of.partitions.iter().map(partition_json).collect::<Vec<_>>(),
-        "members": members,
-        "idle": idle,
-        "paused": of.paused,
-        "idle_detail": of.idle_detail,
-        "backlog": backlog::state_json(of.backlog.as_ref()),
-        "filtered": of.filtered_count,
-        "dropped": of.dropped_count,
-        "filter_errors": of.filter_error_count,
-        "last_filter_error": of.last_filter_error,
-        "filter_counters": of.filter_counters.as_ref().map(filter::counters_json),
-        "dead_letters": of.dead_letter_count,
-        "dead_letter_topic": of.dead_letter_topic,
     })
 }

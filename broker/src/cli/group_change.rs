@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::{Value, json};
 use sluice_client::pb::{self, read_start::At};
 
-use super::{Common, backlog::BacklogArgs, output};
+use super::{Common, backlog::BacklogArgs, filter::Dialects, group::ConnectionLoss, output};
 
 /// What changes; the rest stays as it is.
 #[derive(Debug, Args)]
@@ -19,10 +19,12 @@ pub(super) struct Update {
     /// Only events for which this CEL expression is true; '' for every event.
     #[arg(long)]
     filter: Option<String>,
+    #[command(flatten)]
+    dialects: Dialects,
     /// From where the new filter counts: earliest, latest, an offset, or a time;
     /// moves the group there, as `seek` does [default: events that the group has
     /// not come to yet].
-    #[arg(long, value_parser = super::tail::parse_start, requires = "filter")]
+    #[arg(long, value_parser = super::tail::parse_start)]
     filter_from: Option<At>,
     /// How long a silent member keeps its events.
     #[arg(long, value_name = "DURATION", value_parser = output::parse_duration)]
@@ -36,6 +38,27 @@ pub(super) struct Update {
     /// The longest delay between attempts.
     #[arg(long, value_name = "DURATION", value_parser = output::parse_duration)]
     retry_delay_max: Option<Duration>,
+    /// Each further delay is the one before times this, where 1 makes it a fixed
+    /// one.
+    #[arg(long)]
+    retry_multiplier: Option<f64>,
+    /// The share of each delay that is left to chance, 0 to 1.
+    #[arg(long)]
+    retry_jitter: Option<f64>,
+    /// How long one attempt may take, however many heartbeats come; 0s for no
+    /// limit.
+    #[arg(long, value_name = "DURATION", value_parser = output::parse_duration)]
+    processing_limit: Option<Duration>,
+    /// When the events of a member go to others whose connection is lost.
+    #[arg(long, value_enum)]
+    on_connection_loss: Option<ConnectionLoss>,
+    /// How long an event that a vanished member had waits for one that holds
+    /// nothing, before one is made idle for it.
+    #[arg(long, value_name = "DURATION", value_parser = output::parse_duration)]
+    solo_wait: Option<Duration>,
+    /// Events under lease of one member at once; 0 for no bound.
+    #[arg(long)]
+    max_in_flight_per_member: Option<i32>,
     /// Events under lease at once.
     #[arg(long)]
     max_in_flight: Option<i32>,
@@ -88,17 +111,32 @@ pub(super) struct Pause {
 }
 
 impl Update {
-    fn change(&self) -> (pb::GroupConfig, Vec<&'static str>) {
+    fn change(&self) -> anyhow::Result<(pb::GroupConfig, Vec<&'static str>)> {
+        let filters = self.dialects.filters()?;
+        let has_filter = self.filter.is_some() || !filters.is_empty();
+        if self.filter_from.is_some() && !has_filter {
+            bail!("--filter-from is for a new filter, and there is none");
+        }
         let duration = |of: Option<Duration>| of.and_then(|of| of.try_into().ok());
         let config = pb::GroupConfig {
             filter: self.filter.clone().unwrap_or_default(),
+            filters,
             lease_duration: duration(self.lease),
             retry: Some(pb::RetryPolicy {
                 max_attempts: self.max_attempts.unwrap_or_default(),
                 initial_delay: duration(self.retry_delay),
                 max_delay: duration(self.retry_delay_max),
+                multiplier: self.retry_multiplier.unwrap_or_default(),
+                jitter: self.retry_jitter,
                 ..pb::RetryPolicy::default()
             }),
+            processing_limit: duration(self.processing_limit.filter(|limit| !limit.is_zero())),
+            on_connection_loss: self
+                .on_connection_loss
+                .map_or(pb::ConnectionLoss::Unspecified, Into::into)
+                .into(),
+            solo_wait: duration(self.solo_wait),
+            max_in_flight_per_member: self.max_in_flight_per_member.unwrap_or_default(),
             max_in_flight: self.max_in_flight.unwrap_or_default(),
             max_redrives: self.max_redrives.unwrap_or_default(),
             backlog: self.backlog.limit(),
@@ -109,22 +147,31 @@ impl Update {
             ..pb::GroupConfig::default()
         };
         let given = [
-            ("filter", self.filter.is_some()),
+            ("filter", has_filter),
             ("lease_duration", self.lease.is_some()),
             ("retry.max_attempts", self.max_attempts.is_some()),
             ("retry.initial_delay", self.retry_delay.is_some()),
             ("retry.max_delay", self.retry_delay_max.is_some()),
+            ("retry.multiplier", self.retry_multiplier.is_some()),
+            ("retry.jitter", self.retry_jitter.is_some()),
+            ("processing_limit", self.processing_limit.is_some()),
+            ("on_connection_loss", self.on_connection_loss.is_some()),
+            ("solo_wait", self.solo_wait.is_some()),
+            (
+                "max_in_flight_per_member",
+                self.max_in_flight_per_member.is_some(),
+            ),
             ("max_in_flight", self.max_in_flight.is_some()),
             ("max_redrives", self.max_redrives.is_some()),
             ("backlog", self.backlog.limit().is_some()),
             ("output_topics", !self.outputs.is_empty()),
         ];
         let paths = given.iter().filter(|(_, given)| *given);
-        (config, paths.map(|(path, _)| *path).collect())
+        Ok((config, paths.map(|(path, _)| *path).collect()))
     }
 
     pub(super) async fn run(self) -> anyhow::Result<()> {
-        let (config, paths) = self.change();
+        let (config, paths) = self.change()?;
         if paths.is_empty() {
             bail!("nothing is to change; see `sluice group update --help`");
         }

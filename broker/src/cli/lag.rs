@@ -6,7 +6,7 @@ use sluice_client::{Admin, pb};
 
 use super::{
     Common,
-    group::{idle_word, partition_json, partitions_table},
+    group_describe::{idle_word, partition_json, partitions_table},
     output,
 };
 

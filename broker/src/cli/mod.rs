@@ -8,6 +8,7 @@ mod filter;
 mod flow;
 mod group;
 mod group_change;
+mod group_describe;
 mod lag;
 mod output;
 mod publish;

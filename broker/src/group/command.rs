@@ -168,6 +168,17 @@ pub struct Pulled {
     pub lease_ms: u64,
 }
 
+/// Which dead letters are meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Letters {
+    /// All that there are.
+    All,
+    /// These, each of which must be there.
+    Named(Vec<Offset>),
+    /// Those of these that are still there.
+    Found(Vec<Offset>),
+}
+
 /// What redriving came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Redriven {
@@ -423,14 +434,12 @@ pub(super) enum Command {
         reply: oneshot::Sender<Moved>,
     },
     Redrive {
-        /// `None` for all.
-        offsets: Option<Vec<Offset>>,
+        letters: Letters,
         force: bool,
         reply: oneshot::Sender<Result<Redriven, RedriveError>>,
     },
     Purge {
-        /// `None` for all.
-        offsets: Option<Vec<Offset>>,
+        letters: Letters,
         reply: oneshot::Sender<Result<u64, PurgeError>>,
     },
 }

@@ -8,7 +8,7 @@ use sluice_proto::{Offset, PartitionId};
 use tokio::sync::oneshot;
 
 use super::{
-    command::{PurgeError, RedriveError, Redriven, SettlementError},
+    command::{Letters, PurgeError, RedriveError, Redriven, SettlementError},
     note::DeadLetterNote,
     scan::Feed,
     settle::DeadLetter,
@@ -62,22 +62,29 @@ impl GroupTask {
         }
     }
 
-    /// Those of the dead letters that are open, `None` for all.
+    /// Those of the dead letters that are open.
     ///
     /// # Errors
-    /// The first that is not, or that is being moved.
-    fn open_letters(&self, offsets: Option<Vec<Offset>>) -> Result<Vec<Offset>, Offset> {
+    /// The first that is named and is not, or is being moved.
+    fn open_letters(&self, letters: Letters) -> Result<Vec<Offset>, Offset> {
         let partition = self.group.dead_letters.partition(PartitionId(0));
         let end = partition.map_or(Offset(0), Partition::visible_end);
         let free = |offset: &Offset| !self.redriving.contains(offset);
-        let Some(mut offsets) = offsets else {
-            let all = self.resolved.unsettled(Offset(0), end);
-            return Ok(all.filter(free).collect());
+        let open =
+            |offset: &Offset| *offset < end && !self.resolved.is_settled(*offset) && free(offset);
+        let mut offsets = match letters {
+            Letters::All => {
+                let all = self.resolved.unsettled(Offset(0), end);
+                return Ok(all.filter(free).collect());
+            }
+            Letters::Found(mut offsets) => {
+                offsets.retain(open);
+                offsets
+            }
+            Letters::Named(offsets) => offsets,
         };
         offsets.sort_unstable();
         offsets.dedup();
-        let open =
-            |offset: &Offset| *offset < end && !self.resolved.is_settled(*offset) && free(offset);
         match offsets.iter().find(|offset| !open(offset)) {
             Some(unknown) => Err(*unknown),
             None => Ok(offsets),
@@ -87,10 +94,10 @@ impl GroupTask {
     /// Gives dead letters up in one frame.
     pub(super) fn purge(
         &mut self,
-        offsets: Option<Vec<Offset>>,
+        letters: Letters,
         reply: oneshot::Sender<Result<u64, PurgeError>>,
     ) {
-        let chosen = match self.open_letters(offsets) {
+        let chosen = match self.open_letters(letters) {
             Ok(chosen) => chosen,
             Err(unknown) => {
                 let _ = reply.send(Err(PurgeError::Unknown(unknown)));
@@ -140,12 +147,12 @@ impl GroupTask {
 
     pub(super) fn redrive(
         &mut self,
-        offsets: Option<Vec<Offset>>,
+        letters: Letters,
         force: bool,
         reply: oneshot::Sender<Result<Redriven, RedriveError>>,
     ) {
-        let named = offsets.is_some();
-        let chosen = match self.open_letters(offsets) {
+        let named = matches!(letters, Letters::Named(_));
+        let chosen = match self.open_letters(letters) {
             Ok(chosen) => chosen,
             Err(unknown) => {
                 let _ = reply.send(Err(RedriveError::Unknown(unknown)));

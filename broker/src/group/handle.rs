@@ -12,8 +12,8 @@ use super::{
     board::{EventId, LeaseError, LeaseToken, MemberId},
     change::{ChangeError, ChangeRequest, Moved},
     command::{
-        Command, Description, EventStanding, IdleReason, JoinError, Joined, Outgoing, PendingPull,
-        Pulled, PurgeError, RedriveError, Redriven, Settlement, SettlementError,
+        Command, Description, EventStanding, IdleReason, JoinError, Joined, Letters, Outgoing,
+        PendingPull, Pulled, PurgeError, RedriveError, Redriven, Settlement, SettlementError,
         SettlementFailures, Thaw,
     },
     credit::{Grant, Shrinks},
@@ -309,18 +309,14 @@ impl GroupHandle {
             .await
     }
 
-    /// Gives dead letters back to the group; `None` for all.
+    /// Gives dead letters back to the group.
     ///
     /// # Errors
     /// When one of them is not there, or the log does not take them; those
     /// before it have then been redriven.
-    pub async fn redrive(
-        &self,
-        offsets: Option<Vec<Offset>>,
-        force: bool,
-    ) -> Result<Redriven, RedriveError> {
+    pub async fn redrive(&self, letters: Letters, force: bool) -> Result<Redriven, RedriveError> {
         self.ask(|reply| Command::Redrive {
-            offsets,
+            letters,
             force,
             reply,
         })
@@ -328,13 +324,12 @@ impl GroupHandle {
         .map_err(|GroupGone| RedriveError::GroupGone)?
     }
 
-    /// Gives dead letters up, all of these or none; `None` for all that there are.
-    /// Returns how many.
+    /// Gives dead letters up, all of these or none. Returns how many.
     ///
     /// # Errors
     /// When one of them is not there, or the log does not take it.
-    pub async fn purge(&self, offsets: Option<Vec<Offset>>) -> Result<u64, PurgeError> {
-        self.ask(|reply| Command::Purge { offsets, reply })
+    pub async fn purge(&self, letters: Letters) -> Result<u64, PurgeError> {
+        self.ask(|reply| Command::Purge { letters, reply })
             .await
             .map_err(|GroupGone| PurgeError::GroupGone)?
     }

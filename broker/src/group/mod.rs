@@ -33,7 +33,7 @@ pub use self::{
     change::{ChangeError, ChangeRequest, Move, Moved},
     command::{
         Delivery, Description, EventStanding, IdleReason, InFlightEvent, JoinError, Joined,
-        MemberState, Outgoing, Pulled, PurgeError, RedriveError, Redriven, Settlement,
+        Letters, MemberState, Outgoing, Pulled, PurgeError, RedriveError, Redriven, Settlement,
         SettlementAction, SettlementError, SourceDescription,
     },
     credit::{Grant, Shrinks},

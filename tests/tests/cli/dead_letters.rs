@@ -154,6 +154,65 @@ async fn dead_letters_are_found_by_event_and_reason_and_purged_for_good() {
     assert!(json(broker.url(), &["dlq", "list", "in", "ocr"]).is_empty());
 }
 
+/// `hard` has failed twice, `odd` was rejected at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn those_that_match_are_listed_redriven_and_purged() {
+    let broker = TestBroker::start();
+    let url = broker.url();
+    printed(url, &["topic", "create", "in"], "");
+    let group = ["group", "create", "in", "ocr", "--max-attempts", "2"];
+    printed(url, &group, "");
+    let publish = || {
+        for id in ["odd", "hard"] {
+            printed(url, &["publish", "in", "--type", "made", "--id", id], "");
+        }
+    };
+    let mut consumer = consumer(url).await;
+    let mut fail = async |attempts: usize| {
+        for _ in 0..attempts {
+            let delivery = expect("an event", consumer.next()).await.unwrap().unwrap();
+            match delivery.event().id() {
+                "odd" => delivery.reject("an odd one").await.unwrap(),
+                _ => {
+                    let at_once = Some(std::time::Duration::ZERO);
+                    delivery.nack(at_once, "too hard").await.unwrap();
+                }
+            }
+        }
+    };
+    publish();
+    fail(3).await;
+    let found = |more: &[&'static str]| -> Vec<_> {
+        let letters = json(url, &[&["dlq", "list", "in", "ocr"], more].concat());
+        letters.iter().map(|l| l["event"]["id"].clone()).collect()
+    };
+    assert_eq!(found(&["--min-attempts", "2"]), ["hard"]);
+    assert_eq!(found(&["--max-attempts", "1"]), ["odd"]);
+    assert_eq!(found(&["--min-attempts", "1"]).len(), 2);
+    let negative = refused(url, &["dlq", "list", "in", "ocr", "--min-attempts=-1"], "");
+    assert!(negative.contains("min_attempts"), "{negative}");
+
+    let redrive = |more: &[&'static str]| [&["dlq", "redrive", "in", "ocr"], more].concat();
+    let which = refused(url, &redrive(&["--min-attempts", "2"]), "");
+    assert!(which.contains("--all"), "{which}");
+    let which = refused(url, &redrive(&["0", "--reason", "odd"]), "");
+    assert!(which.contains("--all"), "{which}");
+    let done = json(url, &redrive(&["--all", "--min-attempts", "2"]));
+    assert_eq!(done, [json!({"redriven": 1, "capped": 0})]);
+    fail(2).await;
+    assert_eq!(found(&[]), ["odd", "hard"]);
+    let none = json(url, &redrive(&["--all", "--reason", "no such"]));
+    assert_eq!(none, [json!({"redriven": 0, "capped": 0})]);
+
+    let purge = ["dlq", "purge", "in", "ocr", "--all", "--yes"];
+    let odd = [&purge[..], &["--filter", "event.id == \"odd\""]].concat();
+    assert_eq!(json(url, &odd), [json!({"purged": 1})]);
+    assert_eq!(found(&[]), ["hard"]);
+    let bad = [&purge[..], &["--filter", "event.id =="]].concat();
+    refused(url, &bad, "");
+    assert_eq!(found(&[]), ["hard"]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_is_redriven_so_often_and_no_more() {
     let broker = setting(&["a"]).await;

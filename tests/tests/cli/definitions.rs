@@ -135,6 +135,89 @@ fn a_group_begins_where_it_is_told() {
     }
 }
 
+/// Each flag changes its setting, and only that.
+#[test]
+fn every_setting_that_can_change_has_a_flag() {
+    let broker = TestBroker::start();
+    let url = broker.url();
+    printed(url, &["topic", "create", "in"], "");
+    printed(url, &["group", "create", "in", "ocr"], "");
+    let config = || json(url, &["group", "describe", "in", "ocr"])[0]["config"].clone();
+    let prefix = json!([{"prefix": {"type": "image."}}]);
+    let prefix_text = prefix.to_string();
+    for (flag, value, setting, expected) in [
+        ("--lease", "45s", "lease", json!("45s")),
+        ("--max-attempts", "7", "max_attempts", json!(7)),
+        ("--retry-delay", "3s", "retry_delay", json!("3s")),
+        ("--retry-delay-max", "3m", "retry_delay_max", json!("3m")),
+        ("--retry-multiplier", "1.5", "retry_multiplier", json!(1.5)),
+        ("--retry-jitter", "0", "retry_jitter", json!(0.0)),
+        ("--processing-limit", "2h", "processing_limit", json!("2h")),
+        ("--processing-limit", "0s", "processing_limit", json!(null)),
+        (
+            "--on-connection-loss",
+            "at-once",
+            "on_connection_loss",
+            json!("at once"),
+        ),
+        ("--solo-wait", "0s", "solo_wait", json!("0s")),
+        (
+            "--max-in-flight-per-member",
+            "3",
+            "max_in_flight_per_member",
+            json!(3),
+        ),
+        ("--max-in-flight", "30", "max_in_flight", json!(30)),
+        ("--max-redrives", "2", "max_redrives", json!(2)),
+        ("--filter-json", &prefix_text, "filters", prefix.clone()),
+        ("--filter", "false", "filter", json!("false")),
+    ] {
+        let mut before = config();
+        assert_ne!(before[setting], expected, "{flag} changes nothing");
+        printed(url, &["group", "update", "in", "ocr", flag, value], "");
+        let mut after = config();
+        assert_eq!(after[setting], expected, "{flag}");
+        for config in [&mut before, &mut after] {
+            // Either is the whole filter.
+            for setting in [setting, "filter", "filters"] {
+                config.as_object_mut().unwrap().remove(setting);
+            }
+        }
+        assert_eq!(before, after, "{flag} changes something else");
+    }
+    let from = ["group", "update", "in", "ocr", "--filter-from", "earliest"];
+    let alone = refused(url, &from, "");
+    assert!(alone.contains("a new filter"), "{alone}");
+}
+
+#[test]
+fn a_description_says_where_events_stand() {
+    let broker = TestBroker::start();
+    let url = broker.url();
+    printed(url, &["topic", "create", "in", "--partitions", "2"], "");
+    printed(url, &["group", "create", "in", "ocr"], "");
+    printed(url, &["publish", "in", "--type", "made", "--key", "a"], "");
+    let table = printed(url, &["group", "describe", "in", "ocr"], "");
+    assert_table(
+        &table,
+        &["ready", "parked", "key locked", "all", "no credit"],
+    );
+    let described = &json(url, &["group", "describe", "in", "ocr"])[0];
+    assert_eq!(described["counts"]["ready"], 1);
+    assert_eq!(described["counts"]["parked"], 0);
+    assert_eq!(described["in_flight"], json!([]));
+    let partitions = described["partitions"].as_array().unwrap();
+    let mut words: Vec<_> = partitions.iter().map(|p| p["idle"].clone()).collect();
+    words.sort_by_key(ToString::to_string);
+    assert_eq!(words, ["empty", "no credit"]);
+    let refused = refused(
+        url,
+        &["group", "describe", "in", "ocr", "--in-flight", "1001"],
+        "",
+    );
+    assert!(refused.contains("in_flight_max"), "{refused}");
+}
+
 #[test]
 fn a_group_is_updated_sought_paused_and_resumed() {
     let broker = TestBroker::start();

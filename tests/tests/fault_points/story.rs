@@ -108,6 +108,7 @@ pub(crate) async fn redrive(api: &Api, offset: Option<i64>) -> Result<i64, Statu
         all: offset.is_none(),
         dead_letter_offsets: offset.into_iter().collect(),
         force: false,
+        ..RedriveDeadLettersRequest::default()
     };
     let redriven = api.admin.clone().redrive_dead_letters(request).await?;
     Ok(redriven.into_inner().redriven_count)

@@ -387,11 +387,11 @@ impl GroupTask {
                 let _ = reply.send(self.plan_moves(&positions));
             }
             Command::Redrive {
-                offsets,
+                letters,
                 force,
                 reply,
-            } => self.redrive(offsets, force, reply),
-            Command::Purge { offsets, reply } => self.purge(offsets, reply),
+            } => self.redrive(letters, force, reply),
+            Command::Purge { letters, reply } => self.purge(letters, reply),
         }
     }
 

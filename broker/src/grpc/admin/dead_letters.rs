@@ -1,12 +1,14 @@
 //! Dead letters: listed and redriven.
 
-use std::sync::Arc;
+use std::{ops::RangeInclusive, sync::Arc};
 
 use sluice_proto::{Offset, PartitionId, event::EventRef, wire};
 
 use super::page_size;
 use crate::{
     commit::Topic,
+    filter::Filter,
+    group::{GroupHandle, Letters},
     grpc::{api::Api, authorize::Action, convert, filters, read::visible_end, refusal::Refusal},
 };
 
@@ -37,18 +39,13 @@ impl Api {
             }
             None => (page_start(&request.page_token)?, end),
         };
-        let filter = filters::compile("filter", request.filter, Vec::new()).await?;
-        let filter = filter.filter;
-        let wanted = |letter: &wire::DeadLetter| {
-            let history = letter.history.as_ref();
-            let reason = history.map_or("", |history| history.reason.as_str());
-            reason.contains(&request.reason_contains)
-                && filter.as_ref().is_none_or(|filter| {
-                    // What it cannot be judged by is no match.
-                    EventRef::read(&letter.event)
-                        .is_ok_and(|event| filter.matches(&event).unwrap_or(false))
-                })
-        };
+        let wanted = Wanted::new(wire::DeadLetterMatch {
+            filter: request.filter,
+            reason_contains: request.reason_contains,
+            min_attempts: request.min_attempts,
+            max_attempts: request.max_attempts,
+        })
+        .await?;
         let mut open = resolved.unsettled(from, to);
         let mut dead_letters: Vec<wire::DeadLetter> = Vec::new();
         let (mut bytes, mut looked_at) = (0, 0);
@@ -61,7 +58,7 @@ impl Api {
             }
             looked_at += 1;
             let letter = self.dead_letter(&topic, offset).await?;
-            let Some(letter) = letter.filter(wanted) else {
+            let Some(letter) = letter.filter(|letter| wanted.matches(letter)) else {
                 continue;
             };
             bytes += letter.event.len();
@@ -74,6 +71,35 @@ impl Api {
             dead_letters,
             next_page_token,
         })
+    }
+
+    /// Those of a group's dead letters that match, if there is something to match.
+    async fn matching(
+        self: &Arc<Self>,
+        handle: &GroupHandle,
+        letters: Letters,
+        matching: Option<wire::DeadLetterMatch>,
+    ) -> Result<Letters, Refusal> {
+        let Some(matching) = matching else {
+            return Ok(letters);
+        };
+        if letters != Letters::All {
+            let message = "it goes with all, not with dead_letter_offsets";
+            return Err(Refusal::field("matching", message));
+        }
+        let wanted = Wanted::new(matching).await?;
+        let resolved = handle.resolved_dead_letters().await;
+        let resolved = resolved.map_err(|_| Refusal::group_gone())?;
+        let topic = handle.group().dead_letters.clone();
+        let end = visible_end(&topic, PartitionId(0));
+        let mut found = Vec::new();
+        for offset in resolved.unsettled(Offset(0), end) {
+            let letter = self.dead_letter(&topic, offset).await?;
+            if letter.is_some_and(|letter| wanted.matches(&letter)) {
+                found.push(offset);
+            }
+        }
+        Ok(Letters::Found(found))
     }
 
     async fn dead_letter(
@@ -96,12 +122,13 @@ impl Api {
     }
 
     pub(in crate::grpc) async fn redrive_dead_letters(
-        &self,
+        self: &Arc<Self>,
         request: wire::RedriveDeadLettersRequest,
     ) -> Result<wire::RedriveDeadLettersResponse, Refusal> {
         let handle = self.group(Action::Administer, &request.topic, &request.group)?;
-        let offsets = chosen(request.all, request.dead_letter_offsets)?;
-        let redriven = handle.redrive(offsets, request.force).await?;
+        let letters = chosen(request.all, request.dead_letter_offsets)?;
+        let letters = self.matching(&handle, letters, request.matching).await?;
+        let redriven = handle.redrive(letters, request.force).await?;
         Ok(wire::RedriveDeadLettersResponse {
             redriven_count: redriven.redriven as i64,
             capped_count: redriven.capped as i64,
@@ -109,12 +136,13 @@ impl Api {
     }
 
     pub(in crate::grpc) async fn purge_dead_letters(
-        &self,
+        self: &Arc<Self>,
         request: wire::PurgeDeadLettersRequest,
     ) -> Result<wire::PurgeDeadLettersResponse, Refusal> {
         let handle = self.group(Action::Administer, &request.topic, &request.group)?;
-        let offsets = chosen(request.all, request.dead_letter_offsets)?;
-        let purged = handle.purge(offsets).await?;
+        let letters = chosen(request.all, request.dead_letter_offsets)?;
+        let letters = self.matching(&handle, letters, request.matching).await?;
+        let purged = handle.purge(letters).await?;
         tracing::info!(
             topic = request.topic,
             group = request.group,
@@ -127,10 +155,51 @@ impl Api {
     }
 }
 
-/// Which dead letters are meant; `None` for all.
-fn chosen(all: bool, given: Vec<i64>) -> Result<Option<Vec<Offset>>, Refusal> {
+/// What is asked of dead letters.
+struct Wanted {
+    filter: Option<Filter>,
+    reason: String,
+    attempts: RangeInclusive<i32>,
+}
+
+impl Wanted {
+    async fn new(asked: wire::DeadLetterMatch) -> Result<Self, Refusal> {
+        for (field, given) in [
+            ("min_attempts", asked.min_attempts),
+            ("max_attempts", asked.max_attempts),
+        ] {
+            convert::count(field, given.into())?;
+        }
+        let filter = filters::compile("filter", asked.filter, Vec::new()).await?;
+        let most = match asked.max_attempts {
+            0 => i32::MAX,
+            most => most,
+        };
+        Ok(Self {
+            filter: filter.filter,
+            reason: asked.reason_contains,
+            attempts: asked.min_attempts..=most,
+        })
+    }
+
+    fn matches(&self, letter: &wire::DeadLetter) -> bool {
+        let history = letter.history.as_ref();
+        let reason = history.map_or("", |history| history.reason.as_str());
+        let attempts = history.map_or(0, |history| history.attempt_count);
+        reason.contains(&self.reason)
+            && self.attempts.contains(&attempts)
+            && self.filter.as_ref().is_none_or(|filter| {
+                // What it cannot be judged by is no match.
+                EventRef::read(&letter.event)
+                    .is_ok_and(|event| filter.matches(&event).unwrap_or(false))
+            })
+    }
+}
+
+/// Which dead letters are meant.
+fn chosen(all: bool, given: Vec<i64>) -> Result<Letters, Refusal> {
     match (all, given.is_empty()) {
-        (true, true) => Ok(None),
+        (true, true) => Ok(Letters::All),
         (true, false) => {
             let message = "give offsets or all, not both";
             Err(Refusal::field("dead_letter_offsets", message))
@@ -148,7 +217,7 @@ fn chosen(all: bool, given: Vec<i64>) -> Result<Option<Vec<Offset>>, Refusal> {
                 .into_iter()
                 .map(|offset| convert::count("dead_letter_offsets", offset).map(Offset))
                 .collect();
-            Ok(Some(offsets?))
+            Ok(Letters::Named(offsets?))
         }
     }
 }
