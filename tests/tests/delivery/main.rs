@@ -3,17 +3,21 @@
 #![allow(clippy::unwrap_used)] // A failed step is a failed test.
 
 mod attempts;
+mod expiry;
+mod long_work;
 mod pains;
+mod stuck;
 
 use std::time::Duration;
 
 use sluice_proto::pb::{
-    GroupConfig, LeaseToken, Nack, Ordering, Reject, RetryPolicy, Settlement, settlement::Action,
+    Delivery, GroupConfig, LeaseToken, Nack, Ordering, Reject, RetryPolicy, Settlement,
+    settlement::Action,
 };
 use sluice_tests::{
     api::{Api, event},
     broker::TestBroker,
-    member::{Member, join},
+    member::{Member, ack, join},
 };
 
 const LEASE_MS: u64 = 1_000;
@@ -74,4 +78,19 @@ fn reject(lease: LeaseToken) -> Settlement {
             reason: "never".to_owned(),
         })),
     }
+}
+
+/// Takes the next event and says which.
+async fn next(member: &mut Member) -> (String, Delivery) {
+    let delivery = member.delivery().await.unwrap();
+    let id = delivery.event.as_ref().unwrap().id.clone();
+    (id, delivery)
+}
+
+/// Takes the next event, acks it, and says which it was.
+async fn ack_next(member: &mut Member) -> String {
+    let (id, delivery) = next(member).await;
+    let failures = member.settle(vec![ack(delivery.lease.unwrap())]).await;
+    assert_eq!(failures.unwrap(), []);
+    id
 }

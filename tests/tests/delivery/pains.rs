@@ -1,28 +1,26 @@
 //! What hurts teams with other brokers must not happen here: a test for each.
+//!
+//! | what hurts | shown in |
+//! |---|---|
+//! | a long task is taken away, done again, and can never commit, also by a restart of the broker | `long_work.rs` |
+//! | one slow event blocks everything behind it | `stuck.rs` |
+//! | one poisonous event kills worker after worker, and nobody counted | here, and `../workers/poison.rs` |
+//! | a nack breaks the order of a key; delayed retries hold the in-flight cap | here |
+//! | credit leaks when a consumer connects again, and it freezes; nothing says why | here |
+//! | ack and publish are two steps, so that a crash between them loses or doubles work | `../kills`, `../workers/chaos.rs` |
+//! | dead letters vanish | `../fault_points`, `../cli/dead_letters.rs` |
 
 use std::{collections::BTreeMap, time::Duration};
 
-use sluice_proto::pb::{GroupConfig, Ordering, RetryOrder, RetryPolicy};
+use sluice_proto::pb::{
+    ConnectionLoss, GroupConfig, IdleReason, Ordering, RetryOrder, RetryPolicy,
+};
 use sluice_tests::{
-    api::{Api, event, expect, keyed_event},
-    member::{Member, ack},
+    api::{Api, expect, keyed_event},
+    member::ack,
 };
 
-use super::{config, member, ms, nack, with_events};
-
-/// Takes the next event and says which.
-async fn next(member: &mut Member) -> (String, sluice_proto::pb::Delivery) {
-    let delivery = member.delivery().await.unwrap();
-    let id = delivery.event.as_ref().unwrap().id.clone();
-    (id, delivery)
-}
-
-async fn ack_next(member: &mut Member) -> String {
-    let (id, delivery) = next(member).await;
-    let failures = member.settle(vec![ack(delivery.lease.unwrap())]).await;
-    assert_eq!(failures.unwrap(), []);
-    id
-}
+use super::{ack_next, config, member, ms, nack, next, with_events};
 
 async fn caught_up(api: &Api) {
     api.wait_until_caught_up("in", "workers").await;
@@ -178,32 +176,39 @@ async fn a_partition_in_strict_order_goes_one_event_at_a_time() {
     }
 }
 
-/// Many leases that run out together hold up nothing.
+/// Credit leaks when a consumer connects again, it freezes, and nothing says why.
 #[tokio::test(flavor = "multi_thread")]
-async fn ten_thousand_leases_that_run_out_together_do_not_hold_up_new_events() {
-    const EVENTS: usize = 10_000;
-    let short = GroupConfig {
-        lease_duration: ms(3_000),
-        max_in_flight: 100_000,
+async fn a_member_that_connects_again_and_again_leaks_neither_credit_nor_the_in_flight_cap() {
+    const CREDIT: i64 = 2;
+    let capped = GroupConfig {
+        on_connection_loss: ConnectionLoss::AtOnce.into(),
+        max_in_flight: CREDIT as i32,
+        // None of them is to be a dead letter.
+        retry: Some(RetryPolicy {
+            max_attempts: 100,
+            ..config().retry.unwrap()
+        }),
+        solo_wait: ms(0),
+        lease_duration: ms(60 * 60 * 1000),
         ..config()
     };
-    let (_broker, api) = with_events(short, EVENTS).await;
-    let mut silent = member(&api, EVENTS as i64).await;
-    for _ in 0..EVENTS {
-        silent.delivery().await.unwrap();
+    let (_broker, api) = with_events(capped, 10).await;
+    for _ in 0..50 {
+        let mut broken_off = member(&api, CREDIT).await;
+        broken_off.delivery().await.unwrap();
     }
-    let lost = expect("the leases to be lost", silent.lost())
-        .await
-        .unwrap();
-    assert_eq!(lost.len(), EVENTS);
-    let mut other = member(&api, EVENTS as i64).await;
-    let _beats = other.heartbeats();
-    api.publish("in", vec![event("new")]).await.unwrap();
-    let mut before = 0;
-    while ack_next(&mut other).await != "new" {
-        before += 1;
+    let mut worker = member(&api, 10).await;
+    for _ in 0..10 {
+        ack_next(&mut worker).await;
     }
-    assert!(before < EVENTS, "the new event was the last");
-    let lag = api.describe_group("in", "workers").await.partitions[0].lag;
-    assert!(lag > 0, "the new event was the last");
+    caught_up(&api).await;
+    // All that it was granted is used up, and that is what it is told.
+    let events = vec![sluice_tests::api::event("more")];
+    api.publish("in", events).await.unwrap();
+    expect("the reason", async {
+        while api.describe_group("in", "workers").await.idle() != IdleReason::NoCredit {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
 }

@@ -1,0 +1,51 @@
+//! Work that takes far longer than a lease lasts.
+
+use std::time::Duration;
+
+use sluice_proto::pb::GroupConfig;
+use sluice_tests::{
+    api::{Api, event, expect},
+    member::{Member, commit, join},
+};
+
+use super::{config, member, ms, with_events};
+
+const LEASE_MS: u64 = 2_000;
+
+/// A long task is taken away from its worker, done again, and can never commit; a
+/// restart of the broker does the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn work_of_three_lease_times_is_delivered_once_although_the_broker_is_killed_meanwhile() {
+    let short = GroupConfig {
+        lease_duration: ms(LEASE_MS),
+        ..config()
+    };
+    let (mut broker, api) = with_events(short, 1).await;
+    api.create_topic("out", 1).await;
+    let mut slow = member(&api, 1).await;
+    let beats = slow.heartbeats();
+    let lease = slow.delivery().await.unwrap().lease.unwrap();
+    tokio::time::sleep(Duration::from_millis(LEASE_MS * 3 / 2)).await;
+
+    tokio::task::block_in_place(|| broker.restart());
+    drop((slow, beats));
+    let api = Api::connect(broker.url()).await;
+    // Somebody who would take it, from the first moment on.
+    let mut idle = member(&api, 9).await;
+    let _idle_beats = idle.heartbeats();
+    let mut again = join("in", "workers", 0);
+    again.held = vec![lease];
+    let mut slow = Member::join(&api, again).await.unwrap();
+    assert_eq!(slow.joined.lost, []);
+    let _beats = slow.heartbeats();
+    tokio::time::sleep(Duration::from_millis(LEASE_MS * 3 / 2)).await;
+
+    let request = commit(("in", "workers"), lease, "out", event("result"));
+    api.broker.clone().commit(request).await.unwrap();
+    assert_eq!(api.ids("out").await, ["result"]);
+    // The first that the other one gets is what is published now.
+    api.publish("in", vec![event("next")]).await.unwrap();
+    let next = expect("the next event", idle.delivery()).await.unwrap();
+    assert_eq!((next.offset, next.attempt), (1, 1));
+    assert!(slow.delivery_at_hand().is_none());
+}
