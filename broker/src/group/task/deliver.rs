@@ -116,6 +116,12 @@ impl GroupTask {
             || self.members.could_take(size, |id| self.may_have_more(id))
     }
 
+    /// The same of a suspect, by who takes one when it holds nothing: also a
+    /// member that gets nothing else so that it comes to that.
+    pub(super) fn suspect_could_be_taken(&self, size: usize) -> bool {
+        self.pulls.iter().any(|pull| fits(pull, 0, size)) || self.members.could_take(size, |_| true)
+    }
+
     /// Whether the member may be given an event that is not suspect.
     pub(super) fn may_have_more(&self, member: MemberId) -> bool {
         self.board.may_have_more(&Holder::Member(member)) && !self.solo.is_emptying(member)

@@ -195,14 +195,21 @@ impl GroupTask {
     pub(super) fn fetch_missing(&mut self) {
         let mut room = self.payloads.room_for_needed();
         let mut wanted: BTreeMap<usize, Vec<Wanted>> = BTreeMap::new();
-        for id in self.board.first_ready(FETCHES_MAX) {
+        let suspects = self.board.suspects();
+        for (at, id) in self.board.first_ready(FETCHES_MAX).enumerate() {
             if self.payloads.has(id) || self.fetching.contains(&id) {
                 continue;
             }
             let size = self.size(id);
             // One always moves, however large it is.
             let first = wanted.is_empty() && self.fetching.is_empty();
-            if !self.could_be_taken(size) || (size > room && !first) {
+            // Suspects come first.
+            let could_be_taken = if at < suspects {
+                self.suspect_could_be_taken(size)
+            } else {
+                self.could_be_taken(size)
+            };
+            if !could_be_taken || (size > room && !first) {
                 continue;
             }
             room = room.saturating_sub(size);
