@@ -7,7 +7,8 @@ use serde::Deserialize;
 
 use crate::{
     commit::{CommitConfig, PageLimits},
-    group::GroupLimits,
+    flow::Intake,
+    group::{BufferLimits, GroupLimits},
     log::{FRAME_BYTES_MAX, LogConfig, SEGMENT_BYTES_MIN, WriteChoice},
     retention::RetentionConfig,
 };
@@ -64,6 +65,9 @@ macro_rules! limits {
 
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
+
+/// Changes that may wait for the log, whatever their bytes.
+const QUEUE_LEN: usize = 8192;
 
 limits! {
     /// Bytes of an encoded event. Default 1 MiB.
@@ -161,9 +165,33 @@ limits! {
     commit_queue_bytes: usize = 64 * MIB, MIB..=1 << 32;
     /// Streams of one HTTP/2 connection. Default 1000.
     connection_streams_max: u32 = 1000, 1..=100_000;
+    /// Connections at once; one more is closed as soon as it is made. Default
+    /// 10,000.
+    connections_max: usize = 10_000, 1..=1_000_000;
+    /// Bytes of events that wait in one Consume stream for its reader; one event
+    /// may exceed it. Default 1 MiB.
+    stream_buffer_bytes: usize = MIB, 4 * KIB..=1 << 30;
+    /// The same in all streams together. When they have as much, each takes one
+    /// event at a time. Default 256 MiB.
+    stream_buffers_bytes: usize = 256 * MIB, 4 * KIB..=1 << 40;
+    /// Bytes that all PublishStreams together may have under way: with many of
+    /// them, the window of each is smaller, down to 64 KiB. Default 256 MiB.
+    publish_windows_bytes: usize = 256 * MIB, MIB..=1 << 40;
+    /// Bytes of Publish requests that wait for a full topic or a full queue; one
+    /// more is refused. Default 64 MiB.
+    publish_waiting_bytes: usize = 64 * MIB, MIB..=1 << 40;
     /// How long open calls may go on when the broker is told to stop. Default
     /// 5 seconds.
     drain_ms: u64 = 5000, 0..=600_000;
+}
+
+impl Limits {
+    /// The line for the log as publishers see it: three quarters of it, so that
+    /// settlements and commits never wait behind them for room.
+    pub(crate) fn intake(&self) -> Intake {
+        let bytes = self.commit_queue_bytes as u64;
+        Intake::new(bytes / 4 * 3, QUEUE_LEN / 4 * 3)
+    }
 }
 
 /// A setting that cannot be.
@@ -266,7 +294,7 @@ impl Config {
             memory_topic_bytes: limits.memory_topic_bytes,
             memory_bytes: limits.memory_bytes,
             log_checkpoint_bytes: limits.log_checkpoint_bytes,
-            queue_len: 8192,
+            queue_len: QUEUE_LEN,
             queue_bytes: limits.commit_queue_bytes,
             topics_max: limits.topics_max,
             groups_max: limits.groups_max,
@@ -294,6 +322,10 @@ impl Config {
             park_after_ms: limits.park_after_ms,
             parked_events_max: limits.parked_events_max,
             payload_bytes_max: limits.group_payload_bytes_max,
+            buffer: BufferLimits {
+                stream_bytes: limits.stream_buffer_bytes,
+                total_bytes: limits.stream_buffers_bytes,
+            },
             commands_max: 1024,
             page: PageLimits {
                 events: 512,

@@ -107,6 +107,23 @@ impl TestBroker {
         self.url().trim_start_matches("http://")
     }
 
+    /// The memory that it takes (its resident set), in bytes. Linux only.
+    ///
+    /// # Panics
+    /// When it does not run.
+    #[must_use]
+    pub fn memory_bytes(&self) -> u64 {
+        let running = self.running.as_ref().expect("the broker runs");
+        let status = fs::read_to_string(format!("/proc/{}/status", running.child.id()));
+        let status = status.expect("the status of our own child can be read");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.split_whitespace().next());
+        let kib: u64 = kib
+            .and_then(|kib| kib.parse().ok())
+            .expect("it has a resident set");
+        kib << 10
+    }
+
     /// Where its data is.
     #[must_use]
     pub fn data_dir(&self) -> PathBuf {

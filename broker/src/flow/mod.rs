@@ -4,10 +4,12 @@
 //! Pure: [`window`] is the credit of one producer's stream, [`pressure`] what a
 //! backlog means for it, [`turns`] whose turn it is when there is room for some,
 //! [`edges`] which declared outputs count. A [`gate`] is where they meet, one for
-//! each topic that has a group with a limit; [`registry`] finds it.
+//! each topic that has a group with a limit; [`registry`] finds it. [`intake`] is the line for the log,
+//! which all publishers share.
 
 pub mod edges;
 mod gate;
+mod intake;
 pub mod pressure;
 mod registry;
 pub mod turns;
@@ -15,6 +17,7 @@ pub mod window;
 
 pub use self::{
     gate::{Entered, Full, Gate, Load, Measure, Producer, Report, Standing},
+    intake::{InLine, Intake},
     pressure::{Backlog, BacklogLimit, Pressure},
     registry::{Flow, Metering, Outputs, limit_of},
 };

@@ -9,6 +9,7 @@ use tokio::{
 
 use super::{
     board::{Counts, EventId, LeaseError, LeaseToken, MemberId, Report},
+    buffered::Buffer,
     change::{ChangeReply, ChangeRequest, Moved},
     credit::{Grant, Shrinks},
 };
@@ -370,6 +371,7 @@ pub(super) enum Command {
         held: Vec<LeaseToken>,
         message_bytes_max: usize,
         outgoing: mpsc::Sender<Outgoing>,
+        buffer: Buffer,
         reply: oneshot::Sender<Result<Joined, JoinError>>,
     },
     Grant {

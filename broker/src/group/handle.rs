@@ -10,13 +10,15 @@ use tokio::{
 
 use super::{
     board::{EventId, LeaseError, LeaseToken, MemberId},
+    buffered::{Buffer, Buffers},
     change::{ChangeError, ChangeRequest, Moved},
     command::{
-        Command, Description, EventStanding, IdleReason, JoinError, Joined, Letters, Outgoing,
-        PendingPull, Pulled, PurgeError, RedriveError, Redriven, Settlement, SettlementError,
-        SettlementFailures, Thaw,
+        Command, Delivery, Description, EventStanding, IdleReason, JoinError, Joined, Letters,
+        Outgoing, PendingPull, Pulled, PurgeError, RedriveError, Redriven, Settlement,
+        SettlementError, SettlementFailures, Thaw,
     },
     credit::{Grant, Shrinks},
+    members::DELIVERY_OVERHEAD,
 };
 use crate::commit::{
     AckWindow, CommitError, Group, Unavailable,
@@ -29,6 +31,7 @@ pub struct GroupHandle {
     pub(super) group: Arc<Group>,
     pub(super) commands: mpsc::Sender<Command>,
     pub(super) room: Arc<Notify>,
+    pub(super) buffers: Buffers,
 }
 
 /// Messages that wait in a member's stream: a few of deliveries, and one of
@@ -67,6 +70,7 @@ pub struct PullRequest {
 #[derive(Debug)]
 pub struct Inbox {
     messages: mpsc::Receiver<Outgoing>,
+    buffer: Buffer,
     room: Arc<Notify>,
     commands: mpsc::Sender<Command>,
 }
@@ -75,6 +79,9 @@ impl Inbox {
     /// The next message; `None` when the member is out.
     pub async fn next(&mut self) -> Option<Outgoing> {
         let message = self.messages.recv().await;
+        if let Some(Outgoing::Deliveries(deliveries)) = &message {
+            self.buffer.remove(bytes_of(deliveries));
+        }
         // The group passes over a member whose channel is full.
         self.room.notify_one();
         message
@@ -88,6 +95,7 @@ impl Drop for Inbox {
         let mut unsent = Vec::new();
         while let Ok(message) = self.messages.try_recv() {
             if let Outgoing::Deliveries(deliveries) = message {
+                self.buffer.remove(bytes_of(&deliveries));
                 unsent.extend(deliveries.into_iter().map(|delivery| delivery.token));
             }
         }
@@ -95,6 +103,12 @@ impl Drop for Inbox {
             send_later(&self.commands, Command::HandBack { tokens: unsent });
         }
     }
+}
+
+/// What deliveries count as while they wait.
+pub(super) fn bytes_of(deliveries: &[Delivery]) -> usize {
+    let bytes = deliveries.iter().map(|of| of.event.len());
+    bytes.sum::<usize>() + deliveries.len() * DELIVERY_OVERHEAD
 }
 
 /// Sends a command from where nothing can be awaited. When the runtime has
@@ -126,6 +140,8 @@ impl GroupHandle {
     /// When the group is full or gone.
     pub async fn join(&self, request: JoinRequest) -> Result<(Joined, Inbox), JoinError> {
         let (outgoing, messages) = mpsc::channel(OUTGOING_LEN);
+        let buffer = self.buffers.stream();
+        let of_member = buffer.clone();
         let joined = self
             .ask(|reply| Command::Join {
                 name: request.name,
@@ -133,12 +149,14 @@ impl GroupHandle {
                 held: request.held,
                 message_bytes_max: request.message_bytes_max,
                 outgoing,
+                buffer: of_member,
                 reply,
             })
             .await
             .map_err(|GroupGone| JoinError::GroupGone)??;
         let inbox = Inbox {
             messages,
+            buffer,
             room: self.room.clone(),
             commands: self.commands.clone(),
         };

@@ -8,7 +8,9 @@ use std::{
 
 use tokio::sync::mpsc;
 
-use super::{board::MemberId, command::Outgoing, credit::Credit, schedule::Schedule};
+use super::{
+    board::MemberId, buffered::Buffer, command::Outgoing, credit::Credit, schedule::Schedule,
+};
 
 /// Bytes that a delivery takes in a message besides its event.
 pub(super) const DELIVERY_OVERHEAD: usize = 64;
@@ -25,6 +27,8 @@ pub(super) struct Member {
     /// It has lost its leases, and gets nothing until it is heard of again.
     silent: bool,
     message_bytes_max: usize,
+    /// Bytes that wait in its stream.
+    pub(super) buffer: Buffer,
 }
 
 /// A member's share of one round of deliveries.
@@ -53,6 +57,7 @@ impl Members {
         name: String,
         message_bytes_max: usize,
         outgoing: mpsc::Sender<Outgoing>,
+        buffer: Buffer,
         deadline_ms: u64,
     ) -> MemberId {
         self.last_id += 1;
@@ -65,6 +70,7 @@ impl Members {
             outgoing: Some(outgoing),
             silent: false,
             message_bytes_max,
+            buffer,
         };
         self.members.insert(id, member);
         self.turns.push_back(id);
@@ -218,5 +224,6 @@ impl Member {
             && self.credit.may_send()
             && events < SHARE_EVENTS_MAX
             && bytes + size + DELIVERY_OVERHEAD <= self.message_bytes_max
+            && self.buffer.takes(size + DELIVERY_OVERHEAD, bytes)
     }
 }

@@ -8,6 +8,7 @@
 //! Others talk to a group by [`GroupHandle`]; [`registry`] finds it.
 
 pub mod board;
+mod buffered;
 mod change;
 mod command;
 pub mod credit;
@@ -30,6 +31,7 @@ mod task;
 pub(crate) use self::scan::turn_to_filter;
 pub use self::{
     board::{Counts, LeaseError, LeaseToken, MemberId, Report},
+    buffered::BufferLimits,
     change::{ChangeError, ChangeRequest, Move, Moved},
     command::{
         Delivery, Description, EventStanding, IdleReason, InFlightEvent, JoinError, Joined,

@@ -4,8 +4,14 @@
 
 use std::collections::HashMap;
 
+use bytes::Bytes;
+
 use super::board::EventId;
 use crate::commit::StoredEvent;
+
+/// A smaller event is copied: as a slice it would keep a whole block of the log in
+/// memory, at most a MiB, for as long as it waits here or in a member's stream.
+const COPIED_BELOW: usize = 16 << 10;
 
 #[derive(Debug)]
 pub(super) struct Payloads {
@@ -60,8 +66,11 @@ impl Payloads {
         self.insert(id, event, true);
     }
 
-    fn insert(&mut self, id: EventId, event: StoredEvent, needed: bool) {
+    fn insert(&mut self, id: EventId, mut event: StoredEvent, needed: bool) {
         self.take(id);
+        if event.event.len() < COPIED_BELOW {
+            event.event = Bytes::copy_from_slice(&event.event);
+        }
         self.budget(needed).bytes += size(&event);
         self.events.insert(id, Kept { event, needed });
     }

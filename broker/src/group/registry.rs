@@ -11,6 +11,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     board::{Board, BoardRules},
+    buffered::{BufferLimits, Buffers},
     handle::GroupHandle,
     parking::parking_of,
     routes::Routes,
@@ -43,6 +44,8 @@ pub struct GroupLimits {
     pub payload_bytes_max: usize,
     /// Commands that may wait.
     pub commands_max: usize,
+    /// Events that wait in members' streams.
+    pub buffer: BufferLimits,
     /// What is read at once.
     pub page: PageLimits,
     /// Postings that find the events of groups whose filters fix an attribute, of
@@ -57,6 +60,7 @@ pub struct Groups {
     limits: GroupLimits,
     epoch: u64,
     flow: Flow,
+    buffers: Buffers,
     running: Mutex<HashMap<GroupId, Running>>,
     tasks: TaskTracker,
     routes: Routes,
@@ -79,6 +83,7 @@ impl Groups {
             limits,
             epoch,
             flow: Flow::default(),
+            buffers: Buffers::new(limits.buffer),
             running: Mutex::default(),
             tasks,
         }
@@ -107,6 +112,7 @@ impl Groups {
             group: group.clone(),
             commands,
             room: room.clone(),
+            buffers: self.buffers.clone(),
         };
         let task = self.make_task(group, state, receiver, room);
         let stop = CancellationToken::new();

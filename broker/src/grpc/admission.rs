@@ -1,6 +1,12 @@
 //! Who may publish now: what waits at a topic's gate, and for how long.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::time::{Instant, timeout_at};
 use tonic::metadata::MetadataMap;
@@ -8,7 +14,7 @@ use tonic::metadata::MetadataMap;
 use super::{api::Api, refusal::Refusal};
 use crate::{
     commit::{AppendRequest, Changes, Submitted},
-    flow::{Entered, Load, Producer},
+    flow::{Entered, InLine, Load, Producer},
 };
 
 impl Api {
@@ -38,16 +44,36 @@ impl Api {
         of_each.collect()
     }
 
-    /// Puts changes in line for the log, if there is room by `until`.
+    /// Puts a publisher's changes in line for the log, if there is room by `until`.
+    /// What comes with it is held until they have an outcome.
     pub(super) async fn submit_by(
         &self,
+        who: Producer,
         changes: Changes,
-        until: Instant,
-    ) -> Result<Submitted, Refusal> {
-        // Given up before it is in line, nothing of it happens.
-        match timeout_at(until, self.proposals.submit(changes)).await {
-            Ok(submitted) => Ok(submitted?),
-            Err(_) => Err(Refusal::overloaded()),
+        until: Option<Instant>,
+    ) -> Result<(InLine, Submitted), Refusal> {
+        let bytes = changes.frame_bytes() as u64;
+        let in_line = self.intake.enter(who, bytes, until).await;
+        let in_line = in_line.ok_or_else(Refusal::overloaded)?;
+        // There is room for it, unless settlements have taken that as well.
+        let submit = self.proposals.submit(changes);
+        let submitted = match until {
+            // Given up before it is in line, nothing of it happens.
+            Some(until) => timeout_at(until, submit)
+                .await
+                .map_err(|_| Refusal::overloaded())?,
+            None => submit.await,
+        };
+        Ok((in_line, submitted?))
+    }
+
+    /// A request of so many bytes is about to wait, if there are not too many.
+    pub(super) fn wait_with(&self, bytes: usize) -> Result<Counted, Refusal> {
+        let counted = Counted::add(&self.waiting_bytes, bytes);
+        if counted.after <= self.limits.publish_waiting_bytes.max(bytes) {
+            Ok(counted)
+        } else {
+            Err(Refusal::overloaded())
         }
     }
 
@@ -61,6 +87,37 @@ impl Api {
             .and_then(grpc_timeout);
         Instant::now() + asked.map_or(longest, |asked| longest.min(asked * 9 / 10))
     }
+}
+
+/// A part of a sum, for as long as it lives.
+#[derive(Debug)]
+pub(super) struct Counted {
+    sum: Arc<AtomicUsize>,
+    part: usize,
+    /// The sum when this was added.
+    after: usize,
+}
+
+impl Counted {
+    pub(super) fn add(sum: &Arc<AtomicUsize>, part: usize) -> Self {
+        let before = sum.fetch_add(part, Ordering::Relaxed);
+        Self {
+            sum: sum.clone(),
+            part,
+            after: before + part,
+        }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.sum.fetch_sub(self.part, Ordering::Relaxed);
+    }
+}
+
+/// Bytes of events.
+pub(super) fn bytes_of(appends: &[AppendRequest]) -> usize {
+    load(appends).bytes as usize
 }
 
 fn load(appends: &[AppendRequest]) -> Load {

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicU32, AtomicUsize, Ordering},
     },
     time::SystemTime,
 };
@@ -18,6 +18,7 @@ use super::{
 use crate::{
     commit::{Group, Proposals, Recovery, Store, Topic},
     config::Limits,
+    flow::Intake,
     group::{GroupHandle, Groups},
     log,
     retention::RetentionStatus,
@@ -32,6 +33,12 @@ pub(crate) struct Api {
     pub(crate) groups: Groups,
     pub(crate) space: Space,
     pub(crate) limits: Limits,
+    /// The line for the log, as publishers see it.
+    pub(super) intake: Intake,
+    /// PublishStreams that are open.
+    pub(super) publish_streams: Arc<AtomicUsize>,
+    /// Bytes of Publish requests that wait to be let in.
+    pub(super) waiting_bytes: Arc<AtomicUsize>,
     pub(crate) info: BrokerInfo,
     /// Long streams end when it is cancelled.
     pub(crate) stopping: CancellationToken,
@@ -62,6 +69,9 @@ impl Api {
             log,
             groups,
             space,
+            intake: limits.intake(),
+            publish_streams: Arc::default(),
+            waiting_bytes: Arc::default(),
             limits,
             info,
             stopping: CancellationToken::new(),

@@ -8,6 +8,7 @@ mod admission;
 mod api;
 mod authorize;
 mod commit;
+mod connections;
 mod consume;
 mod convert;
 mod events;

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use tonic::Request;
 
 use super::{
+    admission::bytes_of,
     api::Api,
     authorize::{Action, Resource},
     convert, events,
@@ -14,7 +15,7 @@ use super::{
 };
 use crate::{
     commit::{AppendRequest, Changes, SEQUENCES_REMEMBERED, Submitted, record::ProducerSequence},
-    flow::{Entered, Producer},
+    flow::{Entered, InLine, Producer},
 };
 
 impl Api {
@@ -46,7 +47,7 @@ impl Api {
         let appends = self.place_events("", &request.topic, request.events, request.partition)?;
         let who = producer_of(producer.map(|of| of.producer), connection);
         let committed = match self.append_by(who, producer, appends, until).await {
-            Ok((_entered, submitted)) => submitted.committed().await?,
+            Ok((_held, submitted)) => submitted.committed().await?,
             Err(refusal) => self.applied_before(producer, refusal).await?,
         };
         Ok(wire::PublishResponse {
@@ -63,14 +64,16 @@ impl Api {
         producer: Option<ProducerSequence>,
         appends: Vec<AppendRequest>,
         until: Instant,
-    ) -> Result<(Option<Entered>, Submitted), Refusal> {
+    ) -> Result<((Option<Entered>, InLine), Submitted), Refusal> {
+        let _waiting = self.wait_with(bytes_of(&appends))?;
         let entered = self.enter(who, &appends, Some(until)).await?;
         let changes = Changes {
             producer,
             appends,
             ..Changes::default()
         };
-        Ok((entered, self.submit_by(changes, until).await?))
+        let (in_line, submitted) = self.submit_by(who, changes, Some(until)).await?;
+        Ok(((entered, in_line), submitted))
     }
 }
 

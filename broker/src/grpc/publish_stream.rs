@@ -3,7 +3,11 @@
 //! Batches to one topic go in line one after the other, so that their order
 //! holds; those of another topic do not wait behind them while the first is full.
 
-use std::{collections::HashMap, net::SocketAddr, sync::Arc};
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering},
+};
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use sluice_proto::{
@@ -14,6 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 use tonic::{Status, Streaming};
 
 use super::{
+    admission::Counted,
     api::Api,
     convert, events,
     publish::producer_of,
@@ -85,6 +90,7 @@ impl<'a> PublishStream<'a> {
             return Err(Refusal::stream_state("the first message must be `open`").into());
         };
         let window = Window::new(api.limits.publish_window_bytes as u64);
+        let _open = Counted::add(&api.publish_streams, 1);
         let session = u64::try_from(open.producer_id).ok().filter(|id| *id > 0);
         let mut stream = PublishStream {
             api,
@@ -94,6 +100,7 @@ impl<'a> PublishStream<'a> {
             window,
             topics: HashMap::new(),
         };
+        stream.resize_window();
         let credit = Some(credit(stream.window.tell()));
         stream
             .respond(Out::Opened(wire::PublishOpened { credit }))
@@ -200,11 +207,21 @@ impl<'a> PublishStream<'a> {
             .await
     }
 
-    async fn tell_credit(&mut self) -> Result<(), Status> {
+    /// Makes the window what its topics, and the number of streams, leave of it.
+    fn resize_window(&mut self) {
         let flow = self.api.groups.flow();
+        let limits = &self.api.limits;
+        let streams = self.api.publish_streams.load(Ordering::Relaxed).max(1);
+        let whole = limits.publish_window_bytes * streams;
+        let of_all = limits.publish_windows_bytes as f64 / whole as f64;
         let gates = self.topics.keys().filter_map(|topic| flow.gate(*topic));
-        let share = gates.map(|gate| gate.share()).fold(1.0, f64::min);
+        let share = gates.map(|gate| gate.share()).fold(of_all, f64::min);
         self.window.set_share(share);
+    }
+
+    /// Tells the credit when a good part of the window is new.
+    async fn tell_credit(&mut self) -> Result<(), Status> {
+        self.resize_window();
         match self.window.due() {
             Some(max_bytes) => self.respond(Out::Credit(credit(max_bytes))).await,
             None => Ok(()),
@@ -240,7 +257,8 @@ async fn publish(
         Ok(entered) => entered,
         Err(refusal) => return api.applied_before(producer, refusal).await,
     };
-    let submitted = api.proposals.submit(changes).await?;
+    // Held until it has an outcome.
+    let (_in_line, submitted) = api.submit_by(who, changes, None).await?;
     drop(in_line);
     Ok(submitted.committed().await?)
 }

@@ -7,14 +7,10 @@ use sluice_proto::{
     wire::{admin_service_server::AdminServiceServer, broker_service_server::BrokerServiceServer},
 };
 use tokio::net::TcpListener;
-use tonic::{
-    Status,
-    codegen::http::Response,
-    transport::{Server, server::TcpIncoming},
-};
+use tonic::{Status, codegen::http::Response, transport::Server};
 use tower::util::MapResponseLayer;
 
-use super::{api::Api, refusal::unread_message, service::Services};
+use super::{api::Api, connections, refusal::unread_message, service::Services};
 
 /// A connection that is silent for so long is asked, and cut when it does not
 /// answer in the same time again.
@@ -41,6 +37,7 @@ pub(crate) async fn serve(
     let response_bytes_max = request_bytes_max + RESPONSE_OVERHEAD;
     let stopping = api.stopping.clone();
     let streams_max = api.limits.connection_streams_max;
+    let connections_max = api.limits.connections_max;
     let services = Services(api);
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<BrokerServiceServer<Services>>().await;
@@ -89,7 +86,7 @@ pub(crate) async fn serve(
             .set_not_serving::<AdminServiceServer<Services>>()
             .await;
     };
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let incoming = connections::limited(listener, connections_max);
     router.serve_with_incoming_shutdown(incoming, stopped).await
 }
 

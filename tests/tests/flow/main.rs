@@ -4,6 +4,9 @@
 #![allow(clippy::unwrap_used)]
 
 mod backlog;
+mod chain;
+mod load;
+mod pipeline;
 mod settings;
 
 use std::time::Duration;

@@ -10,6 +10,7 @@ use super::{GroupTask, READING_EXTENSION};
 use crate::group::{
     board::{EventId, Holder, LeaseToken, MemberId},
     command::{Delivery, IdleReason, Outgoing, PendingPull, Pulled},
+    handle::bytes_of,
     members::{DELIVERY_OVERHEAD, Share},
     note::DeadLetterNote,
 };
@@ -252,11 +253,19 @@ impl GroupTask {
     }
 
     fn send(&mut self, member: MemberId, deliveries: Vec<Delivery>) {
-        let outgoing = self.members.get(member).and_then(|m| m.outgoing.as_ref());
-        let Some(outgoing) = outgoing else { return };
+        let Some(member) = self.members.get(member) else {
+            return;
+        };
+        let Some(outgoing) = &member.outgoing else {
+            return;
+        };
+        // Before its stream takes them out again.
+        let bytes = bytes_of(&deliveries);
+        member.buffer.add(bytes);
         if let Err(unsent) = outgoing.try_send(Outgoing::Deliveries(deliveries))
             && let Outgoing::Deliveries(deliveries) = unsent.into_inner()
         {
+            member.buffer.remove(bytes);
             for delivery in deliveries.iter().rev() {
                 self.board.hand_back(delivery.token);
             }

@@ -319,9 +319,18 @@ impl GroupTask {
                 held,
                 message_bytes_max,
                 outgoing,
+                buffer,
                 reply,
             } => {
-                let _ = reply.send(self.join(name, grant, &held, message_bytes_max, outgoing));
+                let lease_ms = self.config().lease_ms;
+                let deadline_ms = self.clock.now_ms() + lease_ms;
+                let _ = reply.send(if self.members.len() >= self.limits.members_max {
+                    Err(JoinError::TooManyMembers(self.members.len()))
+                } else {
+                    let members = &mut self.members;
+                    let id = members.add(name, message_bytes_max, outgoing, buffer, deadline_ms);
+                    Ok(self.join(id, grant, &held))
+                });
             }
             Command::Grant {
                 member,
@@ -395,22 +404,8 @@ impl GroupTask {
         }
     }
 
-    fn join(
-        &mut self,
-        name: String,
-        grant: Option<Grant>,
-        held: &[LeaseToken],
-        message_bytes_max: usize,
-        outgoing: mpsc::Sender<Outgoing>,
-    ) -> Result<Joined, JoinError> {
-        if self.members.len() >= self.limits.members_max {
-            return Err(JoinError::TooManyMembers(self.members.len()));
-        }
+    fn join(&mut self, member: MemberId, grant: Option<Grant>, held: &[LeaseToken]) -> Joined {
         let now = self.clock.now_ms();
-        let lease_ms = self.config().lease_ms;
-        let member = self
-            .members
-            .add(name, message_bytes_max, outgoing, now + lease_ms);
         if let (Some(grant), Some(member)) = (grant, self.members.get_mut(member)) {
             // A first grant cannot shrink.
             let _ = member.credit.grant(grant);
@@ -420,11 +415,11 @@ impl GroupTask {
             .filter(|token| !self.board.present(**token, member, now))
             .copied()
             .collect();
-        Ok(Joined {
+        Joined {
             member,
             lost,
-            lease_ms,
-        })
+            lease_ms: self.config().lease_ms,
+        }
     }
 
     fn grant(&mut self, member: MemberId, grant: Grant) -> Result<(), super::credit::Shrinks> {
