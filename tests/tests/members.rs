@@ -340,7 +340,8 @@ async fn lag(api: &Api, topic: &str, group: &str) -> i64 {
 /// is nobody's work, and does not wait for the lease to run out.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_not_sent_to_a_member_that_went_away_goes_to_others_at_once() {
-    let broker = TestBroker::start();
+    // Far more than one that does not read is given otherwise.
+    let broker = TestBroker::start_with(&["--limit", "stream_buffer_bytes=67108864"]);
     let api = Api::connect(broker.url()).await;
     api.create_topic("in", 1).await;
     // Far longer than this test waits.

@@ -135,9 +135,13 @@ pub struct Gate {
 #[derive(Debug, Default)]
 struct State {
     groups: BTreeMap<GroupId, Metered>,
-    /// Let in and not readable yet.
-    under_way: Load,
-    /// All that was ever let in and has an outcome.
+    /// Requests that were let in and have no outcome.
+    under_way: usize,
+    /// What the ends of the partitions sum up to when all of them are readable. Not
+    /// below what they do now, so that nothing counts twice, in line and readable,
+    /// in the moment between the two.
+    expected_end: u64,
+    /// All that was ever let in.
     entered_bytes: u64,
     waiting: Turns<Producer, Waiter>,
     /// It was shut since those were told who wait for it to open.
@@ -154,12 +158,11 @@ struct Waiter {
 #[derive(Debug)]
 pub struct Entered {
     gate: Arc<Gate>,
-    load: Load,
 }
 
 impl Drop for Entered {
     fn drop(&mut self) {
-        self.gate.left(self.load);
+        self.gate.left();
     }
 }
 
@@ -251,12 +254,10 @@ impl Gate {
     }
 
     fn admit(self: &Arc<Self>, state: &mut State, load: Load) -> Entered {
-        state.under_way.events += load.events;
-        state.under_way.bytes += load.bytes;
-        Entered {
-            gate: self.clone(),
-            load,
-        }
+        state.under_way += 1;
+        state.expected_end = state.end(&self.topic) + load.events;
+        state.entered_bytes += load.bytes;
+        Entered { gate: self.clone() }
     }
 
     fn full(&self, by: &Metered, state: &State) -> Full {
@@ -303,7 +304,7 @@ impl Gate {
         (state.waiting.len(), bytes)
     }
 
-    /// Bytes that were let in so far and have an outcome.
+    /// Bytes that were let in so far.
     #[must_use]
     pub fn entered_bytes(&self) -> u64 {
         self.state().entered_bytes
@@ -365,11 +366,13 @@ impl Gate {
         self.pump();
     }
 
-    fn left(self: &Arc<Self>, load: Load) {
+    fn left(self: &Arc<Self>) {
         let mut state = self.state();
-        state.under_way.events -= load.events;
-        state.under_way.bytes -= load.bytes;
-        state.entered_bytes += load.bytes;
+        state.under_way -= 1;
+        if state.under_way == 0 {
+            // Of what was let in, some may have been refused after all.
+            state.expected_end = 0;
+        }
         let waits = !state.waiting.is_empty();
         drop(state);
         if waits {
@@ -409,11 +412,11 @@ impl State {
     /// Looks at every group anew. Returns one because of which nothing is let in,
     /// a refusing one first.
     fn refresh(&mut self, topic: &Topic) -> Option<GroupId> {
-        let (end, now_ms) = (end_sum(topic), now_ms());
-        let (under_way, entered_bytes) = (self.under_way, self.entered_bytes);
+        let (end, now_ms) = (self.end(topic), now_ms());
+        let entered_bytes = self.entered_bytes;
         let mut shut: Option<(GroupId, BacklogPolicy)> = None;
         for (id, group) in &mut self.groups {
-            let backlog = group.backlog(end, under_way, entered_bytes, now_ms);
+            let backlog = group.backlog(end, entered_bytes, now_ms);
             group.pressure = group.pressure.at(group.limit.fill(backlog));
             let refuses = group.policy == BacklogPolicy::Reject;
             if group.pressure.is_shut() && (shut.is_none() || refuses) {
@@ -434,8 +437,12 @@ impl State {
     }
 
     fn backlog(&self, group: &Metered, topic: &Topic) -> Backlog {
-        let end = end_sum(topic);
-        group.backlog(end, self.under_way, self.entered_bytes, now_ms())
+        let end = self.end(topic);
+        group.backlog(end, self.entered_bytes, now_ms())
+    }
+
+    fn end(&self, topic: &Topic) -> u64 {
+        end_sum(topic).max(self.expected_end)
     }
 
     fn standing(&self, group: &Metered, topic: &Topic) -> Standing {
@@ -458,14 +465,12 @@ impl State {
 }
 
 impl Metered {
-    fn backlog(&self, end: u64, under_way: Load, entered_bytes: u64, now_ms: u64) -> Backlog {
-        let ahead = end.saturating_sub(self.report.scanned);
-        let visible = self.report.met + ahead;
-        let events = visible + under_way.events;
+    fn backlog(&self, end: u64, entered_bytes: u64, now_ms: u64) -> Backlog {
+        let events = self.report.met + end.saturating_sub(self.report.scanned);
         // Of what was measured some is settled by now; what came since is counted
         // to the byte.
         let measure = &self.measure;
-        let left = visible.min(measure.events);
+        let left = events.min(measure.events);
         let of_measured = u128::from(measure.bytes) * u128::from(left);
         let measured = of_measured.checked_div(u128::from(measure.events));
         let since = entered_bytes.saturating_sub(measure.entered_bytes);
@@ -473,8 +478,8 @@ impl Metered {
         let age = now_ms.saturating_sub(measure.oldest_ms);
         Backlog {
             events,
-            bytes: bytes.saturating_add(since) + under_way.bytes,
-            age_ms: if visible > 0 && measure.oldest_ms > 0 {
+            bytes: bytes.saturating_add(since),
+            age_ms: if events > 0 && measure.oldest_ms > 0 {
                 age
             } else {
                 0

@@ -225,16 +225,18 @@ impl GroupTask {
             });
         }
         self.board.set_rules(BoardRules::from(self.config()));
-        self.follow_settings();
+        let limit_is_new = self.follow_settings();
+        let reroutes = limit_is_new || filter.is_some();
         if let Some(filter) = filter {
-            self.scanner.route = self
-                .routes
-                .of(&self.group.topic, filter.as_ref(), &self.room);
             self.scanner.filter = filter;
             // They are of terms that are gone.
             self.counters = Counters::default();
             // What was in the way was the filter; a failed log takes no change.
             self.disabled = None;
+        }
+        if reroutes {
+            let filter = self.scanner.filter.as_ref();
+            self.scanner.route = self.routes.of(&self.group, filter, &self.room);
         }
         if moves {
             self.move_to(state);

@@ -163,7 +163,7 @@ impl Groups {
         GroupTask::new(Parts {
             scanner: Scanner {
                 store: self.store.clone(),
-                route: self.routes.of(&group.topic, filter.as_ref(), &room),
+                route: self.routes.of(&group, filter.as_ref(), &room),
                 filter,
                 keyed: group.config.ordering() == Ordering::Key,
                 limits: self.limits.page,

@@ -24,7 +24,7 @@ use self::{
 };
 use super::scan::Feed;
 use crate::{
-    commit::{PageLimits, Store, Topic},
+    commit::{Group, PageLimits, Store, Topic, record::BacklogPolicy},
     filter::Filter,
 };
 
@@ -74,15 +74,19 @@ impl Routes {
     }
 
     /// The route of a group with this filter, if the filter fixes anything. `wake` is
-    /// notified when there is something on it.
+    /// notified when there is something on it. A group with a backlog limit has
+    /// none: what it does not want is in the way of publishers until it has looked.
     pub(super) fn of(
         &self,
-        topic: &Arc<Topic>,
+        group: &Group,
         filter: Option<&Filter>,
         wake: &Arc<Notify>,
     ) -> Option<Arc<Route>> {
+        if group.config.backlog_policy() != BacklogPolicy::Ignore {
+            return None;
+        }
         let fixed = filter?.fixed()?;
-        let router = self.router(topic);
+        let router = self.router(&group.topic);
         let (subscriber, slots) = router.subscribe(fixed, wake.clone());
         Some(Arc::new(Route {
             router,

@@ -73,12 +73,15 @@ impl GroupTask {
         self.measure();
     }
 
-    /// Goes by the group's limit and outputs as they are now.
-    pub(in crate::group) fn follow_settings(&mut self) {
+    /// Goes by the group's limit and outputs as they are now. True when it has a
+    /// limit and had none, or the other way round.
+    pub(in crate::group) fn follow_settings(&mut self) -> bool {
+        let had_limit = self.flow.metering.gate().is_some();
         self.flow.metering.follow(&self.group);
         self.flow.catalog = None;
         self.flow.reported = None;
         self.tell_backlog();
+        had_limit != self.flow.metering.gate().is_some()
     }
 
     pub(super) fn is_abandoned(&self) -> bool {

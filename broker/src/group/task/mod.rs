@@ -251,9 +251,6 @@ impl GroupTask {
             self.end_pulls();
             self.tell_backlog();
             let held_back = self.flow.held_back.is_some();
-            // A backlog is told of every event that is none.
-            let has_limit = self.flow.metering.gate().is_some();
-            let follows_topic = self.scanner.route.is_none() || has_limit;
             let wake = self.next_due_ms().map(|due| self.clock.instant(due));
             let sleep = async {
                 match wake {
@@ -269,7 +266,7 @@ impl GroupTask {
                     self.handle(command);
                 }
                 Some(continuation) = self.jobs.next() => continuation(&mut self),
-                Ok(()) = topic.changed(), if follows_topic => {}
+                Ok(()) = topic.changed(), if self.scanner.route.is_none() => {}
                 Ok(()) = parking.changed() => {}
                 () = room.notified() => {}
                 Ok(()) = opened.changed(), if held_back => {}
