@@ -21,7 +21,8 @@ pub struct Backlog {
 }
 
 impl Store {
-    /// What lies from `from` up to the visible end. May wait for the disk.
+    /// What lies from `from`, or from the partition's start if that is later, up to
+    /// the visible end. May wait for the disk.
     ///
     /// # Errors
     /// When the index cannot be read.
@@ -31,7 +32,14 @@ impl Store {
         let (mut next, mut seen) = (from, 0);
         let (mut bytes, mut events) = (0_u128, 0_u128);
         while next < end && seen < ENTRIES_MAX {
-            let entries = self.locate(partition, next)?;
+            next = next.max(partition.start_offset());
+            let entries = match self.locate(partition, next) {
+                // It went while it was looked for.
+                Err(error) if error.may_have_moved() && partition.start_offset() > next => {
+                    continue;
+                }
+                located => located?,
+            };
             for entry in entries.iter().take(ENTRIES_MAX - seen) {
                 if seen == 0 {
                     backlog.oldest_ms = entry.time_ms;

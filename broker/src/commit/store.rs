@@ -62,7 +62,7 @@ pub enum ReadError {
 
 impl ReadError {
     /// What was looked for may have been moved, or be gone, by now.
-    fn may_have_moved(&self) -> bool {
+    pub(super) fn may_have_moved(&self) -> bool {
         matches!(
             self,
             Self::Log(log::ReadError::NotThere(_)) | Self::View(ViewError::Damaged(_))

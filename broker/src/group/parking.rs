@@ -35,7 +35,8 @@ const UNDER_WAY_MAX: usize = 4;
 /// Events of the parking partition, settled ones counted in, that are worth to be
 /// looked at whether the first of them pin the others.
 const SPREAD_MIN: u64 = 1024;
-/// When nothing could be moved to make room, it is tried again after so long.
+/// When nothing could be moved to make room, or the log did not take what was to
+/// be parked, it is tried again after so long.
 const LOOK_AGAIN_AFTER_MS: u64 = 1000;
 
 /// An event to be parked.
@@ -127,7 +128,8 @@ impl GroupTask {
     /// Parks what is behind a parked event of its line, what makes room in the
     /// window, and what pins settled events in the parking partition itself.
     pub(super) fn park_waiting(&mut self) {
-        let stopped = self.disabled.is_some() || self.changing.holds();
+        let now = self.clock.now_ms();
+        let stopped = self.disabled.is_some() || self.changing.holds() || now < self.parks_again_ms;
         if stopped || !self.parks() || self.parks_under_way >= UNDER_WAY_MAX {
             return;
         }
@@ -138,7 +140,6 @@ impl GroupTask {
         self.park(followers);
         let stragglers = self.board.stragglers(FRAME_EVENTS_MAX, SPREAD_MIN);
         self.park(stragglers);
-        let now = self.clock.now_ms();
         if self.window_is_full() && count > 0 && self.look_for_movable_ms <= now {
             let most = room.min(self.limits.window_events_max / 8 + 1);
             let movable = self.board.movable(most);
@@ -192,6 +193,7 @@ impl GroupTask {
                                 task.disable_if_the_log_failed(error);
                             }
                             tracing::warn!(%error, ?id, "an event cannot be parked");
+                            task.parks_again_ms = now + LOOK_AGAIN_AFTER_MS;
                             task.board.not_moved(id, now);
                         }
                     }

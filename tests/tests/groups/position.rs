@@ -2,8 +2,9 @@
 
 use sluice_proto::pb::{
     Ack, Earliest, GroupConfig, IdleReason, Latest, Ordering, PauseGroupRequest, ReadStart,
-    ResumeGroupRequest, RetryPolicy, SeekGroupRequest, SeekGroupResponse, UpdateGroupRequest,
-    UpdateGroupResponse, read_start::At, settlement::Action,
+    ResumeGroupRequest, RetryPolicy, SeekGroupRequest, SeekGroupResponse, TrimTopicRequest,
+    UpdateGroupRequest, UpdateGroupResponse, read_start::At, settlement::Action,
+    trim_topic_request::Before,
 };
 use sluice_tests::{
     api::{Api, event},
@@ -265,6 +266,39 @@ async fn a_filter_changes_from_now_on_or_from_a_place() {
     assert_eq!(ids(&taken), ["b1", "b2"]);
     let bad = update(&api, filtered("event.id =="), &["filter"], None).await;
     assert_eq!(bad.unwrap_err().code(), Code::InvalidArgument);
+}
+
+/// An event on which somebody works holds the position below the topic's start.
+#[tokio::test(flavor = "multi_thread")]
+async fn lag_is_told_from_the_start_on_when_what_is_before_is_gone() {
+    let limits = [
+        "--limit",
+        "checkpoint_bytes=4096",
+        "--limit",
+        "tail_cache_bytes=65536",
+    ];
+    let broker = TestBroker::start_with(&limits);
+    let api = Api::connect(broker.url()).await;
+    make(&api, unordered()).await;
+    publish(&api, &["worked on"]).await;
+    let first = take(&api, 1).await;
+    for _ in 0..400 {
+        publish(&api, &["passes"]).await;
+    }
+    let request = TrimTopicRequest {
+        topic: TOPIC.to_owned(),
+        partition: None,
+        before: Some(Before::Offset(390)),
+    };
+    api.admin.clone().trim_topic(request).await.unwrap();
+    // Checkpoints take what is gone out of the index.
+    for _ in 0..40 {
+        publish(&api, &["later"]).await;
+        let partition = describe(&api).await.partitions[0];
+        assert_eq!(partition.committed_end, 0);
+        assert!(partition.lag_bytes > 0);
+    }
+    ack(&api, &[&first[0]]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,7 +4,7 @@
 //! A parked event keeps its name on the board, which is where it lay first, and
 //! so its line and its place in it; only what is read and settled is elsewhere.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
 use sluice_proto::Offset;
 
@@ -54,7 +54,7 @@ pub(super) struct Lot {
     /// Where to go on finding; at `parking.end` everything is found.
     pub(super) found_end: Offset,
     /// Events that may be behind a parked one of their line.
-    followers: VecDeque<EventId>,
+    followers: BTreeSet<EventId>,
     /// Events on their way to the parking partition that were not parked before.
     moving: usize,
 }
@@ -66,7 +66,7 @@ impl Lot {
             locations: BTreeMap::new(),
             returning: BTreeMap::new(),
             found_end: parking.end,
-            followers: VecDeque::new(),
+            followers: BTreeSet::new(),
             moving: 0,
         }
     }
@@ -199,7 +199,7 @@ impl Board {
     pub(super) fn lot_follows(&mut self, id: EventId, line: &LineName) {
         let holder = self.locks.holder(line).copied();
         if holder.is_some_and(|holder| self.is_parked_and_waits(holder)) {
-            self.lot.followers.push_back(id);
+            self.lot.followers.insert(id);
         }
     }
 
@@ -228,7 +228,7 @@ impl Board {
     pub fn take_followers(&mut self, count: usize) -> Vec<EventId> {
         let mut taken = Vec::new();
         while taken.len() < count
-            && let Some(id) = self.lot.followers.pop_front()
+            && let Some(id) = self.lot.followers.pop_first()
         {
             let waits = self.events.get(&id).is_some_and(|entry| {
                 entry.parked_at.is_none() && matches!(entry.place, Place::Queued)

@@ -95,6 +95,8 @@ pub(super) struct GroupTask {
     pub(super) parks_under_way: usize,
     /// When to look again what can make room.
     pub(super) look_for_movable_ms: u64,
+    /// When to park again what was not asked for, after a failure.
+    pub(super) parks_again_ms: u64,
     pub(super) changing: Changing,
     /// Commits under way that nobody waits for.
     pub(super) quiet: usize,
@@ -213,6 +215,7 @@ impl GroupTask {
             finding: false,
             parks_under_way: 0,
             look_for_movable_ms: 0,
+            parks_again_ms: 0,
             changing: Changing::default(),
             quiet: 0,
             generation: 0,

@@ -112,8 +112,15 @@ impl Run {
             return;
         };
         for token in self.board.leases_of(member).into_iter().rev() {
+            let given = self.given.remove(&token).expect("it was given");
             self.board.hand_back(token);
-            self.given.remove(&token);
+            // Its note is taken back.
+            let id = EventId {
+                source: 0,
+                offset: given.offset,
+            };
+            let at = self.lies(id).offset;
+            self.durable_at(id).leases.remove(&at);
         }
         self.members.remove(&member);
         self.solo.gone(member);
@@ -209,8 +216,7 @@ impl Run {
         self.solo = Solo::new(SOLO_WAIT_MS);
         self.members.clear();
         self.given.clear();
-        // What was noted is held, also if it was handed back since: then nobody
-        // presents it.
+        // What was noted is held.
         let parked = self.durable_parking.leases.iter();
         let noted = self.durable.leases.iter().chain(parked);
         let held = noted.map(|(offset, noted)| {
