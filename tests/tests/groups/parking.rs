@@ -320,6 +320,50 @@ async fn a_parked_event_is_settled_as_any_other() {
     assert_eq!(start, end);
 }
 
+/// The parking partition keeps what is parked, and not what was parked after it
+/// and is settled.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_parked_for_long_pins_nothing_of_what_is_parked_after_it() {
+    const OTHERS: usize = 1_200;
+    let mut broker = TestBroker::start_with(&PARKS_SOON);
+    let api = Api::connect(broker.url()).await;
+    let config = GroupConfig {
+        ordering: Ordering::None.into(),
+        ..GroupConfig::default()
+    };
+    make(&api, config).await;
+    publish_keyed(&api, &["first"]).await;
+    park(&api, &take_one(&api).await, HOUR_MS).await;
+    let others: Vec<String> = (0..OTHERS).map(|number| format!("o{number}")).collect();
+    let others: Vec<&str> = others.iter().map(String::as_str).collect();
+    publish_keyed(&api, &others).await;
+    let taken = take(&api, OTHERS).await;
+    let failures = settle(&api, &taken.iter().collect::<Vec<_>>(), nack(200)).await;
+    assert!(failures.is_empty(), "{failures:?}");
+    let again = take(&api, OTHERS).await;
+    assert!(again.iter().all(|delivery| delivery.attempt == 2));
+    ack(&api, &again.iter().collect::<Vec<_>>()).await;
+
+    let waits = async {
+        loop {
+            let (start, end) = parking_partition(&api).await;
+            if end - start == 1 {
+                return start;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let start = expect("the parking partition to begin later", waits).await;
+    assert!(start > OTHERS as i64, "{start}");
+
+    // It is as it was, wherever it lies.
+    assert_eq!(parked(&describe(&api).await), 1);
+    broker.restart();
+    let api = Api::connect(broker.url()).await;
+    until_parked(&api, 1).await;
+    assert_eq!(pull(&api, 1, 0).await.idle(), IdleReason::Delayed);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn one_stuck_key_holds_up_no_other_however_many_wait_behind_it() {
     let mut broker = TestBroker::start_with(&["--limit", "window_events_max=100"]);

@@ -42,7 +42,9 @@ pub(crate) async fn pull(api: &Api, count: i32, wait_ms: u64) -> PullResponse {
 pub(crate) async fn take(api: &Api, count: usize) -> Vec<Delivery> {
     let mut taken = Vec::new();
     while taken.len() < count {
-        let pulled = pull(api, (count - taken.len()) as i32, 30_000).await;
+        // No pull may ask for more.
+        let some = (count - taken.len()).min(1000);
+        let pulled = pull(api, some as i32, 30_000).await;
         let idle = pulled.idle();
         assert!(
             !pulled.deliveries.is_empty(),
