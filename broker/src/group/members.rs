@@ -50,6 +50,9 @@ pub(super) struct Members {
 
 /// Most events in one message.
 const SHARE_EVENTS_MAX: usize = 1000;
+/// Bytes at which a message takes no more, so that one that is encoded and waits
+/// for its connection is small.
+const SHARE_BYTES_MAX: usize = 128 << 10;
 
 impl Members {
     pub(super) fn add(
@@ -223,6 +226,7 @@ impl Member {
             && !self.silent
             && self.credit.may_send()
             && events < SHARE_EVENTS_MAX
+            && (events == 0 || bytes + size <= SHARE_BYTES_MAX)
             && bytes + size + DELIVERY_OVERHEAD <= self.message_bytes_max
             && self.buffer.takes(size + DELIVERY_OVERHEAD, bytes)
     }

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::join_all;
+use futures_util::{StreamExt, future::join_all, stream};
 use sluice_proto::pb::{BacklogPolicy, ConnectionLoss, GroupConfig, Ordering};
 use sluice_tests::{
     api::{Api, Refusal, event, expect},
@@ -22,6 +22,8 @@ use tokio::{task::JoinSet, time::Instant};
 use super::{events_max, lag, limited, pipeline::scaled, publish_within};
 
 const MIB: u64 = 1 << 20;
+/// Clients that connect at the same time.
+const CONNECTING: usize = 50;
 
 fn unordered() -> GroupConfig {
     GroupConfig {
@@ -61,7 +63,7 @@ async fn those_who_never_read_take_bounded_memory_and_hold_up_nobody() {
     api.create_group("in", "stalled", config).await;
     api.create_group("in", "others", unordered()).await;
     let (count, bytes) = (scaled(60, 1000), 16 << 10);
-    let events = scaled(2000, 20_000);
+    let events = scaled(2000, 10_000);
     let publish = async |from: i64| {
         for at in 0..events / 20 {
             let batch = (0..20).map(|in_batch| {
@@ -77,7 +79,7 @@ async fn those_who_never_read_take_bounded_memory_and_hold_up_nobody() {
     tokio::join!(publish(0), work(&api, "others", events));
     let alone = began.elapsed();
 
-    let before = broker.memory_bytes();
+    let alone_bytes = broker.memory_bytes();
     let mut stalled = Vec::new();
     for _ in 0..count {
         // On a connection of its own each, so that each has its own window.
@@ -85,6 +87,10 @@ async fn those_who_never_read_take_bounded_memory_and_hold_up_nobody() {
         let joined = Member::join(&api, join("in", "stalled", i64::MAX)).await;
         stalled.push(joined.unwrap());
     }
+    let before = broker.memory_bytes();
+    // What they take until nothing more goes in is not what others wait for.
+    publish(2).await;
+    work(&api, "others", events).await;
     let began = Instant::now();
     tokio::join!(publish(1), work(&api, "others", events));
     let beside = began.elapsed();
@@ -95,8 +101,9 @@ async fn those_who_never_read_take_bounded_memory_and_hold_up_nobody() {
     let cap = total + count as u64 * each + 32 * MIB;
     let grown = after.saturating_sub(before);
     eprintln!(
-        "{count} that never read: memory {} MiB before, grown by {} MiB, cap {} MiB; \
-         {events} events for others in {alone:?} before, {beside:?} beside them",
+        "{count} that never read: memory {} MiB without them, {} MiB connected, grown by {} MiB, \
+         cap {} MiB; {events} events for others in {alone:?} before, {beside:?} beside them",
+        alone_bytes / MIB,
         before / MIB,
         grown / MIB,
         cap / MIB,
@@ -107,7 +114,8 @@ async fn those_who_never_read_take_bounded_memory_and_hold_up_nobody() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_that_come_and_go_leave_no_credit_and_no_memory_behind() {
-    let broker = TestBroker::start();
+    // Those of before may still be on their way out.
+    let broker = TestBroker::start_with(&["--limit", "members_per_group_max=5000"]);
     let api = Api::connect(broker.url()).await;
     api.create_topic("in", 1).await;
     let config = GroupConfig {
@@ -130,7 +138,9 @@ async fn clients_that_come_and_go_leave_no_credit_and_no_memory_behind() {
                 let api = Api::connect(broker.url()).await;
                 Member::join(&api, join("in", "workers", 10)).await.unwrap()
             });
-            drop(join_all(joined).await);
+            // All of them are there together, before all of them are gone.
+            let joined = stream::iter(joined).buffer_unordered(CONNECTING);
+            drop(joined.collect::<Vec<_>>().await);
         }
     };
     come_and_go(1).await;
@@ -159,7 +169,8 @@ async fn clients_that_come_and_go_leave_no_credit_and_no_memory_behind() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn overload_is_throttled_with_flat_memory_and_nothing_lost() {
-    let broker = TestBroker::start();
+    // With a cache that is full soon.
+    let broker = TestBroker::start_with(&["--limit", "tail_cache_bytes=4194304"]);
     let api = Api::connect(broker.url()).await;
     api.create_topic("in", 2).await;
     let limit = limited(events_max(BacklogPolicy::Throttle, 500));
