@@ -196,6 +196,11 @@ impl Members {
             .collect()
     }
 
+    /// Whether any member has credit, and room in its stream.
+    pub(super) fn any_takes_more(&self) -> bool {
+        self.members.values().any(|member| member.takes(0, None))
+    }
+
     /// Counts an event that the member is about to be sent.
     pub(super) fn charge(
         &mut self,

@@ -97,7 +97,7 @@ async fn those_who_never_read_take_bounded_memory_and_hold_up_nobody() {
     let after = broker.memory_bytes();
     // The stated cap: what all streams buffer, and for each of them one event that
     // waits and what its connection buffers.
-    let each = 2 * bytes as u64 + (1 << 20);
+    let each = 2 * bytes as u64 + 2 * MIB;
     let cap = total + count as u64 * each + 32 * MIB;
     let grown = after.saturating_sub(before);
     eprintln!(

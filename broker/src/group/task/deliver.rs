@@ -49,7 +49,7 @@ impl GroupTask {
             || self.group.paused
             || self.changing.holds()
             || self.flow.held_back.is_some();
-        if stopped || (self.pulls.is_empty() && !self.members.any_credit()) {
+        if stopped || (self.pulls.is_empty() && !self.members.any_takes_more()) {
             return;
         }
         self.fetch_missing();
