@@ -15,6 +15,11 @@ pub(super) const FRAME_HEADER_BYTES: usize = 8;
 const MAGIC: u32 = u32::from_le_bytes(*b"SLbk");
 const CRC_AT: usize = 44;
 
+/// What a segment's blocks begin their CRCs with: random, and told to nobody, so
+/// that no payload can look like a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Salt(pub(super) [u8; 8]);
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Data,
@@ -86,9 +91,10 @@ impl Header {
     }
 }
 
-/// The CRC of a block whose bytes begin with `block`, header first.
-pub(super) fn block_crc(block: &[u8]) -> u32 {
+/// The CRC of a block that is `block`, header first, in a segment of this salt.
+pub(super) fn block_crc(salt: Salt, block: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&salt.0);
     hasher.update(&block[..CRC_AT]);
     hasher.update(&[0; 4]);
     hasher.update(&block[CRC_AT + 4..]);
@@ -203,7 +209,7 @@ impl BlockBuilder {
             crc: 0,
         };
         header.encode(&mut buffer[..HEADER_BYTES]);
-        header.crc = block_crc(buffer);
+        header.crc = block_crc(place.salt, buffer);
         buffer[CRC_AT..CRC_AT + 4].copy_from_slice(&header.crc.to_le_bytes());
         buffer.resize(header.block_len() as usize, 0);
         (self.buffer.freeze(), header)
@@ -213,6 +219,7 @@ impl BlockBuilder {
 /// What a block's header says besides what the block itself tells.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Place {
+    pub(super) salt: Salt,
     pub(super) kind: Kind,
     pub(super) epoch: u64,
     pub(super) position: Position,

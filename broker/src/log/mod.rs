@@ -13,7 +13,7 @@
 //! | at | size | field |
 //! |---|---|---|
 //! | 0 | 8 | magic `SLUICEsg` |
-//! | 8 | 4 | format version, 1; a greater one is refused |
+//! | 8 | 4 | format version, 2; another is refused |
 //! | 12 | 4 | CRC-32 of the 4096 bytes with this field zero |
 //! | 16 | 8 | required feature bits; an unknown one is refused |
 //! | 24 | 8 | optional feature bits; unknown ones are ignored |
@@ -23,7 +23,8 @@
 //! | 64 | 8 | epoch in which it was created |
 //! | 72 | 4 | CRC of the last block of the segment before; 0 in the first |
 //! | 76 | 4 | flags: bit 0, the file held other blocks before |
-//! | 80 | | zeros |
+//! | 80 | 8 | salt of the blocks' CRCs, random |
+//! | 88 | | zeros |
 //!
 //! Block, which is one write: begins at a multiple of 4096 and is padded with
 //! zeros to one; never spans segments.
@@ -39,7 +40,7 @@
 //! | 24 | 8 | position of this block |
 //! | 32 | 8 | `synced_end`: everything below was durable when this was written |
 //! | 40 | 4 | CRC of the block before |
-//! | 44 | 4 | CRC-32 of header and payload with this field zero |
+//! | 44 | 4 | CRC-32 of the segment's salt, header and payload, with this field zero |
 //! | 48 | 16 | zeros |
 //! | 64 | | payload |
 //!
@@ -89,7 +90,11 @@
 //! That holds for following the chain and for what vouches alike. Of a crash a
 //! file may keep blocks that were under way, at their positions; but only the
 //! last segment has such, they are zeroed below, and no segment ever gets the
-//! base of another.
+//! base of another. Besides, a segment gets a new salt with its header, and
+//! without that no CRC of before is right.
+//!
+//! Nor can a payload be taken for a block, however it was made: the salt is in
+//! no answer of the broker's.
 //!
 //! After a stop that was not clean everything behind the end of the chain is
 //! zeroed in a recycled file too, old blocks included, because what lies between

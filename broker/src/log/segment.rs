@@ -6,13 +6,14 @@ use bytes::{Buf, BufMut};
 
 use super::{
     PAGE_BYTES, Position,
+    block::Salt,
     disk::{Disk, DiskFile},
     invalid,
     spares::Spare,
 };
 
 const MAGIC: &[u8; 8] = b"SLUICEsg";
-const FORMAT_VERSION: u32 = 1;
+const FORMAT_VERSION: u32 = 2;
 const KNOWN_REQUIRED_FEATURES: u64 = 0;
 const CRC_AT: usize = 12;
 const SUFFIX: &str = ".seg";
@@ -28,6 +29,7 @@ pub(super) struct SegmentHeader {
     pub(super) size: u64,
     pub(super) epoch: u64,
     pub(super) prev_crc: u32,
+    pub(super) salt: Salt,
     /// The file held blocks of a segment that is gone. They carry other
     /// positions; see "Recycling" in `log/mod.rs`.
     pub(super) recycled: bool,
@@ -72,6 +74,7 @@ impl SegmentHeader {
         out.put_u64_le(self.epoch);
         out.put_u32_le(self.prev_crc);
         out.put_u32_le(if self.recycled { RECYCLED } else { 0 });
+        out.put_slice(&self.salt.0);
         out.resize(PAGE_BYTES as usize, 0);
         let crc = crc32fast::hash(&out);
         out[CRC_AT..CRC_AT + 4].copy_from_slice(&crc.to_le_bytes());
@@ -93,6 +96,12 @@ impl SegmentHeader {
                  start it with a newer broker"
             )));
         }
+        if version < FORMAT_VERSION {
+            return Err(invalid(format!(
+                "it has format version {version}, of before the first release, which this \
+                 broker does not read"
+            )));
+        }
         let crc = fields.get_u32_le();
         let mut zeroed = page.to_vec();
         zeroed[CRC_AT..CRC_AT + 4].fill(0);
@@ -109,13 +118,21 @@ impl SegmentHeader {
         fields.get_u64_le();
         let mut log_id = [0; 16];
         fields.copy_to_slice(&mut log_id);
+        let base = Position(fields.get_u64_le());
+        let size = fields.get_u64_le();
+        let epoch = fields.get_u64_le();
+        let prev_crc = fields.get_u32_le();
+        let recycled = fields.get_u32_le() & RECYCLED != 0;
+        let mut salt = [0; 8];
+        fields.copy_to_slice(&mut salt);
         let header = Self {
             log_id,
-            base: Position(fields.get_u64_le()),
-            size: fields.get_u64_le(),
-            epoch: fields.get_u64_le(),
-            prev_crc: fields.get_u32_le(),
-            recycled: fields.get_u32_le() & RECYCLED != 0,
+            base,
+            size,
+            epoch,
+            prev_crc,
+            salt: Salt(salt),
+            recycled,
         };
         let sound = header.size.is_multiple_of(PAGE_BYTES)
             && header.size >= 3 * PAGE_BYTES

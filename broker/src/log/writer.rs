@@ -14,7 +14,7 @@ use bytes::Bytes;
 
 use super::{
     FrameSlot, LogPoint, PAGE_BYTES, Position, When,
-    block::{BlockBuilder, Header, Kind, Place},
+    block::{BlockBuilder, Header, Kind, Place, Salt},
     buffer::BufferPool,
     disk::DiskFile,
     reader::{Shared, write},
@@ -263,6 +263,7 @@ impl Writer {
                 size,
                 epoch: self.epoch,
                 prev_crc: self.prev_crc,
+                salt: Salt(rand::random()),
                 recycled: spare.as_ref().is_some_and(|spare| spare.used),
             };
             let file = segment.create(&*shared.disk, spare)?;
@@ -295,6 +296,7 @@ impl Writer {
         };
         let position = *next;
         let (bytes, header): (Bytes, Header) = block.finish(Place {
+            salt: segment.salt,
             kind,
             epoch: self.epoch,
             position,

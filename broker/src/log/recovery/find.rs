@@ -154,8 +154,9 @@ impl Window {
             return Ok(None);
         };
         let length = HEADER_BYTES as u64 + u64::from(header.payload_len);
+        let salt = self.header.salt;
         let bytes = self.get(position.0 - self.header.base.0, length)?;
-        let valid = block::block_crc(bytes) == header.crc;
+        let valid = block::block_crc(salt, bytes) == header.crc;
         Ok(valid.then_some((header, bytes)))
     }
 }

@@ -1,8 +1,13 @@
 //! Damage at every byte: told from a torn tail, refused where something vouches
 //! for what is missing, and never taken for data.
 
+use std::sync::Arc;
+
 use super::{
-    super::{OpenError, PAGE_BYTES, ReadError},
+    super::{
+        BlockBuilder, OpenError, PAGE_BYTES, Position, ReadError,
+        block::{FRAME_HEADER_BYTES, HEADER_BYTES, Kind, Place, Salt},
+    },
     SimDisk, Stored, open, sample, write,
 };
 
@@ -159,6 +164,37 @@ fn what_rots_after_it_was_opened_is_not_served() {
     assert!(matches!(error, ReadError::NotThere(_)), "{error}");
 }
 
+/// Whoever publishes may know all that a block says, but for the salt.
+#[test]
+fn a_payload_that_looks_like_a_block_vouches_for_nothing() {
+    let disk = SimDisk::default();
+    let (mut opened, _) = open(&disk, None).unwrap();
+    let frames = write(&mut opened.writer, &[vec![1; 10]]).unwrap();
+    let end = opened.writer.end();
+    // On the second page of the next block there is one that knows that block to
+    // be durable.
+    let position = Position(end.position.0 + PAGE_BYTES);
+    let mut buffers = BlockBuilder::new(&Arc::default(), 0);
+    buffers.frame(5, |out| out.extend_from_slice(b"hello"));
+    let (forged, _) = buffers.finish(Place {
+        salt: Salt([0; 8]),
+        kind: Kind::Data,
+        epoch: end.epoch,
+        position,
+        synced_end: position,
+        prev_crc: 0,
+    });
+    let mut payload = vec![0; PAGE - HEADER_BYTES - FRAME_HEADER_BYTES];
+    payload.extend_from_slice(&forged);
+    write(&mut opened.writer, &[payload]).unwrap();
+    // The first page of that write did not reach the disk, its second one did.
+    disk.with_file(FIRST, |bytes| {
+        assert!(bytes[position.0 as usize..].starts_with(&forged));
+        bytes[end.position.0 as usize..position.0 as usize].fill(0);
+    });
+    assert_usable(&disk, &frames, "a forged block");
+}
+
 /// Changes a segment's header and makes its CRC right again.
 fn change_header(disk: &SimDisk, name: &str, change: impl FnOnce(&mut [u8])) {
     disk.with_file(name, |bytes| {
@@ -172,9 +208,12 @@ fn change_header(disk: &SimDisk, name: &str, change: impl FnOnce(&mut [u8])) {
 #[test]
 fn segments_that_do_not_belong_are_refused_with_the_reason() {
     type Change = fn(&SimDisk);
-    let cases: [(&str, Change); 7] = [
-        ("format version 2", |disk| {
-            change_header(disk, SECOND, |page| page[8] = 2);
+    let cases: [(&str, Change); 8] = [
+        ("format version 3", |disk| {
+            change_header(disk, SECOND, |page| page[8] = 3);
+        }),
+        ("before the first release", |disk| {
+            change_header(disk, FIRST, |page| page[8] = 1);
         }),
         (
             "features that this broker does not have (bits 0x8)",
