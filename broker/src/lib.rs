@@ -14,6 +14,7 @@ macro_rules! fault_point {
 
 pub mod commit;
 pub mod config;
+pub mod data_dir;
 #[cfg(feature = "fault-points")]
 pub mod fault_points;
 pub mod filter;

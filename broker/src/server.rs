@@ -1,19 +1,13 @@
 //! Puts the parts together in order, and takes them apart in the other.
 
-use std::{
-    fs::{self, File, TryLockError},
-    io,
-    net::SocketAddr,
-    path::PathBuf,
-    sync::Arc,
-    time::SystemTime,
-};
+use std::{fs::File, io, net::SocketAddr, sync::Arc, time::SystemTime};
 
 use tokio::{net::TcpListener, task::JoinHandle, time::timeout};
 
 use crate::{
     commit::{self, Running},
     config::{Config, ConfigError},
+    data_dir::{self, LockError},
     group::Groups,
     grpc::{self, Api, BrokerInfo},
     retention::{self, Retaining},
@@ -38,12 +32,9 @@ pub enum StartError {
     /// A setting cannot be.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The data folder cannot be made or locked.
-    #[error("the data folder {0} cannot be used: {1}")]
-    Folder(PathBuf, io::Error),
-    /// Another broker has it.
-    #[error("the data folder {0} is in use by another broker")]
-    Locked(PathBuf),
+    /// The data folder cannot be made or locked, or another broker has it.
+    #[error(transparent)]
+    Folder(#[from] LockError),
     /// What is in it cannot be opened.
     #[error("the data cannot be opened: {0}")]
     Open(#[from] commit::OpenError),
@@ -67,7 +58,7 @@ impl Broker {
     /// address cannot be had.
     pub async fn start(config: Config) -> Result<Self, StartError> {
         config.validate()?;
-        let lock = lock(&config)?;
+        let lock = data_dir::lock(&config.data_dir)?;
         // First the address: whoever asks in vain is not kept waiting by a long
         // recovery, and a wrong one is told at once.
         let listener = TcpListener::bind(config.listen)
@@ -80,7 +71,7 @@ impl Broker {
         let opened =
             tokio::task::spawn_blocking(move || commit::open(&data_dir, commit_config)).await??;
         let space = Space::watch(&config.data_dir, config.limits.disk_reserve_bytes)
-            .map_err(|error| StartError::Folder(config.data_dir.clone(), error))?;
+            .map_err(|error| LockError::Folder(config.data_dir.clone(), error))?;
         let recovery = opened.recovery;
         tracing::info!(
             data = %config.data_dir.display(), epoch = recovery.log.epoch,
@@ -163,17 +154,5 @@ impl Broker {
         let sequencer = self.sequencer;
         let _ = tokio::task::spawn_blocking(move || sequencer.join()).await;
         tracing::info!("stopped");
-    }
-}
-
-fn lock(config: &Config) -> Result<File, StartError> {
-    let dir = &config.data_dir;
-    let folder = |error| StartError::Folder(dir.clone(), error);
-    fs::create_dir_all(dir).map_err(folder)?;
-    let file = File::create(dir.join("LOCK")).map_err(folder)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(StartError::Locked(dir.clone())),
-        Err(TryLockError::Error(error)) => Err(folder(error)),
     }
 }

@@ -125,17 +125,25 @@ impl Api {
     /// # Panics
     /// When the broker does not give it.
     pub async fn read_all(&self, topic: &str) -> Vec<(Event, Place)> {
+        let all = self.try_read_all(topic).await;
+        all.expect("a topic can be read to its end")
+    }
+
+    /// As [`Api::read_all`], of a broker that may say no.
+    ///
+    /// # Errors
+    /// What the broker answers.
+    pub async fn try_read_all(&self, topic: &str) -> Result<Vec<(Event, Place)>, Status> {
         let request = ReadRequest {
             topic: topic.to_owned(),
             ..ReadRequest::default()
         };
-        let response = self.broker.clone().read(request).await;
-        let mut stream = response.expect("the topic can be read").into_inner();
+        let mut stream = self.broker.clone().read(request).await?.into_inner();
         let mut all = Vec::new();
         loop {
-            let page = expect("the next page of a read", stream.message()).await;
-            let Some(page) = page.expect("a read goes on to its end") else {
-                return all;
+            let page = expect("the next page of a read", stream.message()).await?;
+            let Some(page) = page else {
+                return Ok(all);
             };
             for read in page.events {
                 let place = Place {

@@ -77,8 +77,27 @@ impl TestBroker {
         Self::start_in(program(), folder, data.to_owned(), args)
     }
 
+    /// As [`TestBroker::start_over`], where the broker may refuse to.
+    ///
+    /// # Errors
+    /// How it ended, and what it said.
+    pub fn try_start_over(data: &Path, args: &[&str]) -> Result<Self, (ExitStatus, String)> {
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        let mut broker = Self::in_folder(program(), folder, data.to_owned(), args);
+        match broker.try_start() {
+            Ok(()) => Ok(broker),
+            Err(status) => Err((status, broker.log())),
+        }
+    }
+
     fn start_in(program: &'static Path, folder: TempDir, data: PathBuf, args: &[&str]) -> Self {
-        let mut broker = Self {
+        let mut broker = Self::in_folder(program, folder, data, args);
+        broker.restart();
+        broker
+    }
+
+    fn in_folder(program: &'static Path, folder: TempDir, data: PathBuf, args: &[&str]) -> Self {
+        Self {
             program,
             fault_point: None,
             folder,
@@ -86,9 +105,7 @@ impl TestBroker {
             listen: ANY_PORT.to_owned(),
             args: args.iter().map(|arg| (*arg).to_owned()).collect(),
             running: None,
-        };
-        broker.restart();
-        broker
+        }
     }
 
     /// Where it serves, such as `http://127.0.0.1:40123`. Another one after each

@@ -1,9 +1,11 @@
 //! The command line. It talks to a broker as any other client does; only
-//! `serve` is one.
+//! `serve` is one, and `check` and `dump` look at the data of one that is stopped.
 
 mod backlog;
 mod broker;
+mod check;
 mod dead_letters;
+mod dump;
 mod filter;
 mod flow;
 mod group;
@@ -51,6 +53,10 @@ enum Command {
     /// Tries filters, and tells why an event reached a group or did not.
     #[command(subcommand)]
     Filter(filter::Filter),
+    /// Verifies the data folder of a stopped broker.
+    Check(check::Check),
+    /// Prints the blocks and frames of a stopped broker's log.
+    Dump(dump::Dump),
     /// Looks after the events that a group could not handle.
     #[command(subcommand)]
     Dlq(dead_letters::Dlq),
@@ -96,6 +102,11 @@ pub(crate) fn run() -> ExitCode {
     };
     exit(match command {
         Command::Serve(serve) => serve::run(serve),
+        Command::Check(check) => match check.run() {
+            Ok(code) => return code,
+            Err(error) => Err(error),
+        },
+        Command::Dump(dump) => dump.run(),
         command => block_on(run_client(command)),
     })
 }
@@ -128,7 +139,9 @@ fn explain(error: &clap::Error) -> ExitCode {
 
 async fn run_client(command: Command) -> anyhow::Result<()> {
     match command {
-        Command::Serve(_) => unreachable!("run has taken it"),
+        Command::Serve(_) | Command::Check(_) | Command::Dump(_) => {
+            unreachable!("run has taken it")
+        }
         Command::Status(status) => status.run().await,
         Command::Topic(topic) => topic.run().await,
         Command::Group(group) => group.run().await,

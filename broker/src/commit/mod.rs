@@ -36,7 +36,10 @@ pub use self::{
     checkpoint::Followed,
     keep::{Keeper, Trim, Unread},
     occupancy::{Occupancy, Run},
-    open::{CommitConfig, OpenError, Opened, Recovery, Running, open},
+    open::{
+        CheckError, Checked, CommitConfig, OpenError, Opened, Recovery, Running, StateFound,
+        ViewFound, check, open,
+    },
     producers::{Appended, SEQUENCES_REMEMBERED, SequenceError},
     proposal::{
         AppendRequest, CatalogChange, CatalogChanged, CatalogError, Changes, CommitError,

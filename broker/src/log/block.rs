@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::{
-    FRAME_BYTES_MAX, Position,
+    FRAME_BYTES_MAX, LogPoint, Position,
     buffer::{Buffer, BufferPool},
     padded,
 };
@@ -88,6 +88,15 @@ impl Header {
     /// Bytes that the block takes in the file.
     pub(super) fn block_len(&self) -> u64 {
         padded(HEADER_BYTES as u64 + u64::from(self.payload_len))
+    }
+
+    /// The place behind it.
+    pub(super) fn point_after(&self) -> LogPoint {
+        LogPoint {
+            position: Position(self.position.0 + self.block_len()),
+            epoch: self.epoch,
+            block_crc: self.crc,
+        }
     }
 }
 

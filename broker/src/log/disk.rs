@@ -81,9 +81,24 @@ pub(super) trait DiskFile: Debug + Send + Sync {
 pub(super) struct Folder {
     path: PathBuf,
     way: WriteWay,
+    /// Its files are not to be changed, and may be such that they cannot be.
+    read_only: bool,
 }
 
 impl Folder {
+    /// One that is only read: what would change it fails.
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub(super) fn to_read(path: &Path) -> io::Result<Self> {
+        fs::read_dir(path)?;
+        Ok(Self {
+            path: path.to_owned(),
+            way: WriteWay::Buffered,
+            read_only: true,
+        })
+    }
+
     /// Opens it, making it durably if it is not there.
     ///
     /// # Errors
@@ -107,7 +122,15 @@ impl Folder {
         Ok(Self {
             path: path.to_owned(),
             way,
+            read_only: false,
         })
+    }
+
+    fn to_change(&self) -> io::Result<()> {
+        if self.read_only {
+            return Err(io::ErrorKind::ReadOnlyFilesystem.into());
+        }
+        Ok(())
     }
 
     fn file(&self, name: &str, file: File) -> io::Result<Arc<dyn DiskFile>> {
@@ -136,6 +159,7 @@ impl Disk for Folder {
     }
 
     fn create(&self, name: &str, size: u64) -> io::Result<Arc<dyn DiskFile>> {
+        self.to_change()?;
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -153,15 +177,20 @@ impl Disk for Folder {
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
         let path = self.path.join(name);
-        let file = OpenOptions::new().read(true).write(true).open(path)?;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(!self.read_only)
+            .open(path)?;
         self.file(name, file)
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.to_change()?;
         fs::rename(self.path.join(from), self.path.join(to))
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
+        self.to_change()?;
         fs::remove_file(self.path.join(name))
     }
 

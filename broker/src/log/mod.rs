@@ -138,7 +138,10 @@ pub use self::{
     disk::{WriteChoice, WriteWay},
     reader::{ReadError, Reader, SegmentInfo},
     reclaim::{ReclaimError, Reclaimed, Reclaimer},
-    recovery::{Found, OpenError, OpenReport, ReplayedFrame},
+    recovery::{
+        BlockSeen, Found, Inspection, OpenError, OpenReport, ReadEnd, ReplayedFrame, Seen,
+        SegmentSeen, Wrong,
+    },
     writer::{Placed, Prepared, WriteError, Writer},
 };
 
@@ -226,7 +229,7 @@ pub fn open(
     from: Option<LogPoint>,
     visit: &mut dyn FnMut(ReplayedFrame<'_>) -> Result<(), String>,
 ) -> Result<Opened, OpenError> {
-    Found::new(dir, config)?.open(from, visit)
+    Found::new(dir, config.write)?.open(config, from, visit)
 }
 
 /// Up to the next multiple of a page.

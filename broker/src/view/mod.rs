@@ -229,6 +229,36 @@ impl View {
             .ok_or(ViewError::Damaged("a chunk of its index"))
     }
 
+    /// The entries of a partition that have offsets of `from..to`.
+    ///
+    /// # Errors
+    /// When one cannot be read.
+    pub fn index_entries(
+        &self,
+        topic: TopicId,
+        partition: PartitionId,
+        from: Offset,
+        to: Offset,
+    ) -> Result<Vec<IndexEntry>, ViewError> {
+        let before = self
+            .index
+            .range(index_key(topic, partition, Offset(0))..=index_key(topic, partition, from))
+            .next_back()
+            .transpose()?;
+        let first = before.map_or_else(
+            || index_key(topic, partition, from),
+            |(key, _)| key.to_vec(),
+        );
+        let mut entries = Vec::new();
+        for item in self.index.range(first..index_key(topic, partition, to)) {
+            let chunk =
+                IndexChunk::decode(&item?.1).ok_or(ViewError::Damaged("a chunk of its index"))?;
+            let inside = |entry: &&IndexEntry| entry.first < to && entry.end() > from;
+            entries.extend(chunk.entries().iter().filter(inside));
+        }
+        Ok(entries)
+    }
+
     /// Removes the chunks that end at or below `start`.
     fn trim_index(
         &self,

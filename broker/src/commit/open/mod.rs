@@ -1,6 +1,7 @@
 //! Brings the state back when the broker starts: what the view knows, then what
 //! the log says since.
 
+mod check;
 mod rebuild;
 mod replay;
 
@@ -15,6 +16,7 @@ use std::{
 use sluice_proto::GroupId;
 use tokio::sync::{Semaphore, mpsc, watch};
 
+pub use self::check::{CheckError, Checked, StateFound, ViewFound, check};
 use self::replay::Replay;
 use super::{
     checkpoint::{Beginning, Checkpoints, Followed, Identity, Intervals, Mirror},

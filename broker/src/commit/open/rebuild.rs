@@ -25,7 +25,7 @@ impl Replayed {
         boot_id: [u8; 16],
     ) -> Result<Self, OpenError> {
         let view = empty_view(&paths.view)?;
-        let found = Found::new(&paths.log, config.log)?;
+        let found = Found::new(&paths.log, config.log.write)?;
         let segments: Vec<SegmentInfo> = found.segments().collect();
         let mut collected: Option<LogPoint> = None;
         let (mut replay, from) = match checkpoint::find(&found)? {
@@ -49,7 +49,7 @@ impl Replayed {
             log_id: NO_LOG,
             boot_id,
         };
-        let opened = found.open(from, &mut |frame| {
+        let opened = found.open(config.log, from, &mut |frame| {
             let since = *collected.get_or_insert(frame.block);
             let bytes = frame.block.position.0 - since.position.0;
             if bytes >= config.checkpoint_bytes {

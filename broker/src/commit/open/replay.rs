@@ -167,7 +167,7 @@ impl Replay {
     }
 }
 
-fn decode(frame: &ReplayedFrame<'_>) -> Result<Frame, String> {
+pub(super) fn decode(frame: &ReplayedFrame<'_>) -> Result<Frame, String> {
     let payload = Bytes::copy_from_slice(frame.payload);
     Frame::decode(payload).map_err(|error| error.to_string())
 }

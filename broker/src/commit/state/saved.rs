@@ -56,6 +56,27 @@ impl State {
             .collect()
     }
 
+    /// Two states with the same number say the same, as far as a 64-bit FNV-1a
+    /// tells. The epoch does not count, which every start raises.
+    #[must_use]
+    pub fn hash(&self) -> u64 {
+        let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+        let mut take = |bytes: &[u8]| {
+            for byte in (bytes.len() as u64).to_le_bytes().iter().chain(bytes) {
+                hash = (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
+            }
+        };
+        for (key, value) in self.entities() {
+            if key != EntityKey::Counters {
+                take(&key.encode());
+                take(&value);
+            }
+        }
+        take(&self.time_ms.to_le_bytes());
+        take(&self.last_id.to_le_bytes());
+        hash
+    }
+
     fn save(&self, key: EntityKey) -> Option<Vec<u8>> {
         let source_state = |group, source| self.groups.get(&group)?.sources.get(&source);
         match key {

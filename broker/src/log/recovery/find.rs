@@ -4,7 +4,7 @@ use std::{io, sync::Arc};
 
 use super::{super::block, OpenError};
 use crate::log::{
-    PAGE_BYTES, Position,
+    LogPoint, PAGE_BYTES, Position,
     block::{HEADER_BYTES, Header},
     disk::{Disk, DiskFile},
     segment::{self, SegmentHeader},
@@ -17,10 +17,9 @@ pub(super) struct FoundSegment {
     pub(super) name: String,
 }
 
-/// Every segment, in order. Files in the making are removed.
-pub(super) fn find_segments(disk: &dyn Disk) -> Result<Vec<FoundSegment>, OpenError> {
+/// Removes files in the making.
+pub(super) fn remove_unfinished(disk: &dyn Disk) -> Result<(), OpenError> {
     let folder = |error| OpenError::io("the log's folder", error);
-    let mut bases = Vec::new();
     for name in disk.list().map_err(folder)? {
         if segment::is_unfinished(&name) {
             match disk.remove(&name) {
@@ -28,25 +27,32 @@ pub(super) fn find_segments(disk: &dyn Disk) -> Result<Vec<FoundSegment>, OpenEr
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 other => other.map_err(folder)?,
             }
-        } else if let Some(base) = segment::base_of(&name) {
-            bases.push(base);
         }
     }
-    bases.sort_unstable();
-    let mut segments: Vec<FoundSegment> = Vec::with_capacity(bases.len());
-    for base in bases {
+    Ok(())
+}
+
+/// Every segment, in order.
+pub(super) fn find_segments(disk: &dyn Disk) -> Result<Vec<FoundSegment>, OpenError> {
+    let mut segments: Vec<FoundSegment> = Vec::new();
+    for base in find_bases(disk)? {
         let found = find_segment(disk, base)?;
         if let Some(before) = segments.last() {
-            if before.header.log_id != found.header.log_id {
-                return Err(found.unusable("it belongs to another log"));
-            }
-            if before.header.end() > base {
-                return Err(found.unusable("it overlaps the segment before it"));
-            }
+            found.check_after(before)?;
         }
         segments.push(found);
     }
     Ok(segments)
+}
+
+/// The bases that the names of segments tell, in order.
+pub(super) fn find_bases(disk: &dyn Disk) -> Result<Vec<Position>, OpenError> {
+    let names = disk.list();
+    let names = names.map_err(|error| OpenError::io("the log's folder", error))?;
+    let bases = names.iter().filter_map(|name| segment::base_of(name));
+    let mut bases: Vec<Position> = bases.collect();
+    bases.sort_unstable();
+    Ok(bases)
 }
 
 pub(super) fn find_segment(disk: &dyn Disk, base: Position) -> Result<FoundSegment, OpenError> {
@@ -85,6 +91,17 @@ pub(super) fn check_contiguous(segments: &[FoundSegment]) -> Result<(), OpenErro
 pub(super) const MISSING: &str = "the segment before it is missing";
 
 impl FoundSegment {
+    /// That it can be a later segment of the same log.
+    pub(super) fn check_after(&self, before: &Self) -> Result<(), OpenError> {
+        if before.header.log_id != self.header.log_id {
+            return Err(self.unusable("it belongs to another log"));
+        }
+        if before.header.end() > self.header.base {
+            return Err(self.unusable("it overlaps the segment before it"));
+        }
+        Ok(())
+    }
+
     pub(super) fn unusable(&self, reason: &str) -> OpenError {
         OpenError::Segment {
             name: self.name.clone(),
@@ -158,5 +175,31 @@ impl Window {
         let bytes = self.get(position.0 - self.header.base.0, length)?;
         let valid = block::block_crc(salt, bytes) == header.crc;
         Ok(valid.then_some((header, bytes)))
+    }
+
+    /// The valid block at `point`, if one is there that follows what is before.
+    pub(super) fn next_in_chain(
+        &mut self,
+        point: &LogPoint,
+    ) -> io::Result<Option<(Header, &[u8])>> {
+        let block = self.block_at(point.position)?;
+        Ok(block.filter(|(header, _)| {
+            header.prev_crc == point.block_crc && header.epoch >= point.epoch
+        }))
+    }
+
+    /// Where the first valid block is at or above `position`, whatever it
+    /// follows.
+    pub(super) fn valid_block_from(
+        &mut self,
+        mut position: Position,
+    ) -> io::Result<Option<Header>> {
+        while position.0 + PAGE_BYTES <= self.header.end().0 {
+            if let Some((header, _)) = self.block_at(position)? {
+                return Ok(Some(header));
+            }
+            position.0 += PAGE_BYTES;
+        }
+        Ok(None)
     }
 }

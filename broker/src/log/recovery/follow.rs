@@ -116,21 +116,15 @@ impl Scan {
         loop {
             let found = &segments[at];
             let block = window
-                .block_at(self.point.position)
+                .next_in_chain(&self.point)
                 .map_err(|error| found.io(error))?;
-            let Some((header, bytes)) = block.filter(|(header, _)| {
-                header.prev_crc == self.point.block_crc && header.epoch >= self.point.epoch
-            }) else {
+            let Some((header, bytes)) = block else {
                 return Ok(at);
             };
-            self.visit_frames(&header, bytes, visit)?;
+            visit_frames(self.point, &header, bytes, visit)?;
             self.replayed_bytes += header.block_len();
             self.clean = header.kind == Kind::Close;
-            self.point = LogPoint {
-                position: Position(header.position.0 + header.block_len()),
-                epoch: header.epoch,
-                block_crc: header.crc,
-            };
+            self.point = header.point_after();
             if header.kind == Kind::Seal {
                 let Some(next) = segments.get(at + 1) else {
                     self.sealed = true;
@@ -173,30 +167,6 @@ impl Scan {
         Ok(())
     }
 
-    fn visit_frames(
-        &self,
-        header: &Header,
-        block: &[u8],
-        visit: &mut Visit<'_>,
-    ) -> Result<(), OpenError> {
-        let mut offset = HEADER_BYTES;
-        for _ in 0..header.frames {
-            let position = Position(header.position.0 + offset as u64);
-            // The block's CRC is right, so a wrong frame was written wrongly.
-            let (payload, length) = block::decode_frame(&block[offset..])
-                .ok_or_else(|| OpenError::Refused(position, "its checksum is wrong".into()))?;
-            visit(ReplayedFrame {
-                position,
-                length: length as u32,
-                payload,
-                block: self.point,
-            })
-            .map_err(|reason| OpenError::Refused(position, reason))?;
-            offset += length;
-        }
-        Ok(())
-    }
-
     pub(super) fn damaged(&self, found: &FoundSegment, position: Position) -> OpenError {
         if self.begun_at == Some(position) {
             return OpenError::NotFromHere(position);
@@ -207,4 +177,29 @@ impl Scan {
             position,
         }
     }
+}
+
+/// Gives the frames of the block at `point` to `visit`.
+pub(super) fn visit_frames(
+    point: LogPoint,
+    header: &Header,
+    block: &[u8],
+    visit: &mut Visit<'_>,
+) -> Result<(), OpenError> {
+    let mut offset = HEADER_BYTES;
+    for _ in 0..header.frames {
+        let position = Position(header.position.0 + offset as u64);
+        // The block's CRC is right, so a wrong frame was written wrongly.
+        let (payload, length) = block::decode_frame(&block[offset..])
+            .ok_or_else(|| OpenError::Refused(position, "its checksum is wrong".into()))?;
+        visit(ReplayedFrame {
+            position,
+            length: length as u32,
+            payload,
+            block: point,
+        })
+        .map_err(|reason| OpenError::Refused(position, reason))?;
+        offset += length;
+    }
+    Ok(())
 }

@@ -3,6 +3,7 @@
 
 mod find;
 mod follow;
+mod inspect;
 mod rescan;
 mod tail;
 
@@ -16,20 +17,22 @@ use std::{
     },
 };
 
+pub use self::inspect::{BlockSeen, Inspection, Seen, SegmentSeen, Wrong};
 use self::{
-    find::{FoundSegment, find_segments},
+    find::{FoundSegment, find_segments, remove_unfinished},
     follow::Scan,
 };
 use super::{
     LogConfig, LogPoint, Opened, Position, ahead,
     cache::TailCache,
-    disk::{Disk, Folder, WriteWay},
+    disk::{Disk, Folder, WriteChoice, WriteWay},
     flight::Flight,
     reader::{Reader, SegmentInfo, Shared},
     reclaim::Reclaimer,
     spares::Spares,
     writer::{FirstBlock, Where, Writer},
 };
+
 /// A frame as it is given back when the log is opened.
 #[derive(Clone, Copy, Debug)]
 pub struct ReplayedFrame<'a> {
@@ -109,31 +112,52 @@ impl OpenError {
 #[derive(Debug)]
 pub struct Found {
     disk: Arc<dyn Disk>,
-    config: LogConfig,
     segments: Vec<FoundSegment>,
 }
 
+/// Where a log ends that was only read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadEnd {
+    /// The end of the last block.
+    pub point: LogPoint,
+    /// The log was closed in order.
+    pub clean: bool,
+    /// Bytes of a torn tail behind it, which the next start cuts.
+    pub torn_bytes: u64,
+}
+
 impl Found {
-    /// Looks at the log in `dir`, making the folder if it is not there.
+    /// Looks at the log in `dir`, to be written in this way, making the folder if
+    /// it is not there.
     ///
     /// # Errors
     /// When the folder cannot be used, or a file in it is no segment of one log.
-    pub fn new(dir: &Path, config: LogConfig) -> Result<Self, OpenError> {
-        let folder = |error| OpenError::io("the log's folder", error);
-        Self::on(
-            Arc::new(Folder::open(dir, config.write).map_err(folder)?),
-            config,
-        )
+    pub fn new(dir: &Path, write: WriteChoice) -> Result<Self, OpenError> {
+        let folder = Folder::open(dir, write);
+        let folder = folder.map_err(|error| OpenError::io("the log's folder", error))?;
+        Self::on(Arc::new(folder))
     }
 
-    pub(super) fn on(disk: Arc<dyn Disk>, config: LogConfig) -> Result<Self, OpenError> {
+    pub(super) fn on(disk: Arc<dyn Disk>) -> Result<Self, OpenError> {
+        remove_unfinished(&*disk)?;
         let segments = find_segments(&*disk)?;
         // A change of a name that was interrupted may be there in name only.
         disk.sync_dir()
             .map_err(|error| OpenError::io("the log's folder", error))?;
+        Ok(Self { disk, segments })
+    }
+
+    /// Looks at the log in `dir` and will not change it: it can be read, and not
+    /// be opened.
+    ///
+    /// # Errors
+    /// When the folder is not there, or a file in it is no segment of one log.
+    pub fn to_read(dir: &Path) -> Result<Self, OpenError> {
+        let folder = Folder::to_read(dir);
+        let folder = folder.map_err(|error| OpenError::io("the log's folder", error))?;
+        let segments = find_segments(&folder)?;
         Ok(Self {
-            disk,
-            config,
+            disk: Arc::new(folder),
             segments,
         })
     }
@@ -171,6 +195,30 @@ impl Found {
         Scan::one_segment(&*self.disk, found, visit)
     }
 
+    /// Gives every frame to `visit` that [`Found::open`] would give, and changes
+    /// nothing.
+    ///
+    /// # Errors
+    /// As [`Found::open`].
+    pub fn read(
+        &self,
+        from: Option<LogPoint>,
+        visit: &mut dyn FnMut(ReplayedFrame<'_>) -> Result<(), String>,
+    ) -> Result<ReadEnd, OpenError> {
+        let (disk, segments) = (&*self.disk, &self.segments);
+        let mut scan = Scan::begin(disk, segments, from)?;
+        let mut torn_bytes = 0;
+        if let Some(first) = scan.segment {
+            let at = scan.follow(disk, segments, first, visit)?;
+            torn_bytes = tail::torn(disk, segments, &scan, at)?;
+        }
+        Ok(ReadEnd {
+            point: scan.point,
+            clean: scan.clean,
+            torn_bytes,
+        })
+    }
+
     /// Opens the log, and gives every frame from `from` on (`None`: from the
     /// beginning) to `visit`, in order. Segments below `from` may be missing,
     /// others may not.
@@ -182,6 +230,7 @@ impl Found {
     /// `from`, or `visit` refuses a frame.
     pub fn open(
         self,
+        config: LogConfig,
         from: Option<LogPoint>,
         visit: &mut dyn FnMut(ReplayedFrame<'_>) -> Result<(), String>,
     ) -> Result<Opened, OpenError> {
@@ -208,12 +257,16 @@ impl Found {
             replayed_bytes: scan.replayed_bytes,
             cut_bytes,
         };
-        self.assemble(&scan, report)
+        self.assemble(config, &scan, report)
     }
 
-    fn assemble(self, scan: &Scan, report: OpenReport) -> Result<Opened, OpenError> {
+    fn assemble(
+        self,
+        config: LogConfig,
+        scan: &Scan,
+        report: OpenReport,
+    ) -> Result<Opened, OpenError> {
         let end = scan.point.position;
-        let config = self.config;
         let (at, open_file) = match self.segments.last() {
             None => {
                 let next_base = Position(0);

@@ -23,26 +23,37 @@ pub(super) fn cut(
     at: usize,
 ) -> Result<u64, OpenError> {
     let (found, end) = (&segments[at], scan.point.position);
+    let torn_bytes = torn(disk, segments, scan, at)?;
+    if scan.sealed || (scan.clean && torn_bytes == 0) {
+        return Ok(0);
+    }
+    zero_from(disk, found, &mut found.window(disk)?, end)?;
+    Ok(torn_bytes)
+}
+
+/// Refuses as [`cut`] does. Returns the bytes that are to be cut.
+pub(super) fn torn(
+    disk: &dyn Disk,
+    segments: &[FoundSegment],
+    scan: &Scan,
+    at: usize,
+) -> Result<u64, OpenError> {
+    let (found, end) = (&segments[at], scan.point.position);
     if scan.sealed {
         return Ok(0);
     }
     if segments.len() > at + 1 {
         return Err(scan.damaged(found, end));
     }
-    let mut window = found.window(disk)?;
-    let torn = look_behind(&mut window, found, end).map_err(|error| found.io(error))?;
-    let torn_bytes = match torn {
-        Behind::Vouched => return Err(scan.damaged(found, end)),
-        Behind::Torn(bytes) => bytes,
-    };
-    if scan.clean && torn_bytes == 0 {
-        return Ok(0);
+    let behind = look_behind(&mut found.window(disk)?, found, end);
+    match behind.map_err(|error| found.io(error))? {
+        Behind::Vouched => Err(scan.damaged(found, end)),
+        Behind::Torn(bytes) => Ok(bytes),
     }
-    zero_from(disk, found, &mut window, end)?;
-    Ok(torn_bytes)
 }
 
-enum Behind {
+/// What is behind the end of a chain in the last segment.
+pub(super) enum Behind {
     /// A valid block that knew the end of the chain to be durable.
     Vouched,
     /// Bytes of blocks that were under way. In a file that held nothing before,
@@ -51,7 +62,11 @@ enum Behind {
     Torn(u64),
 }
 
-fn look_behind(window: &mut Window, found: &FoundSegment, end: Position) -> io::Result<Behind> {
+pub(super) fn look_behind(
+    window: &mut Window,
+    found: &FoundSegment,
+    end: Position,
+) -> io::Result<Behind> {
     let mut torn_bytes = 0;
     let mut claimed_end = end.0;
     let mut page = end.0;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{
     super::{
-        BlockBuilder, OpenError, PAGE_BYTES, Position, ReadError,
+        BlockBuilder, Inspection, OpenError, PAGE_BYTES, Position, ReadError, Seen,
         block::{FRAME_HEADER_BYTES, HEADER_BYTES, Kind, Place, Salt},
     },
     SimDisk, Stored, open, sample, write,
@@ -71,6 +71,13 @@ fn a_flipped_bit_is_damage_where_something_vouches_and_a_torn_tail_at_the_end() 
             damaged.with_file(name, |bytes| bytes[at] ^= 1 << (at % 8));
             let context = format!("{name}, byte {at}");
             let block = blocks.iter().find(|(range, ..)| range.contains(&at));
+            let looked = look(&damaged);
+            assert_eq!(
+                looked.damage,
+                open(&damaged.copy(), None).is_err(),
+                "{context}"
+            );
+            assert_eq!(looked.changes, 0, "{context}");
             match (name, block, open(&damaged, None)) {
                 (_, None, Err(OpenError::Segment { .. })) if at < PAGE => {}
                 (FIRST, Some((range, ..)), Err(OpenError::Damaged { offset, .. })) => {
@@ -87,6 +94,46 @@ fn a_flipped_bit_is_damage_where_something_vouches_and_a_torn_tail_at_the_end() 
             }
         }
     }
+}
+
+/// What looking at a log without opening it tells.
+struct Looked {
+    damage: bool,
+    frames: usize,
+    changes: u64,
+}
+
+fn look(disk: &SimDisk) -> Looked {
+    let before = disk.operations();
+    let inspection = Inspection::on(Arc::new(disk.clone())).unwrap();
+    let (mut damage, mut frames) = (false, 0);
+    let everything = (Position(0), Position(u64::MAX));
+    inspection
+        .walk(everything, &mut |seen| {
+            match seen {
+                Seen::Wrong(wrong) => damage |= wrong.is_damage(),
+                Seen::Frame(_) => frames += 1,
+                Seen::Segment(_) | Seen::Block(_) => {}
+            }
+            Ok(())
+        })
+        .unwrap();
+    Looked {
+        damage,
+        frames,
+        changes: disk.operations() - before,
+    }
+}
+
+#[test]
+fn what_is_behind_damage_is_looked_at_too() {
+    let (disk, frames) = sample();
+    assert_eq!(look(&disk).frames, frames.len());
+    // The second block of the first segment.
+    disk.with_file(FIRST, |bytes| bytes[2 * PAGE + 100] ^= 1);
+    let looked = look(&disk);
+    assert!(looked.damage);
+    assert_eq!(looked.frames, frames.len() - 2);
 }
 
 #[test]

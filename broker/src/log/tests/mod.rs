@@ -39,8 +39,8 @@ struct Stored {
 /// Opens the log on `disk` and collects what it gives back.
 fn open(disk: &SimDisk, from: Option<LogPoint>) -> Result<(Opened, Vec<Stored>), OpenError> {
     let mut frames = Vec::new();
-    let found = Found::on(Arc::new(disk.clone()), CONFIG)?;
-    let opened = found.open(from, &mut |frame| {
+    let found = Found::on(Arc::new(disk.clone()))?;
+    let opened = found.open(CONFIG, from, &mut |frame| {
         frames.push(Stored {
             position: frame.position,
             length: frame.length,

@@ -61,8 +61,8 @@ fn what_is_written_can_be_read_and_becomes_durable_by_itself() {
     let disk = SimDisk::default();
     let mut config = CONFIG;
     config.sync_delay = Some(Duration::ZERO);
-    let found = Found::on(std::sync::Arc::new(disk.clone()), config).unwrap();
-    let mut opened = found.open(None, &mut |_| Ok(())).unwrap();
+    let found = Found::on(std::sync::Arc::new(disk.clone())).unwrap();
+    let mut opened = found.open(config, None, &mut |_| Ok(())).unwrap();
     write(&mut opened.writer, &[vec![0; 10]]).unwrap();
     let (prepared, stored) = prepare(&mut opened.writer, &[vec![1; 10]], When::Written).unwrap();
     let end = prepared.placed().end();
@@ -80,8 +80,8 @@ fn the_next_segment_is_made_ahead_of_zeros_and_taken() {
     let disk = SimDisk::default();
     let mut config = CONFIG;
     config.ahead_bytes_per_second = Some(u64::MAX);
-    let found = Found::on(std::sync::Arc::new(disk.clone()), config).unwrap();
-    let mut opened = found.open(None, &mut |_| Ok(())).unwrap();
+    let found = Found::on(std::sync::Arc::new(disk.clone())).unwrap();
+    let mut opened = found.open(config, None, &mut |_| Ok(())).unwrap();
     let mut frames = write(&mut opened.writer, &[vec![1; 10]]).unwrap();
     assert_eq!(opened.reader.spare_bytes(), 0, "it is not needed yet");
     // Of eight pages, six are taken now.

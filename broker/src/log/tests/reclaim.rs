@@ -125,7 +125,7 @@ fn a_segment_that_replay_passes_must_be_there() {
     let (disk, opened, _, _) = long();
     let all = bases(&opened);
     let (_, point) = {
-        let found = Found::on(std::sync::Arc::new(disk.clone()), CONFIG).unwrap();
+        let found = Found::on(std::sync::Arc::new(disk.clone())).unwrap();
         let mut blocks = Vec::new();
         found
             .scan(all[1], &mut |frame| {
@@ -151,7 +151,7 @@ fn a_segment_that_replay_passes_must_be_there() {
 #[test]
 fn a_single_segment_can_be_scanned_before_the_log_is_open() {
     let (disk, opened, frames, _) = long();
-    let found = Found::on(std::sync::Arc::new(disk.clone()), CONFIG).unwrap();
+    let found = Found::on(std::sync::Arc::new(disk.clone())).unwrap();
     let infos: Vec<_> = found.segments().collect();
     assert_eq!(infos, opened.reader.segments());
     for (at, info) in infos.iter().enumerate() {
