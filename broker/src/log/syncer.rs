@@ -1,7 +1,7 @@
 //! Makes durable, soon, what was only promised to be written.
 
 use std::{
-    io,
+    fmt, io,
     sync::{Arc, PoisonError, atomic::Ordering},
     thread,
     time::Duration,
@@ -9,9 +9,19 @@ use std::{
 
 use super::{Position, reader::Shared};
 
+/// Who is told when something has become durable by the thread: nobody waits
+/// for a block on whose account it syncs.
+pub(super) struct Told(pub(super) Box<dyn Fn() + Send>);
+
+impl fmt::Debug for Told {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Told")
+    }
+}
+
 /// Starts the thread. A written block waits `delay` for others that are then
 /// synced with it. The thread ends when the writer is dropped or the log has failed.
-pub(super) fn start(shared: Arc<Shared>, delay: Duration) -> io::Result<()> {
+pub(super) fn start(shared: Arc<Shared>, delay: Duration, told: Told) -> io::Result<()> {
     thread::Builder::new()
         .name("log-sync".into())
         .spawn(move || {
@@ -20,6 +30,7 @@ pub(super) fn start(shared: Arc<Shared>, delay: Duration) -> io::Result<()> {
                 if let Err(error) = sync(&shared) {
                     shared.poison(error.to_string());
                 }
+                (told.0)();
             }
         })?;
     Ok(())

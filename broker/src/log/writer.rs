@@ -19,7 +19,7 @@ use super::{
     disk::DiskFile,
     reader::{Shared, write},
     segment::SegmentHeader,
-    syncer,
+    syncer::{self, Told},
 };
 
 /// Why a block was not written.
@@ -42,6 +42,8 @@ pub struct Writer {
     /// How long what was promised to be written only may wait for a sync; taken
     /// when the thread for that is started.
     pub(super) sync_delay: Option<Duration>,
+    /// Who is told when that thread has synced.
+    pub(super) told: Told,
 }
 
 /// Where the next block goes.
@@ -113,8 +115,8 @@ impl Prepared {
     }
 
     /// Writes it, and makes it durable if that was promised; with it what is
-    /// written before it. Blocks before it may still be under way when this
-    /// returns.
+    /// written before it. Blocks before it may still be under way, or being
+    /// synced, when this returns.
     ///
     /// # Errors
     /// When a write or sync failed, now or before. Whether this block is on the
@@ -147,6 +149,14 @@ impl Writer {
     #[must_use]
     pub fn block(&self, payload_bytes: usize) -> BlockBuilder {
         BlockBuilder::new(&self.buffers, payload_bytes)
+    }
+
+    /// Calls `told` each time when blocks that were only to be written have been
+    /// made durable without [`Prepared::write`] returning for it, or could not be:
+    /// with them a block may have become durable that was behind them. To be set
+    /// before the first such block.
+    pub fn tell_when_synced(&mut self, told: impl Fn() + Send + 'static) {
+        self.told = Told(Box::new(told));
     }
 
     /// The epoch of what it writes.
@@ -192,8 +202,9 @@ impl Writer {
         if when == When::Written
             && let Some(delay) = self.sync_delay.take()
         {
+            let told = std::mem::replace(&mut self.told, Told(Box::new(|| {})));
             self.shared
-                .unless_poisoned(|| syncer::start(self.shared.clone(), delay))?;
+                .unless_poisoned(|| syncer::start(self.shared.clone(), delay, told))?;
         }
         self.make_room(block.block_len())?;
         let memory = block.memory();

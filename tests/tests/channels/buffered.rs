@@ -7,7 +7,10 @@ use std::{
 };
 
 use sluice_proto::pb::Channel;
-use sluice_tests::{api::event, member::commit};
+use sluice_tests::{
+    api::{event, expect},
+    member::commit,
+};
 use tonic::Code;
 
 use crate::place::{Place, ack, ids, nack};
@@ -58,6 +61,23 @@ async fn what_a_buffered_topic_has_acked_survives_a_kill_with_its_offsets() {
     assert_eq!(later.first_offset, 4);
     assert!(later.epoch > epoch);
     assert_eq!(ids(&place.read_from("b", 4, epoch).await.unwrap()), ["e"]);
+}
+
+/// The log's own sync of the one may be on its way when the other lands, and then
+/// nobody else comes by to answer it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_durable_publish_behind_a_buffered_one_is_answered_although_nothing_follows() {
+    let place = Place::start(&["--limit=buffered_sync_ms=0"]).await;
+    place.topic("b", Channel::Buffered).await;
+    place.topic("f", Channel::Fsync).await;
+    for round in 0..300 {
+        let id = format!("e{round}");
+        let published = async {
+            place.publish("b", &id).await;
+            place.publish("f", &id).await;
+        };
+        expect("both to be answered", published).await;
+    }
 }
 
 /// A power cut between a write and its sync, played: the blocks behind the last

@@ -7,7 +7,7 @@
 
 use std::{
     io,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard, Weak},
     thread::JoinHandle,
 };
 
@@ -22,13 +22,24 @@ struct Turns {
 /// Starts `blocks_in_flight` threads; they end when the sequencer is told to
 /// close, or nobody can propose any more.
 pub(in crate::commit) fn start(
-    sequencer: Sequencer,
+    mut sequencer: Sequencer,
     publisher: Publisher,
     blocks_in_flight: usize,
 ) -> io::Result<Vec<JoinHandle<()>>> {
-    let turns = Arc::new(Turns {
-        sequencer: Mutex::new(sequencer),
-        publisher: Mutex::new(publisher),
+    let turns = Arc::new_cyclic(|turns: &Weak<Turns>| {
+        let turns = turns.clone();
+        // Of what the log syncs by itself no thread here comes to know.
+        sequencer.writer.tell_when_synced(move || {
+            if let Some(turns) = turns.upgrade()
+                && let Ok(mut publisher) = turns.publisher.lock()
+            {
+                publisher.publish_ready();
+            }
+        });
+        Turns {
+            sequencer: Mutex::new(sequencer),
+            publisher: Mutex::new(publisher),
+        }
     });
     (0..blocks_in_flight)
         .map(|number| {

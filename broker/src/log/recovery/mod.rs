@@ -30,6 +30,7 @@ use super::{
     reader::{Reader, SegmentInfo, Shared},
     reclaim::Reclaimer,
     spares::Spares,
+    syncer::Told,
     writer::{FirstBlock, Where, Writer},
 };
 
@@ -318,6 +319,7 @@ impl Found {
             at,
             first: FirstBlock::ToCome,
             sync_delay: config.sync_delay,
+            told: Told(Box::new(|| {})),
         };
         Ok(Opened {
             writer,
