@@ -237,6 +237,7 @@ mod tests {
                 },
                 boot_id: [0; 16],
                 closed: false,
+                state_digest: crate::view::Digest::default(),
             },
         }
     }

@@ -13,6 +13,7 @@
 //! trusted when the machine has not been restarted since it was written, or when
 //! it was closed in order; otherwise it is dropped and rebuilt.
 
+mod digest;
 mod index_chunk;
 mod keys;
 
@@ -27,6 +28,7 @@ use sled::transaction::{ConflictableTransactionError, TransactionError, Transact
 use sluice_proto::{Offset, PartitionId, TopicId};
 
 pub use self::{
+    digest::Digest,
     index_chunk::{ENTRIES_MAX, IndexChunk, IndexEntry},
     keys::EntityKey,
 };
@@ -37,8 +39,8 @@ use crate::log::{LogPoint, Position};
 const VALUE_BYTES_MAX: usize = 3800;
 const CACHE_BYTES: u64 = 64 << 20;
 const CHECKPOINT_KEY: &[u8] = b"checkpoint";
-const FORMAT_VERSION: u8 = 2;
-const CHECKPOINT_BYTES: usize = 1 + 16 + 8 + 8 + 4 + 16 + 1;
+const FORMAT_VERSION: u8 = 3;
+const CHECKPOINT_BYTES: usize = 1 + 16 + 8 + 8 + 4 + 16 + 1 + 8;
 
 /// The view could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +67,9 @@ pub struct Checkpoint {
     pub boot_id: [u8; 16],
     /// It was synced, and nothing was written after it.
     pub closed: bool,
+    /// Of all entities of the state: sled drops what it cannot read, and tells
+    /// nobody.
+    pub state_digest: Digest,
 }
 
 /// What one checkpoint changes.
@@ -395,6 +400,7 @@ fn encode_checkpoint(checkpoint: &Checkpoint) -> Vec<u8> {
     out.put_u32(checkpoint.applied_end.block_crc);
     out.put_slice(&checkpoint.boot_id);
     out.put_u8(checkpoint.closed.into());
+    out.put_u64(checkpoint.state_digest.0);
     out
 }
 
@@ -412,11 +418,13 @@ fn decode_checkpoint(mut bytes: &[u8]) -> Option<Checkpoint> {
     let mut boot_id = [0; 16];
     bytes.copy_to_slice(&mut boot_id);
     let closed = bytes.get_u8() == 1;
+    let state_digest = Digest(bytes.get_u64());
     Some(Checkpoint {
         log_id,
         applied_end,
         boot_id,
         closed,
+        state_digest,
     })
 }
 
@@ -436,6 +444,7 @@ mod tests {
             },
             boot_id: [9; 16],
             closed: false,
+            state_digest: Digest(7),
         }
     }
 

@@ -19,7 +19,7 @@ use super::{
 };
 
 /// Flips, unless `SLUICE_FLIPS` says otherwise.
-const FLIPS: usize = 120;
+const FLIPS: usize = 60;
 const PAGE: usize = 4096;
 
 /// How a flip was found, if it was.

@@ -21,7 +21,7 @@ use crate::{
         },
     },
     log::{Found, LogPoint, OpenError, Position},
-    view::EntityKey,
+    view::{Digest, EntityKey},
 };
 use bytes::Bytes;
 
@@ -34,6 +34,7 @@ const CHUNK_BYTES: usize = 256 << 10;
 pub(in crate::commit) struct Mirror {
     entities: BTreeMap<EntityKey, Bytes>,
     bytes: u64,
+    digest: Digest,
 }
 
 impl Mirror {
@@ -45,11 +46,20 @@ impl Mirror {
         let before = match value {
             Some(value) => {
                 self.bytes += size(value);
+                self.digest.add(key, value);
                 self.entities.insert(key, Bytes::copy_from_slice(value))
             }
             None => self.entities.remove(&key),
         };
-        self.bytes -= before.map_or(0, |before| size(&before));
+        if let Some(before) = before {
+            self.bytes -= size(&before);
+            self.digest.remove(key, &before);
+        }
+    }
+
+    /// Of all of them.
+    pub(in crate::commit) fn digest(&self) -> Digest {
+        self.digest
     }
 
     /// About what a checkpoint of it takes in the log.

@@ -31,7 +31,10 @@ use super::{
 };
 use crate::{
     log::{LogPoint, Position, Reader},
-    view::{Changes, Checkpoint, ENTRIES_MAX, EntityKey, IndexChunk, IndexEntry, View, ViewError},
+    view::{
+        Changes, Checkpoint, Digest, ENTRIES_MAX, EntityKey, IndexChunk, IndexEntry, View,
+        ViewError,
+    },
 };
 
 /// A checkpoint in the log takes at most one part in so many of what is written.
@@ -73,6 +76,8 @@ pub(super) fn collect(
             applied_end: end,
             boot_id: identity.boot_id,
             closed: false,
+            // For whoever has all entities to say.
+            state_digest: Digest::default(),
         },
     };
     collect_index(&partitions, from.position, catalog, &mut changes);
@@ -241,13 +246,14 @@ struct Writing {
 
 impl Writing {
     fn write(&mut self, mut job: Job) -> Result<(), ViewError> {
+        for (key, value) in &job.changes.entities {
+            self.mirror.set(*key, value.as_deref());
+        }
+        job.changes.checkpoint.state_digest = self.mirror.digest();
         let segments = self.reader.segments();
         let mut occupancy = self.followed.occupancy();
         write(&mut job.changes, &self.view, &mut occupancy, &segments)?;
         drop(occupancy);
-        for (key, value) in &job.changes.entities {
-            self.mirror.set(*key, value.as_deref());
-        }
         let Checkpoint {
             applied_end: point,
             closed,

@@ -18,7 +18,7 @@ use crate::{
         state::{LoadError, Placed, State},
     },
     log::{self, Found, Inspection, LogPoint, Position, ReadEnd, ReplayedFrame, Seen},
-    view::{EntityKey, View, ViewError},
+    view::{Digest, EntityKey, View, ViewError},
 };
 
 /// Problems of one kind that are told; more are only counted.
@@ -55,7 +55,7 @@ pub struct Checked {
 /// What the log says, folded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StateFound {
-    /// Equal for equal states, whatever the epoch.
+    /// Equal for equal states, whatever the epoch and the time of the last frame.
     pub hash: u64,
     /// Topics, those of the broker counted in.
     pub topics: usize,
@@ -120,7 +120,7 @@ pub fn check(data_dir: &Path) -> Result<Checked, CheckError> {
         }
     };
     checked.state = Some(StateFound {
-        hash: state.hash(),
+        hash: state.digest().0,
         topics: state.topics().count(),
         groups: state.groups().count(),
         end: end.point.position,
@@ -251,11 +251,18 @@ fn look_at_view(dir: &Path, found: &Found, state: &State) -> Result<ViewFound, U
     }
     let mut problems = Vec::new();
     let mut of_view = State::default();
+    let mut digest = Digest::default();
     view.load::<Unsound>(|key, value| match key {
         // Checked by whoever is to believe it.
         EntityKey::Segment(_) => Ok(()),
-        _ => Ok(of_view.load(key, value)?),
+        _ => {
+            digest.add(key, value);
+            Ok(of_view.load(key, value)?)
+        }
     })?;
+    if digest != checkpoint.state_digest {
+        return Err(ViewError::Damaged("its state is not whole").into());
+    }
     fold(found, Some(checkpoint.applied_end), &mut of_view)?;
     let (mut has, says) = (of_view.entities(), state.entities());
     for (key, value) in &says {

@@ -227,6 +227,9 @@ fn trusted_view(dir: &Path, boot_id: [u8; 16]) -> Result<Option<TrustedView>, Op
             _ => Ok(state.load(key, value)?),
         }
     })?;
+    if mirror.digest() != checkpoint.state_digest {
+        return Err(ViewError::Damaged("its state is not whole").into());
+    }
     let point = checkpoint.applied_end;
     view.write(&crate::view::Changes {
         entities: Vec::new(),

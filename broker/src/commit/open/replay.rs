@@ -14,7 +14,7 @@ use crate::{
         state::{Placed, State},
     },
     log::{LogPoint, Position, ReplayedFrame, SegmentInfo},
-    view::{Changes, Checkpoint, EntityKey, View, ViewError},
+    view::{Changes, Checkpoint, Digest, EntityKey, View, ViewError},
 };
 
 /// What replaying frames makes.
@@ -97,6 +97,8 @@ impl Replay {
                 applied_end: point,
                 boot_id,
                 closed: false,
+                // No log's, so nobody looks.
+                state_digest: Digest::default(),
             },
         };
         let partitions = std::mem::take(&mut self.indexed);
@@ -125,6 +127,8 @@ impl Replay {
                 applied_end: point,
                 boot_id,
                 closed: false,
+                // No log's, so nobody looks.
+                state_digest: Digest::default(),
             },
         })
     }
@@ -141,6 +145,9 @@ impl Replay {
         let deleted = std::mem::take(&mut self.deleted_topics);
         let mut changes =
             checkpoint::collect(identity, from, end, deleted, &mut self.state, &self.catalog);
+        if identity.log_id != super::NO_LOG {
+            changes.checkpoint.state_digest = self.mirror().digest();
+        }
         checkpoint::write(&mut changes, view, &mut self.occupancy, segments)?;
         checkpoint::forget_below(&self.catalog, end.position);
         Ok(())

@@ -12,7 +12,7 @@ use crate::{
         record::{AttemptFailed, GroupCreated, LeaseNoted, TopicCreated},
         saved_window,
     },
-    view::EntityKey,
+    view::{Digest, EntityKey},
 };
 
 impl State {
@@ -56,25 +56,18 @@ impl State {
             .collect()
     }
 
-    /// Two states with the same number say the same, as far as a 64-bit FNV-1a
-    /// tells. The epoch does not count, which every start raises.
+    /// Equal for states that say the same. The epoch and the time of the
+    /// last frame do not count: a start and a checkpoint move them on.
     #[must_use]
-    pub fn hash(&self) -> u64 {
-        let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-        let mut take = |bytes: &[u8]| {
-            for byte in (bytes.len() as u64).to_le_bytes().iter().chain(bytes) {
-                hash = (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
-            }
-        };
+    pub fn digest(&self) -> Digest {
+        let mut digest = Digest::default();
         for (key, value) in self.entities() {
             if key != EntityKey::Counters {
-                take(&key.encode());
-                take(&value);
+                digest.add(key, &value);
             }
         }
-        take(&self.time_ms.to_le_bytes());
-        take(&self.last_id.to_le_bytes());
-        hash
+        digest.add(EntityKey::Counters, &self.last_id.to_le_bytes());
+        digest
     }
 
     fn save(&self, key: EntityKey) -> Option<Vec<u8>> {
