@@ -114,8 +114,8 @@ async fn a_flipped_bit_is_found_or_does_no_harm() {
     // A few, as when a run is replayed, need not be worth anything.
     if flips >= FLIPS {
         let of = |outcome| outcomes.get(&outcome).copied().unwrap_or(0);
-        assert!(of(Outcome::RefusedToStart) > 0 && of(Outcome::NoHarm) > 0);
-        assert!(of(Outcome::BuiltTheViewAgain) + of(Outcome::FoundByCheck) > 0);
+        assert!(of(Outcome::NoHarm) > 0);
+        assert!(of(Outcome::BuiltTheViewAgain) > 0 && of(Outcome::FoundByCheck) > 0);
     }
 }
 

@@ -257,15 +257,12 @@ fn behind(
             bytes => After::Wrong(Wrong::Torn { from, bytes }, None),
         });
     }
-    let next = match window.valid_block_from(from)? {
-        // Where it is, but not behind this one: go on with it.
-        Some(next) => Some(LogPoint {
-            position: next.position,
-            epoch: next.epoch,
-            block_crc: next.prev_crc,
-        }),
-        None => None,
-    };
+    // Where it is, but not behind this one: the chain goes on with it.
+    let next = window.valid_block_from(from)?.map(|next| LogPoint {
+        position: next.position,
+        epoch: next.epoch,
+        block_crc: next.prev_crc,
+    });
     let damaged = Wrong::Damaged {
         name: segment::file_name(found.header.base),
         from,
