@@ -22,6 +22,7 @@ mod targets;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Load tests of the broker.
 #[derive(Debug, Parser)]
@@ -44,7 +45,8 @@ enum Command {
     /// A short look at every load, in less than two minutes.
     Quick,
     /// The same loads on Sluice and other brokers, in turn. Which ones it knows
-    /// is chosen by features (`nats`, `redis`) when it is built.
+    /// is chosen by features (`nats`, `redis`, `rabbitmq`, `kafka`) when it is
+    /// built.
     Compare(suite::Compare),
     /// One report of several runs on one machine.
     Report(suite::Report),
@@ -60,14 +62,36 @@ fn main() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    match Cli::parse().command {
-        Command::Log(log) => runtime.block_on(log_suite::run(log)),
-        Command::Groups(groups) => runtime.block_on(group_suite::run(groups)),
-        Command::Run(run) => runtime.block_on(suite::run(run)),
-        Command::Quick => runtime.block_on(suite::quick()),
-        Command::Compare(compare) => runtime.block_on(suite::compare(compare)),
+    runtime.block_on(async {
+        tokio::select! {
+            result = run(Cli::parse().command) => result,
+            // What is dropped with it kills its servers.
+            () = stopped() => anyhow::bail!("stopped"),
+        }
+    })
+}
+
+async fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Log(log) => log_suite::run(log).await,
+        Command::Groups(groups) => group_suite::run(groups).await,
+        Command::Run(run) => suite::run(run).await,
+        Command::Quick => suite::quick().await,
+        Command::Compare(compare) => suite::compare(compare).await,
         Command::Report(report) => suite::report(&report),
-        Command::Broker { data_dir } => runtime.block_on(server::broker(&data_dir)),
-        Command::Bare { file } => runtime.block_on(bare::serve(file.as_deref())),
+        Command::Broker { data_dir } => server::broker(&data_dir).await,
+        Command::Bare { file } => bare::serve(file.as_deref()).await,
+    }
+}
+
+/// Waits for a signal to stop.
+async fn stopped() {
+    let mut terminate = match signal(SignalKind::terminate()) {
+        Ok(terminate) => terminate,
+        Err(_) => return std::future::pending().await,
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
     }
 }

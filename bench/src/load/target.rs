@@ -1,6 +1,8 @@
 //! What the bench asks of a broker, so that the same load runs on each.
 
-use std::time::{Duration, Instant};
+#[cfg(any(feature = "nats", feature = "redis"))]
+use std::time::Duration;
+use std::time::Instant;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -12,6 +14,7 @@ use super::workload::Spec;
 
 /// How long a client waits for an answer, where it has such a limit: slow brokers
 /// are to be measured, not given up.
+#[cfg(any(feature = "nats", feature = "redis"))]
 pub(crate) const ANSWER_PATIENCE: Duration = Duration::from_secs(60);
 
 /// A server that runs, with what is needed to talk to it.
@@ -27,7 +30,7 @@ pub(crate) trait Target: Send + Sync {
     /// it was started.
     async fn restart(&self) -> anyhow::Result<Instant>;
     /// Somebody who publishes, on a connection of its own.
-    async fn producer(&self, topics: &[String]) -> anyhow::Result<Box<dyn Producer>>;
+    async fn producer(&self, topics: &[String], spec: &Spec) -> anyhow::Result<Box<dyn Producer>>;
     /// A member of a group, on a connection of its own.
     async fn consumer(
         &self,

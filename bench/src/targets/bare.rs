@@ -58,7 +58,7 @@ impl Target for Bare {
         self.process.restart()
     }
 
-    async fn producer(&self, topics: &[String]) -> anyhow::Result<Box<dyn Producer>> {
+    async fn producer(&self, topics: &[String], _: &Spec) -> anyhow::Result<Box<dyn Producer>> {
         Ok(Box::new(EventPublisher {
             topics: topics.to_vec(),
             publisher: Publisher::open(self.process.addr()).await?,

@@ -1,10 +1,21 @@
 //! The brokers on which a load can run.
 
 pub(crate) mod bare;
+#[cfg(feature = "kafka")]
+mod kafka;
 #[cfg(feature = "nats")]
 mod nats;
-#[cfg(any(feature = "nats", feature = "redis"))]
+#[cfg(feature = "kafka")]
+mod nodelay;
+#[cfg(any(
+    feature = "kafka",
+    feature = "nats",
+    feature = "rabbitmq",
+    feature = "redis"
+))]
 mod peer;
+#[cfg(feature = "rabbitmq")]
+mod rabbitmq;
 #[cfg(feature = "redis")]
 mod redis;
 pub(crate) mod sluice;
@@ -14,6 +25,8 @@ use std::sync::Arc;
 use clap::ValueEnum;
 
 use self::{bare::Bare, sluice::Sluice};
+#[cfg(feature = "kafka")]
+use crate::load::workload::Ack;
 use crate::load::{
     target::{AckedWhen, Target},
     workload::{Channel, Kind, Spec},
@@ -28,6 +41,12 @@ pub(crate) enum Peer {
     /// NATS JetStream.
     #[cfg(feature = "nats")]
     Nats,
+    /// RabbitMQ, quorum queues, which sync before each ack.
+    #[cfg(feature = "rabbitmq")]
+    Rabbitmq,
+    /// Kafka, which bench/kafka/get gets.
+    #[cfg(feature = "kafka")]
+    Kafka,
 }
 
 impl Peer {
@@ -44,6 +63,10 @@ impl Peer {
             Self::Redis => peer::version(redis::PROGRAM).is_some(),
             #[cfg(feature = "nats")]
             Self::Nats => peer::version(nats::PROGRAM).is_some(),
+            #[cfg(feature = "rabbitmq")]
+            Self::Rabbitmq => rabbitmq::version().is_some(),
+            #[cfg(feature = "kafka")]
+            Self::Kafka => kafka::version().is_some(),
         }
     }
 
@@ -56,6 +79,10 @@ impl Peer {
             Self::Nats if nats::can_sync_always() => vec![Broker::NatsSynced, Broker::Nats],
             #[cfg(feature = "nats")]
             Self::Nats => vec![Broker::Nats],
+            #[cfg(feature = "rabbitmq")]
+            Self::Rabbitmq => vec![Broker::RabbitmqQuorum],
+            #[cfg(feature = "kafka")]
+            Self::Kafka => vec![Broker::KafkaSynced, Broker::Kafka],
         }
     }
 }
@@ -79,6 +106,12 @@ pub(crate) enum Broker {
     NatsSynced,
     #[cfg(feature = "nats")]
     Nats,
+    #[cfg(feature = "rabbitmq")]
+    RabbitmqQuorum,
+    #[cfg(feature = "kafka")]
+    KafkaSynced,
+    #[cfg(feature = "kafka")]
+    Kafka,
 }
 
 impl Broker {
@@ -115,6 +148,12 @@ impl Broker {
             Self::NatsSynced => "nats, sync always",
             #[cfg(feature = "nats")]
             Self::Nats => "nats",
+            #[cfg(feature = "rabbitmq")]
+            Self::RabbitmqQuorum => "rabbitmq, quorum queue",
+            #[cfg(feature = "kafka")]
+            Self::KafkaSynced => "kafka, flush each",
+            #[cfg(feature = "kafka")]
+            Self::Kafka => "kafka",
         }
     }
 
@@ -132,6 +171,12 @@ impl Broker {
             Self::NatsSynced => AckedWhen::Synced,
             #[cfg(feature = "nats")]
             Self::Nats => AckedWhen::Written,
+            #[cfg(feature = "rabbitmq")]
+            Self::RabbitmqQuorum => AckedWhen::Synced,
+            #[cfg(feature = "kafka")]
+            Self::KafkaSynced => AckedWhen::Synced,
+            #[cfg(feature = "kafka")]
+            Self::Kafka => AckedWhen::Written,
         }
     }
 
@@ -162,6 +207,23 @@ impl Broker {
             Self::NatsSynced | Self::Nats => {
                 (spec.partitions > 1).then_some("a stream has no partitions")
             }
+            #[cfg(feature = "rabbitmq")]
+            Self::RabbitmqQuorum if spec.partitions > 1 => Some("a queue has no partitions"),
+            #[cfg(feature = "rabbitmq")]
+            Self::RabbitmqQuorum => {
+                (spec.topics > 1).then_some("it takes too long to make so many queues")
+            }
+            #[cfg(feature = "kafka")]
+            Self::KafkaSynced | Self::Kafka if spec.partitions > 1 || spec.topics > 1 => {
+                Some("its client here sends a request for each partition")
+            }
+            #[cfg(feature = "kafka")]
+            Self::KafkaSynced | Self::Kafka if spec.members > 1 => {
+                Some("members of one group cannot share a partition")
+            }
+            #[cfg(feature = "kafka")]
+            Self::KafkaSynced | Self::Kafka => (spec.kind == Kind::Drain && spec.ack == Ack::Event)
+                .then_some("it has no acks of single events"),
         }
     }
 
@@ -180,6 +242,12 @@ impl Broker {
             Self::NatsSynced => Arc::new(nats::Nats::start(dir, true)?),
             #[cfg(feature = "nats")]
             Self::Nats => Arc::new(nats::Nats::start(dir, false)?),
+            #[cfg(feature = "rabbitmq")]
+            Self::RabbitmqQuorum => Arc::new(rabbitmq::quorum::Quorum::start(dir)?),
+            #[cfg(feature = "kafka")]
+            Self::KafkaSynced => Arc::new(kafka::Kafka::start(dir, true)?),
+            #[cfg(feature = "kafka")]
+            Self::Kafka => Arc::new(kafka::Kafka::start(dir, false)?),
         })
     }
 }

@@ -130,7 +130,7 @@ impl Target for Nats {
         self.process.restart()
     }
 
-    async fn producer(&self, topics: &[String]) -> anyhow::Result<Box<dyn Producer>> {
+    async fn producer(&self, topics: &[String], _: &Spec) -> anyhow::Result<Box<dyn Producer>> {
         Ok(Box::new(Publisher {
             subjects: topics.iter().map(|topic| subject(topic)).collect(),
             context: self.connect().await?,

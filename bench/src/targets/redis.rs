@@ -111,7 +111,7 @@ impl Target for Redis {
         }
     }
 
-    async fn producer(&self, topics: &[String]) -> anyhow::Result<Box<dyn Producer>> {
+    async fn producer(&self, topics: &[String], _: &Spec) -> anyhow::Result<Box<dyn Producer>> {
         Ok(Box::new(Publisher {
             topics: topics.to_vec(),
             connection: self.connect().await?,

@@ -104,7 +104,7 @@ impl Target for Sluice {
         self.process.restart()
     }
 
-    async fn producer(&self, topics: &[String]) -> anyhow::Result<Box<dyn Producer>> {
+    async fn producer(&self, topics: &[String], _: &Spec) -> anyhow::Result<Box<dyn Producer>> {
         Ok(Box::new(EventPublisher {
             topics: topics.to_vec(),
             publisher: Publisher::open(self.process.addr()).await?,

@@ -224,7 +224,7 @@ async fn drain(
 /// Kills the server; the time from its start to the ack of one more event.
 async fn until_ready(run: &Run) -> anyhow::Result<Duration> {
     let started = run.target.restart().await?;
-    let mut producer = run.target.producer(&run.topics).await?;
+    let mut producer = run.target.producer(&run.topics, &run.spec).await?;
     let sequence = run.sent.fetch_add(1, Ordering::Relaxed);
     let message = run.message(sequence, started);
     producer.send(0, vec![message]).await?.await?;

@@ -21,7 +21,7 @@ const FILL_UNDER_WAY: usize = 16;
 /// Publishes until the time is over; returns how many events were acked in the
 /// measured time, and how long the acks took.
 pub(super) async fn produce(run: Arc<Run>, producer: usize) -> anyhow::Result<(u64, Latencies)> {
-    let mut sender = run.target.producer(&run.topics).await?;
+    let mut sender = run.target.producer(&run.topics, &run.spec).await?;
     // A chain begins at its first topic; otherwise they take turns.
     let topics = if run.spec.stages > 0 {
         1
@@ -90,7 +90,7 @@ fn batch(run: &Run, due: Instant) -> Vec<Message> {
 /// Publishes the events that are there before the members come.
 pub(super) async fn fill(run: &Run) -> anyhow::Result<()> {
     let due = Instant::now();
-    let mut producer = run.target.producer(&run.topics).await?;
+    let mut producer = run.target.producer(&run.topics, &run.spec).await?;
     let mut on_their_way = FuturesUnordered::<Acked>::new();
     let per_batch = (FILL_BATCH_BYTES / run.spec.event_bytes).clamp(1, 500) as u64;
     let work = async {

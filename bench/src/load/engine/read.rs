@@ -106,7 +106,7 @@ async fn work(
     let topic = &run.topics[reader.topic];
     let mut consumer = run.target.consumer(topic, reader.group, &run.spec).await?;
     let mut output = match reader.output {
-        Some(topic) => Some((run.target.producer(&run.topics).await?, topic)),
+        Some(topic) => Some((run.target.producer(&run.topics, &run.spec).await?, topic)),
         None => None,
     };
     let mut seen = Seen {

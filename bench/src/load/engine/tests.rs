@@ -69,7 +69,7 @@ impl Target for Slow {
         Ok(())
     }
 
-    async fn producer(&self, _: &[String]) -> anyhow::Result<Box<dyn Producer>> {
+    async fn producer(&self, _: &[String], _: &Spec) -> anyhow::Result<Box<dyn Producer>> {
         Ok(Box::new(self.clone()))
     }
 

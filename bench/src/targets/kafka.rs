@@ -1,0 +1,293 @@
+//! Kafka: one node that is its own controller (KRaft), from the Maven artifacts
+//! that `bench/kafka/get` gets (<https://kafka.apache.org/documentation>).
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::Arc,
+    time::Instant,
+};
+
+use anyhow::Context;
+use async_trait::async_trait;
+use bytes::Bytes;
+use rskafka::{
+    client::{
+        Client, ClientBuilder,
+        partition::{Compression, OffsetAt, PartitionClient, UnknownTopicHandling},
+    },
+    record::Record,
+};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use super::{
+    nodelay,
+    peer::{PeerProcess, Start, free_port},
+};
+use crate::load::{
+    target::{Acked, Consumer, Message, Producer, Target},
+    workload::Spec,
+};
+
+/// Batches of one producer that are under way at a time, as in its own client.
+const UNDER_WAY: usize = 5;
+/// Bytes of a batch; the server takes 1 MiB.
+const BATCH_BYTES: usize = 900 << 10;
+/// Bytes that a read waits for, and the most that it gets.
+const FETCH_BYTES: std::ops::Range<i32> = 1..4 << 20;
+const FETCH_WAIT_MS: i32 = 500;
+
+/// A node, and how to talk to it.
+pub(crate) struct Kafka {
+    process: PeerProcess,
+    port: u16,
+    settings: String,
+}
+
+/// Where the server's artifacts are; `None` if they, or Java, are not there.
+fn artifacts() -> Option<PathBuf> {
+    let folder = env::var_os("SLUICE_BENCH_KAFKA").map_or("target/kafka".into(), PathBuf::from);
+    let java = Command::new("java")
+        .arg("-version")
+        .stderr(Stdio::null())
+        .status();
+    let all = java.is_ok_and(|status| status.success()) && version_of(&folder).is_some();
+    all.then(|| folder.canonicalize().ok()).flatten()
+}
+
+/// The version that was got; `None` without one.
+pub(super) fn version() -> Option<String> {
+    version_of(&artifacts()?)
+}
+
+fn version_of(folder: &Path) -> Option<String> {
+    let entries = fs::read_dir(folder).ok()?;
+    let mut names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    names.find_map(|name| {
+        let version = name.strip_prefix("kafka_2.13-")?.strip_suffix(".jar")?;
+        Some(version.to_owned())
+    })
+}
+
+impl Kafka {
+    /// Starts a node that syncs each batch before it acks, or leaves that to the
+    /// operating system, which is its default.
+    pub(crate) fn start(dir: tempfile::TempDir, synced: bool) -> anyhow::Result<Self> {
+        let folder = artifacts().context("Kafka is not there; bench/kafka/get gets it")?;
+        let (port, controller) = (free_port()?, free_port()?);
+        let data = dir.path().join("data");
+        let sync = if synced {
+            "log.flush.interval.messages=1\n"
+        } else {
+            ""
+        };
+        let file = dir.path().join("server.properties");
+        let text = format!(
+            "process.roles=broker,controller\n\
+             node.id=1\n\
+             controller.quorum.voters=1@127.0.0.1:{controller}\n\
+             listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
+             advertised.listeners=PLAINTEXT://127.0.0.1:{port}\n\
+             listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT\n\
+             controller.listener.names=CONTROLLER\n\
+             log.dirs={}\n\
+             offsets.topic.replication.factor=1\n\
+             {sync}",
+            data.display()
+        );
+        fs::write(&file, text)?;
+        let classes = format!("{}/*", folder.display());
+        let format = Command::new("java")
+            .args(["-cp", &classes, "kafka.tools.StorageTool", "format"])
+            .args(["-t", "c2x1aWNlLWJlbmNoLWthZg", "-c"])
+            .arg(&file)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()?;
+        anyhow::ensure!(format.success(), "the storage cannot be formatted");
+        let start = Start {
+            program: "java".into(),
+            // As its own script has it.
+            args: ["-server", "-Xms1G", "-Xmx1G", "-XX:+UseG1GC", "-cp"]
+                .map(Into::into)
+                .into_iter()
+                .chain([classes.into(), "kafka.Kafka".into(), file.into()])
+                .collect(),
+            variables: Vec::new(),
+            port,
+        };
+        let flush = if synced {
+            "log.flush.interval.messages 1"
+        } else {
+            "every default"
+        };
+        Ok(Self {
+            process: PeerProcess::start(start, dir)?,
+            port,
+            settings: format!(
+                "Kafka {}, one node, heap 1 GiB, acks all, {flush}; read without committing offsets",
+                version_of(&folder).unwrap_or_default()
+            ),
+        })
+    }
+
+    async fn connect(&self) -> anyhow::Result<Client> {
+        let address = format!("127.0.0.1:{}", self.port);
+        Ok(ClientBuilder::new(vec![address]).build().await?)
+    }
+
+    /// A client of a topic, connected.
+    async fn open(&self, topic: &str) -> anyhow::Result<PartitionClient> {
+        let client = self.connect().await?;
+        let handling = UnknownTopicHandling::Retry;
+        let partition = client.partition_client(topic, 0, handling).await?;
+        partition.get_offset(OffsetAt::Latest).await?;
+        nodelay::set_on_connections_to(self.port)?;
+        Ok(partition)
+    }
+}
+
+#[async_trait]
+impl Target for Kafka {
+    fn settings(&self) -> &str {
+        &self.settings
+    }
+
+    fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    async fn create(&self, topics: &[String], _: &Spec) -> anyhow::Result<()> {
+        let client = self.connect().await?;
+        let controller = client.controller_client()?;
+        for topic in topics {
+            controller.create_topic(topic, 1, 1, 10_000).await?;
+        }
+        Ok(())
+    }
+
+    async fn restart(&self) -> anyhow::Result<Instant> {
+        self.process.restart()
+    }
+
+    async fn producer(&self, topics: &[String], _: &Spec) -> anyhow::Result<Box<dyn Producer>> {
+        let mut queues = Vec::new();
+        for topic in topics {
+            let partition = self.open(topic).await?;
+            let (queue, waiting) = mpsc::channel(UNDER_WAY);
+            tokio::spawn(publish(partition, waiting));
+            queues.push(queue);
+        }
+        Ok(Box::new(Publisher { queues }))
+    }
+
+    async fn consumer(&self, topic: &str, _: usize, _: &Spec) -> anyhow::Result<Box<dyn Consumer>> {
+        Ok(Box::new(Reader {
+            partition: self.open(topic).await?,
+            next: 0,
+        }))
+    }
+}
+
+/// Events to publish, and whom to tell.
+struct Publish {
+    records: Vec<Record>,
+    bytes: usize,
+    acked: oneshot::Sender<anyhow::Result<()>>,
+}
+
+struct Publisher {
+    queues: Vec<mpsc::Sender<Publish>>,
+}
+
+#[async_trait]
+impl Producer for Publisher {
+    async fn send(&mut self, topic: usize, batch: Vec<Message>) -> anyhow::Result<Acked> {
+        let (acked, ack) = oneshot::channel();
+        let timestamp = chrono::DateTime::UNIX_EPOCH + chrono::Duration::days(20_000);
+        let bytes = batch.iter().map(|message| message.payload.len()).sum();
+        let records = batch.into_iter().map(|message| Record {
+            key: message.key.map(|key| key.to_le_bytes().to_vec()),
+            value: Some(message.payload.to_vec()),
+            headers: Default::default(),
+            timestamp,
+        });
+        let publish = Publish {
+            records: records.collect(),
+            bytes,
+            acked,
+        };
+        let sent = self.queues[topic].send(publish).await;
+        sent.ok().context("the producer has ended")?;
+        Ok(Box::pin(async move {
+            ack.await.context("the producer has ended")?
+        }))
+    }
+}
+
+/// What waits while batches are under way goes together, as in Kafka's own client
+/// with `linger.ms=0`.
+async fn publish(partition: PartitionClient, mut waiting: mpsc::Receiver<Publish>) {
+    let partition = Arc::new(partition);
+    let under_way = Arc::new(Semaphore::new(UNDER_WAY));
+    let mut next = waiting.recv().await;
+    while let Some(first) = next.take() {
+        let Ok(permit) = under_way.clone().acquire_owned().await else {
+            return;
+        };
+        let (mut records, mut bytes) = (first.records, first.bytes);
+        let mut acks = vec![first.acked];
+        while let Ok(more) = waiting.try_recv() {
+            if bytes + more.bytes > BATCH_BYTES {
+                next = Some(more);
+                break;
+            }
+            bytes += more.bytes;
+            records.extend(more.records);
+            acks.push(more.acked);
+        }
+        let partition = partition.clone();
+        tokio::spawn(async move {
+            let result = partition.produce(records, Compression::NoCompression).await;
+            drop(permit);
+            for acked in acks {
+                let result = match &result {
+                    Ok(_) => Ok(()),
+                    Err(error) => Err(anyhow::anyhow!("{error}")),
+                };
+                // Whoever does not wait any more has ended its load.
+                let _ = acked.send(result);
+            }
+        });
+        if next.is_none() {
+            next = waiting.recv().await;
+        }
+    }
+}
+
+struct Reader {
+    partition: PartitionClient,
+    next: i64,
+}
+
+#[async_trait]
+impl Consumer for Reader {
+    async fn next(&mut self) -> anyhow::Result<Vec<Bytes>> {
+        loop {
+            let fetched = self
+                .partition
+                .fetch_records(self.next, FETCH_BYTES, FETCH_WAIT_MS);
+            let (records, _) = fetched.await?;
+            let Some(last) = records.last() else { continue };
+            self.next = last.offset + 1;
+            let values = records.into_iter().filter_map(|found| found.record.value);
+            return Ok(values.map(Bytes::from).collect());
+        }
+    }
+
+    async fn finish(&mut self) -> anyhow::Result<()> {
+        Ok(())
+    }
+}
