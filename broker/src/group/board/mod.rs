@@ -24,14 +24,17 @@
 //!
 //! A line is a key, or a partition, by the group's ordering. What is ready waits
 //! in one of two queues: suspects, which a vanished member had, go only to a
-//! holder that has nothing else. [`leases`] is what befalls leases, [`settling`]
+//! holder that has nothing else. [`arriving`] is how events come, [`delivery`]
+//! how they are given, [`leases`] what befalls leases, [`settling`]
 //! what follows them, [`parked`] what lies in the parking partition meanwhile,
 //! [`returning`] where it is after a start, [`counts`] what can be asked.
 //!
 //! Pure: it knows neither tokio nor the log, and is given the time.
 
 mod anew;
+mod arriving;
 mod counts;
+mod delivery;
 mod gone;
 mod lease;
 mod leases;
@@ -50,6 +53,7 @@ use bytes::Bytes;
 use sluice_proto::Offset;
 
 pub use self::{
+    arriving::Arrived,
     counts::{Counts, InFlight},
     lease::{Holder, Holding, Lease, LeaseError, LeaseToken, MemberId, Report},
     leases::{Loss, Vanished},
@@ -57,14 +61,12 @@ pub use self::{
     returning::Found,
 };
 use self::{
+    arriving::Arriving,
     lease::{Holders, Place, Waited},
     parked::{Before, Lot},
     progress::Progress,
 };
-use super::{
-    key_lock::{Arrival, KeyLocks},
-    schedule::Schedule,
-};
+use super::{key_lock::KeyLocks, schedule::Schedule};
 use crate::commit::{
     SourceState,
     record::{AttemptFailed, GroupConfig, Ordering, Source},
@@ -138,29 +140,6 @@ impl From<&GroupConfig> for BoardRules {
             per_holder_max: config.max_in_flight_per_member as usize,
         }
     }
-}
-
-/// An event that the group is to deliver.
-#[derive(Clone, Debug)]
-pub struct Arrived {
-    /// Where in its source.
-    pub offset: Offset,
-    /// Its key, in a group that is ordered by key.
-    pub key: Option<Bytes>,
-    /// Bytes of the encoded event.
-    pub size: u32,
-    /// It was parked: whoever has its place in the group is known already.
-    pub parked: bool,
-}
-
-/// An event that takes its place on the board.
-#[derive(Debug)]
-struct Arriving {
-    key: Option<Bytes>,
-    size: u32,
-    parked_at: Option<Offset>,
-    before: Before,
-    not_before_ms: u64,
 }
 
 /// A lease from before a restart of the broker.
@@ -354,234 +333,6 @@ impl Board {
             Ordering::Key => key.cloned().map(LineName::Key),
             Ordering::Partition => Some(LineName::Source(id.source)),
         }
-    }
-
-    // ------------------------------------------------------------- scanning
-
-    /// How many sources there are.
-    #[must_use]
-    pub fn sources(&self) -> usize {
-        self.sources.len()
-    }
-
-    /// The next offset of a source to look at.
-    #[must_use]
-    pub fn scan_next(&self, source: usize) -> Offset {
-        self.sources[source].scan_next
-    }
-
-    /// Takes what was found from the source's [`Board::scan_next`] up to `next`.
-    /// What is not in `matched` is skipped. Returns those that are new and wait
-    /// for delivery.
-    pub fn scanned(
-        &mut self,
-        source: usize,
-        next: Offset,
-        matched: Vec<Arrived>,
-        now_ms: u64,
-    ) -> Vec<EventId> {
-        let mut new = Vec::new();
-        // It may have moved on since the page was asked for.
-        let scan_next = self.sources[source].scan_next;
-        let next = next.max(scan_next);
-        let mut from = scan_next;
-        for arrived in matched.into_iter().filter(|of| of.offset >= scan_next) {
-            self.sources[source].skip(from, arrived.offset);
-            from = arrived.offset.next();
-            let progress = &mut self.sources[source];
-            let offset = arrived.offset;
-            if progress.ahead.remove(&offset) || progress.window.is_settled(offset) {
-                continue;
-            }
-            if arrived.parked {
-                continue;
-            }
-            self.come_home(source, offset, now_ms);
-            let id = EventId { source, offset };
-            let arriving = Arriving {
-                key: arrived.key,
-                size: arrived.size,
-                parked_at: None,
-                before: Before::default(),
-                not_before_ms: 0,
-            };
-            self.arrive(id, arriving, now_ms);
-            new.push(id);
-        }
-        let progress = &mut self.sources[source];
-        let last = Offset(next.0.saturating_sub(1));
-        if from < next && !progress.window.is_settled(last) && !progress.ahead.contains(&last) {
-            progress.ends_skipped = true;
-        } else if !new.is_empty() {
-            progress.ends_skipped = false;
-        }
-        progress.skip(from, next);
-        // What is settled beyond need not be read again.
-        progress.scan_next = progress.window.settled_up_to(next);
-        let scan_next = progress.scan_next;
-        self.come_home(source, scan_next, now_ms);
-        new
-    }
-
-    fn arrive(&mut self, id: EventId, arriving: Arriving, now_ms: u64) {
-        let history = match arriving.parked_at {
-            None => {
-                let progress = &mut self.sources[id.source];
-                progress.unsettled += 1;
-                progress.attempts.remove(&id.offset)
-            }
-            Some(at) => {
-                self.lot.locations.insert(at, id);
-                let parking = self.sources.get_mut(self.lot.parking.source);
-                parking.and_then(|parking| parking.attempts.remove(&at))
-            }
-        };
-        let history = history.unwrap_or_default();
-        let line = self.line(id, arriving.key.as_ref());
-        let arrival = match &line {
-            Some(line) => self.locks.arrive(line.clone(), id),
-            None => Arrival::Free,
-        };
-        let last_ms = history.last().map(|failed| failed.not_before_ms);
-        self.events.insert(
-            id,
-            Entry {
-                not_before_ms: last_ms.unwrap_or(arriving.not_before_ms),
-                before: arriving.before,
-                history,
-                key: arriving.key,
-                size: arriving.size,
-                parked_at: arriving.parked_at,
-                place: Place::Queued,
-            },
-        );
-        match (arrival, line) {
-            (Arrival::Queued, Some(line)) => self.lot_follows(id, &line),
-            _ => self.activate(id, now_ms),
-        }
-    }
-
-    /// Takes out the runs that were skipped and are not in the log.
-    pub fn take_skipped(&mut self) -> Vec<(Source, Vec<(Offset, u64)>)> {
-        self.sources
-            .iter_mut()
-            .filter(|progress| !progress.skipped.is_empty())
-            .map(|progress| (progress.source, std::mem::take(&mut progress.skipped)))
-            .collect()
-    }
-
-    // ------------------------------------------------------------- delivery
-
-    /// The event that has been ready for longest.
-    #[must_use]
-    pub fn next_ready(&self) -> Option<EventId> {
-        self.ready.front().copied()
-    }
-
-    /// The suspect that has been ready for longest.
-    #[must_use]
-    pub fn next_suspect(&self) -> Option<EventId> {
-        self.suspects.front().copied()
-    }
-
-    /// The events that are next, at most `count`, suspects first.
-    pub fn first_ready(&self, count: usize) -> impl Iterator<Item = EventId> {
-        self.suspects.iter().chain(&self.ready).take(count).copied()
-    }
-
-    /// Puts the first ready event behind the others.
-    pub fn rotate_ready(&mut self) {
-        if let Some(first) = self.ready.pop_front() {
-            self.ready.push_back(first);
-        }
-    }
-
-    /// Puts the first suspect behind the others.
-    pub fn rotate_suspects(&mut self) {
-        if let Some(first) = self.suspects.pop_front() {
-            self.suspects.push_back(first);
-        }
-    }
-
-    /// Whether a holder may be given an event that is not suspect: it has no
-    /// suspect, and fewer leases than it may have.
-    #[must_use]
-    pub fn may_have_more(&self, holder: &Holder) -> bool {
-        let holding = self.holders.of(holder);
-        let cap = self.rules.per_holder_max;
-        holding.suspects == 0 && (cap == 0 || holding.leases < cap)
-    }
-
-    /// Leases the first ready event. `None` when nothing is ready.
-    pub fn lease(&mut self, holder: Holder, now_ms: u64) -> Option<(EventId, LeaseToken)> {
-        let id = self.ready.pop_front()?;
-        Some((id, self.give(id, holder, false, now_ms)))
-    }
-
-    /// Leases the first suspect, to a holder that has nothing. `None` when there
-    /// is none.
-    pub fn lease_suspect(&mut self, holder: Holder, now_ms: u64) -> Option<(EventId, LeaseToken)> {
-        let id = self.suspects.pop_front()?;
-        Some((id, self.give(id, holder, true, now_ms)))
-    }
-
-    fn give(&mut self, id: EventId, holder: Holder, solo: bool, now_ms: u64) -> LeaseToken {
-        let token = LeaseToken {
-            epoch: self.epoch,
-            counter: self.next_counter,
-        };
-        self.next_counter += 1;
-        if let Holder::Unary(_) = holder {
-            self.deadlines.set(token, now_ms + self.rules.lease_ms);
-        }
-        if self.rules.processing_limit_ms > 0 {
-            self.limits
-                .set(token, now_ms + self.rules.processing_limit_ms);
-        }
-        let lease = Lease {
-            token,
-            holder,
-            since_ms: now_ms,
-            solo,
-            report: None,
-            noted: false,
-        };
-        self.set_place(id, Place::Leased(lease));
-        let progress = &mut self.sources[id.source];
-        progress.delivered_end = progress.delivered_end.max(id.offset.next());
-        while let Some((_, oldest)) = self.young.front()
-            && !self.leases.contains_key(oldest)
-        {
-            self.young.pop_front();
-        }
-        self.young.push_back((now_ms, token));
-        token
-    }
-
-    /// Takes out leases that were given before `before_ms` and are still there,
-    /// the oldest ones, at most `count`.
-    pub fn take_outlasting(&mut self, before_ms: u64, count: usize) -> Vec<LeaseToken> {
-        let mut outlasting = Vec::new();
-        while outlasting.len() < count
-            && let Some((since, token)) = self.young.front().copied()
-            && since < before_ms
-        {
-            self.young.pop_front();
-            let id = self.leased(token).map(|(id, _)| id);
-            if let Ok(id) = id
-                && let Some(Place::Leased(lease)) = self.events.get_mut(&id).map(|e| &mut e.place)
-            {
-                lease.noted = true;
-                outlasting.push(token);
-            }
-        }
-        outlasting
-    }
-
-    /// When the oldest lease was given that was not taken out yet.
-    #[must_use]
-    pub fn oldest_young(&self) -> Option<u64> {
-        self.young.front().map(|(since, _)| *since)
     }
 
     /// The event's size and key.

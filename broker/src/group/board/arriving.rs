@@ -1,0 +1,145 @@
+//! How events come to the board: the scan meets them, and what the filter
+//! skipped.
+
+use bytes::Bytes;
+use sluice_proto::Offset;
+
+use super::{Board, Entry, EventId, lease::Place, parked::Before};
+use crate::{commit::record::Source, group::key_lock::Arrival};
+
+/// An event that the group is to deliver.
+#[derive(Clone, Debug)]
+pub struct Arrived {
+    /// Where in its source.
+    pub offset: Offset,
+    /// Its key, in a group that is ordered by key.
+    pub key: Option<Bytes>,
+    /// Bytes of the encoded event.
+    pub size: u32,
+    /// It was parked: whoever has its place in the group is known already.
+    pub parked: bool,
+}
+
+/// An event that takes its place on the board.
+#[derive(Debug)]
+pub(super) struct Arriving {
+    pub(super) key: Option<Bytes>,
+    pub(super) size: u32,
+    pub(super) parked_at: Option<Offset>,
+    pub(super) before: Before,
+    pub(super) not_before_ms: u64,
+}
+
+impl Board {
+    /// How many sources there are.
+    #[must_use]
+    pub fn sources(&self) -> usize {
+        self.sources.len()
+    }
+
+    /// The next offset of a source to look at.
+    #[must_use]
+    pub fn scan_next(&self, source: usize) -> Offset {
+        self.sources[source].scan_next
+    }
+
+    /// Takes what was found from the source's [`Board::scan_next`] up to `next`.
+    /// What is not in `matched` is skipped. Returns those that are new and wait
+    /// for delivery.
+    pub fn scanned(
+        &mut self,
+        source: usize,
+        next: Offset,
+        matched: Vec<Arrived>,
+        now_ms: u64,
+    ) -> Vec<EventId> {
+        let mut new = Vec::new();
+        // It may have moved on since the page was asked for.
+        let scan_next = self.sources[source].scan_next;
+        let next = next.max(scan_next);
+        let mut from = scan_next;
+        for arrived in matched.into_iter().filter(|of| of.offset >= scan_next) {
+            self.sources[source].skip(from, arrived.offset);
+            from = arrived.offset.next();
+            let progress = &mut self.sources[source];
+            let offset = arrived.offset;
+            if progress.ahead.remove(&offset) || progress.window.is_settled(offset) {
+                continue;
+            }
+            if arrived.parked {
+                continue;
+            }
+            self.come_home(source, offset, now_ms);
+            let id = EventId { source, offset };
+            let arriving = Arriving {
+                key: arrived.key,
+                size: arrived.size,
+                parked_at: None,
+                before: Before::default(),
+                not_before_ms: 0,
+            };
+            self.arrive(id, arriving, now_ms);
+            new.push(id);
+        }
+        let progress = &mut self.sources[source];
+        let last = Offset(next.0.saturating_sub(1));
+        if from < next && !progress.window.is_settled(last) && !progress.ahead.contains(&last) {
+            progress.ends_skipped = true;
+        } else if !new.is_empty() {
+            progress.ends_skipped = false;
+        }
+        progress.skip(from, next);
+        // What is settled beyond need not be read again.
+        progress.scan_next = progress.window.settled_up_to(next);
+        let scan_next = progress.scan_next;
+        self.come_home(source, scan_next, now_ms);
+        new
+    }
+
+    pub(super) fn arrive(&mut self, id: EventId, arriving: Arriving, now_ms: u64) {
+        let history = match arriving.parked_at {
+            None => {
+                let progress = &mut self.sources[id.source];
+                progress.unsettled += 1;
+                progress.attempts.remove(&id.offset)
+            }
+            Some(at) => {
+                self.lot.locations.insert(at, id);
+                let parking = self.sources.get_mut(self.lot.parking.source);
+                parking.and_then(|parking| parking.attempts.remove(&at))
+            }
+        };
+        let history = history.unwrap_or_default();
+        let line = self.line(id, arriving.key.as_ref());
+        let arrival = match &line {
+            Some(line) => self.locks.arrive(line.clone(), id),
+            None => Arrival::Free,
+        };
+        let last_ms = history.last().map(|failed| failed.not_before_ms);
+        self.events.insert(
+            id,
+            Entry {
+                not_before_ms: last_ms.unwrap_or(arriving.not_before_ms),
+                before: arriving.before,
+                history,
+                key: arriving.key,
+                size: arriving.size,
+                parked_at: arriving.parked_at,
+                place: Place::Queued,
+            },
+        );
+        match (arrival, line) {
+            (Arrival::Queued, Some(line)) => self.lot_follows(id, &line),
+            _ => self.activate(id, now_ms),
+        }
+    }
+
+    /// Takes out the runs that were skipped and are not in the log.
+    pub fn take_skipped(&mut self) -> Vec<(Source, Vec<(Offset, u64)>)> {
+        self.sources
+            .iter_mut()
+            .filter(|progress| !progress.skipped.is_empty())
+            .map(|progress| (progress.source, std::mem::take(&mut progress.skipped)))
+            .collect()
+    }
+}

@@ -1,0 +1,117 @@
+//! How events are given: what is next, to whom it may go, and its lease.
+
+use super::{Board, EventId, Holder, Lease, LeaseToken, lease::Place};
+
+impl Board {
+    /// The event that has been ready for longest.
+    #[must_use]
+    pub fn next_ready(&self) -> Option<EventId> {
+        self.ready.front().copied()
+    }
+
+    /// The suspect that has been ready for longest.
+    #[must_use]
+    pub fn next_suspect(&self) -> Option<EventId> {
+        self.suspects.front().copied()
+    }
+
+    /// The events that are next, at most `count`, suspects first.
+    pub fn first_ready(&self, count: usize) -> impl Iterator<Item = EventId> {
+        self.suspects.iter().chain(&self.ready).take(count).copied()
+    }
+
+    /// Puts the first ready event behind the others.
+    pub fn rotate_ready(&mut self) {
+        if let Some(first) = self.ready.pop_front() {
+            self.ready.push_back(first);
+        }
+    }
+
+    /// Puts the first suspect behind the others.
+    pub fn rotate_suspects(&mut self) {
+        if let Some(first) = self.suspects.pop_front() {
+            self.suspects.push_back(first);
+        }
+    }
+
+    /// Whether a holder may be given an event that is not suspect: it has no
+    /// suspect, and fewer leases than it may have.
+    #[must_use]
+    pub fn may_have_more(&self, holder: &Holder) -> bool {
+        let holding = self.holders.of(holder);
+        let cap = self.rules.per_holder_max;
+        holding.suspects == 0 && (cap == 0 || holding.leases < cap)
+    }
+
+    /// Leases the first ready event. `None` when nothing is ready.
+    pub fn lease(&mut self, holder: Holder, now_ms: u64) -> Option<(EventId, LeaseToken)> {
+        let id = self.ready.pop_front()?;
+        Some((id, self.give(id, holder, false, now_ms)))
+    }
+
+    /// Leases the first suspect, to a holder that has nothing. `None` when there
+    /// is none.
+    pub fn lease_suspect(&mut self, holder: Holder, now_ms: u64) -> Option<(EventId, LeaseToken)> {
+        let id = self.suspects.pop_front()?;
+        Some((id, self.give(id, holder, true, now_ms)))
+    }
+
+    fn give(&mut self, id: EventId, holder: Holder, solo: bool, now_ms: u64) -> LeaseToken {
+        let token = LeaseToken {
+            epoch: self.epoch,
+            counter: self.next_counter,
+        };
+        self.next_counter += 1;
+        if let Holder::Unary(_) = holder {
+            self.deadlines.set(token, now_ms + self.rules.lease_ms);
+        }
+        if self.rules.processing_limit_ms > 0 {
+            self.limits
+                .set(token, now_ms + self.rules.processing_limit_ms);
+        }
+        let lease = Lease {
+            token,
+            holder,
+            since_ms: now_ms,
+            solo,
+            report: None,
+            noted: false,
+        };
+        self.set_place(id, Place::Leased(lease));
+        let progress = &mut self.sources[id.source];
+        progress.delivered_end = progress.delivered_end.max(id.offset.next());
+        while let Some((_, oldest)) = self.young.front()
+            && !self.leases.contains_key(oldest)
+        {
+            self.young.pop_front();
+        }
+        self.young.push_back((now_ms, token));
+        token
+    }
+
+    /// Takes out leases that were given before `before_ms` and are still there,
+    /// the oldest ones, at most `count`.
+    pub fn take_outlasting(&mut self, before_ms: u64, count: usize) -> Vec<LeaseToken> {
+        let mut outlasting = Vec::new();
+        while outlasting.len() < count
+            && let Some((since, token)) = self.young.front().copied()
+            && since < before_ms
+        {
+            self.young.pop_front();
+            let id = self.leased(token).map(|(id, _)| id);
+            if let Ok(id) = id
+                && let Some(Place::Leased(lease)) = self.events.get_mut(&id).map(|e| &mut e.place)
+            {
+                lease.noted = true;
+                outlasting.push(token);
+            }
+        }
+        outlasting
+    }
+
+    /// When the oldest lease was given that was not taken out yet.
+    #[must_use]
+    pub fn oldest_young(&self) -> Option<u64> {
+        self.young.front().map(|(since, _)| *since)
+    }
+}

@@ -1,0 +1,79 @@
+//! Notes of leases in the log, so that a restart of the broker waits for those
+//! who work, and for nobody else.
+
+use super::{GroupTask, NOTE_AFTER_MS, NOTES_PER_TURN};
+use crate::{
+    commit::{Changes, record::LeaseNoted},
+    group::board::LeaseToken,
+};
+
+impl GroupTask {
+    /// Notes the leases that have lasted long enough.
+    pub(super) fn note_leases(&mut self, now: u64) {
+        let outlasting = self
+            .board
+            .take_outlasting(now.saturating_sub(NOTE_AFTER_MS - 1), NOTES_PER_TURN);
+        let leases: Vec<LeaseNoted> = outlasting
+            .into_iter()
+            .filter_map(|token| self.lease_note(token))
+            .collect();
+        if !leases.is_empty() {
+            self.commit_quietly(Changes {
+                leases,
+                ..Changes::default()
+            });
+        }
+    }
+
+    fn lease_note(&self, token: LeaseToken) -> Option<LeaseNoted> {
+        let (id, lease) = self.board.leased(token).ok()?;
+        let (size, key) = self.board.size_and_key(id)?;
+        let at = self.board.at(id);
+        let source = self.board.source(at.source);
+        let home = self.board.source(id.source);
+        Some(LeaseNoted {
+            group: self.group.id.0,
+            topic: source.topic.0,
+            partition: source.partition.0,
+            offset: at.offset.0,
+            token_epoch: token.epoch,
+            token_counter: token.counter,
+            attempt: self.board.attempt(id),
+            member: self.holder_name(&lease.holder),
+            key: key.cloned().unwrap_or_default(),
+            size,
+            since_ms: self.clock.wall(lease.since_ms),
+            ended: false,
+            home_topic: if at == id { 0 } else { home.topic.0 },
+            home_partition: home.partition.0,
+            home_offset: id.offset.0,
+        })
+    }
+
+    /// Gives events back that nobody has begun to work on, or will go on with.
+    pub(in crate::group) fn hand_back(&mut self, tokens: &[LeaseToken]) {
+        // Nobody is to be waited for after a restart.
+        let leases: Vec<LeaseNoted> = tokens
+            .iter()
+            .filter(|token| {
+                let lease = self.board.leased(**token);
+                lease.is_ok_and(|(_, lease)| lease.noted)
+            })
+            .filter_map(|token| self.lease_note(*token))
+            .map(|note| LeaseNoted {
+                ended: true,
+                ..note
+            })
+            .collect();
+        if !leases.is_empty() {
+            self.commit_quietly(Changes {
+                leases,
+                ..Changes::default()
+            });
+        }
+        // Each goes to the front, so the last one first.
+        for token in tokens.iter().rev() {
+            self.board.hand_back(*token);
+        }
+    }
+}
