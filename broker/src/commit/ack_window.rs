@@ -141,6 +141,13 @@ impl AckWindow {
         offset.max(run_end).max(self.committed_end)
     }
 
+    /// No offset at or above is settled.
+    #[must_use]
+    pub fn settled_end(&self) -> Offset {
+        let last = self.runs.last_key_value();
+        last.map_or(self.committed_end, |(_, end)| *end)
+    }
+
     /// How many offsets below `end` are not settled.
     #[must_use]
     pub fn unsettled_below(&self, end: Offset) -> u64 {
@@ -192,6 +199,8 @@ mod tests {
                 let open: Vec<_> = window.unsettled(Offset(5), Offset(120)).map(|o| o.0).collect();
                 let expected: Vec<_> = (5..120).filter(|o| !model.contains(o)).collect();
                 prop_assert_eq!(open, expected);
+                let last = model.last().map_or(0, |last| last + 1);
+                prop_assert_eq!(window.settled_end(), Offset(last));
                 let again = AckWindow::from_parts(window.committed_end(), window.runs());
                 prop_assert_eq!(again, Ok(window.clone()));
             }

@@ -322,8 +322,8 @@ impl Board {
         let Some(of) = self.sources.get(parking) else {
             return Vec::new();
         };
-        let last = self.lot.locations.keys().next_back();
-        let end = last.map_or(of.scan_next, |last| of.scan_next.max(last.next()));
+        // What is on its way to the partition is neither settled nor known.
+        let end = of.window.settled_end();
         let first = of.window.committed_end();
         let unsettled = (self.lot.locations.len() + of.unsettled) as u64;
         if end.0.saturating_sub(first.0) < spread_min.max(SPREAD_MAX * unsettled)
