@@ -6,6 +6,7 @@ mod dead_letters;
 mod definitions;
 mod errors;
 mod flow;
+mod filters;
 mod publish;
 mod status;
 mod tail;

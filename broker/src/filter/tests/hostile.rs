@@ -18,19 +18,50 @@ const ENDLESS: &[&str] = &[
     "event.data.all(x, string(event.data[0]).size() + size(event.data.map(y, y)) >= 0)",
 ];
 
-/// Functions that make much of little.
-const LARGE: &[&str] = &[
-    "event.data.replace('', event.data) == ''",
-    "event.data.split('').map(x, event.data).join(event.data) == ''",
-    "event.data.indexOf(event.data + 'b') == 0",
-    "'%s%s%s'.format([event.data, event.data, event.data]) == ''",
-    "event.data.matches('(a?){500}(a){500}$')",
-    "event.data.matches(event.data)",
-    "(event.data + event.data + event.data + event.data).size() == 0",
-    "event.data.split('').all(x, event.data.contains(event.data))",
-    "event.data.split('').exists(x, event.data.matches(x + '(a|b|c|d){40}'))",
-    "event.data.split('').map(x, strings.quote(event.data)) == []",
-    "event.data.reverse().lowerAscii().upperAscii().trim() == event.data",
+/// How an expression ends that would make much of little.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    /// A bound on one of its values.
+    Refused,
+    /// The budget of its steps.
+    Stopped,
+    /// It has a result, and the text that it went through was counted.
+    Counted,
+}
+
+const LARGE: &[(End, &str)] = &[
+    (End::Refused, "event.data.replace('', event.data) == ''"),
+    (
+        End::Refused,
+        "event.data.split('').map(x, event.data).join(event.data) == ''",
+    ),
+    (End::Refused, "event.data.indexOf(event.data + 'b') == 0"),
+    (
+        End::Counted,
+        "'%s%s%s'.format([event.data, event.data, event.data]) == ''",
+    ),
+    (End::Stopped, "event.data.matches('(a?){500}(a){500}$')"),
+    (End::Refused, "event.data.matches(event.data)"),
+    (
+        End::Counted,
+        "(event.data + event.data + event.data + event.data).size() == 0",
+    ),
+    (
+        End::Refused,
+        "event.data.split('').all(x, event.data.contains(event.data))",
+    ),
+    (
+        End::Refused,
+        "event.data.split('').exists(x, event.data.matches(x + '(a|b|c|d){40}'))",
+    ),
+    (
+        End::Refused,
+        "event.data.split('').map(x, strings.quote(event.data)) == []",
+    ),
+    (
+        End::Counted,
+        "event.data.reverse().lowerAscii().upperAscii().trim() == event.data",
+    ),
 ];
 
 fn judge(source: &str, event: &Event) -> (Result<bool, EvaluationError>, u64) {
@@ -72,13 +103,22 @@ fn what_would_not_end_is_stopped() {
 
 #[test]
 fn what_makes_much_of_little_is_stopped_or_refused() {
-    let text = "a".repeat(1 << 20);
+    const BYTES: u64 = 1 << 20;
+    /// A step is at least one for so many bytes.
+    const BYTES_PER_STEP: u64 = 64;
+    let text = "a".repeat(BYTES as usize);
     let event = event("text/plain", text, false);
-    for source in LARGE {
+    for (end, source) in LARGE {
         let (judged, steps) = judge(source, &event);
+        let is_so = match (end, &judged) {
+            (End::Refused, Err(EvaluationError::Cel(why))) => why.contains("limit"),
+            (End::Stopped, Err(EvaluationError::OverBudget)) => true,
+            (End::Counted, Ok(false)) => steps >= BYTES / BYTES_PER_STEP,
+            _ => false,
+        };
         assert!(
-            judged.is_err() || steps > 0,
-            "{source}: {judged:?}, {steps} steps"
+            is_so,
+            "{source}: {judged:?} after {steps} steps, not {end:?}"
         );
     }
 }

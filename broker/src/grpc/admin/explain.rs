@@ -99,6 +99,10 @@ impl Api {
                 response.state = wire::EventState::DeadLettered.into();
                 response.detail = format!("it is in the dead letters at offset {}", letter.0);
                 response.dead_letter_offset = Some(letter.0 as i64);
+            } else if visible_end(&group.dead_letters, PartitionId(0)).0 > LETTERS_SEARCHED_MAX {
+                response.detail = format!(
+                    "it is done, or a dead letter older than the newest {LETTERS_SEARCHED_MAX}"
+                );
             }
             Ok::<_, Refusal>(response)
         });
