@@ -8,6 +8,7 @@ mod bare;
 mod bare_consume;
 mod consume;
 mod events;
+mod filter_suite;
 mod group_suite;
 mod load;
 mod log_suite;
@@ -40,6 +41,9 @@ enum Command {
     /// Consumer groups: working events off with an ack for each, beside a bare
     /// stream with the same messages.
     Groups(group_suite::Groups),
+    /// Filters: one beside none and beside the cel crate as it comes, and many
+    /// groups whose filters ask for a type each.
+    Filters(filter_suite::Filters),
     /// Named loads on Sluice: throughput, latency, fan-out and more.
     Run(suite::Run),
     /// A short look at every load, in less than two minutes.
@@ -74,6 +78,7 @@ fn main() -> anyhow::Result<()> {
 async fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Log(log) => log_suite::run(log).await,
+        Command::Filters(filters) => filter_suite::run(filters).await,
         Command::Groups(groups) => group_suite::run(groups).await,
         Command::Run(run) => suite::run(run).await,
         Command::Quick => suite::quick().await,

@@ -8,12 +8,12 @@ use sluice_proto::wire::{
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::codegen::http::uri::PathAndQuery;
+use tonic::{codegen::http::uri::PathAndQuery, transport::Channel};
 use tonic_prost::ProstCodec;
 
 use super::connect;
 
-/// A member on a connection of its own.
+/// A member of a group.
 pub(crate) struct Member {
     requests: mpsc::Sender<wire::ConsumeRequest>,
     answers: tonic::Streaming<wire::ConsumeResponse>,
@@ -32,7 +32,7 @@ pub(crate) enum Came {
 }
 
 impl Member {
-    /// Joins a group, and takes up to `window` events at once.
+    /// Joins a group on a connection of its own, and takes up to `window` events at once.
     pub(crate) async fn join(
         addr: SocketAddr,
         topic: &str,
@@ -40,8 +40,18 @@ impl Member {
         name: &str,
         window: i64,
     ) -> anyhow::Result<Self> {
-        let mut client =
-            tonic::client::Grpc::new(connect(addr).await?).max_decoding_message_size(16 << 20);
+        Self::join_on(connect(addr).await?, topic, group, name, window).await
+    }
+
+    /// The same, on a connection that others may have too.
+    pub(crate) async fn join_on(
+        channel: Channel,
+        topic: &str,
+        group: &str,
+        name: &str,
+        window: i64,
+    ) -> anyhow::Result<Self> {
+        let mut client = tonic::client::Grpc::new(channel).max_decoding_message_size(16 << 20);
         client.ready().await?;
         let (requests, stream) = mpsc::channel(256);
         let join = wire::Join {

@@ -5,7 +5,7 @@ use sluice_proto::Offset;
 
 use super::{
     catalog::Partition,
-    record::{self, Channel, DecodeError},
+    record::{self, Channel, DecodeError, EventAt, EventsAt},
 };
 use crate::{
     log::{self, Position, Reader},
@@ -382,26 +382,28 @@ fn head_entries(partition: &Partition, offset: Offset) -> Vec<IndexEntry> {
     }
 }
 
+/// The events of the entry's frame from where the entry begins; an entry may have
+/// been cut, and end before the frame does.
+fn frame_events(
+    payload: &Bytes,
+    partition: &Partition,
+    entry: IndexEntry,
+) -> Result<EventsAt, ReadError> {
+    record::events_at(payload, partition.source, entry.first)
+        .map_err(|error| ReadError::Frame(entry.position, error))?
+        .ok_or(ReadError::Missing(entry.first, entry.position))
+}
+
 /// The events of an entry, whose frame has this payload.
 fn events_of(
     payload: &Bytes,
     partition: &Partition,
     entry: IndexEntry,
 ) -> Result<impl Iterator<Item = Result<StoredEvent, ReadError>> + use<>, ReadError> {
-    let damaged = move |error| ReadError::Frame(entry.position, error);
-    let events = record::events_at(payload, partition.source, entry.first)
-        .map_err(damaged)?
-        .ok_or(ReadError::Missing(entry.first, entry.position))?;
-    let events = events.map(move |event| {
-        let at = event.map_err(damaged)?;
-        Ok(StoredEvent {
-            offset: at.offset,
-            append_time_ms: at.time_ms,
-            event: at.event.event,
-            note: at.event.note,
-        })
+    let events = frame_events(payload, partition, entry)?.map(move |event| {
+        let event = event.map_err(|error| ReadError::Frame(entry.position, error))?;
+        Ok(StoredEvent::from(event))
     });
-    // An entry may have been cut.
     Ok(events.take_while(move |event| {
         event
             .as_ref()
@@ -409,7 +411,8 @@ fn events_of(
     }))
 }
 
-/// Adds those of the entry's events that are at `offsets`.
+/// Adds those of the entry's events that are at `offsets`, none of which is beyond
+/// the entry.
 fn pick_from(
     payload: &Bytes,
     partition: &Partition,
@@ -417,17 +420,35 @@ fn pick_from(
     offsets: &[Offset],
     picked: &mut Vec<StoredEvent>,
 ) -> Result<(), ReadError> {
-    let mut wanted = offsets.iter().peekable();
-    for event in events_of(payload, partition, entry)? {
-        let event = event?;
-        while wanted.next_if(|offset| **offset < event.offset).is_some() {}
-        match wanted.peek() {
-            None => break,
-            Some(offset) if **offset == event.offset => picked.push(event),
-            Some(_) => {}
+    let damaged = |error| ReadError::Frame(entry.position, error);
+    let mut events = frame_events(payload, partition, entry)?;
+    let mut next: Option<EventAt> = None;
+    for offset in offsets {
+        if next.as_ref().is_none_or(|next| next.offset < *offset) {
+            events.skip_towards(*offset).map_err(damaged)?;
+        }
+        while next.as_ref().is_none_or(|next| next.offset < *offset) {
+            let Some(event) = events.next() else {
+                return Ok(());
+            };
+            next = Some(event.map_err(damaged)?);
+        }
+        if let Some(event) = next.take_if(|next| next.offset == *offset) {
+            picked.push(event.into());
         }
     }
     Ok(())
+}
+
+impl From<EventAt> for StoredEvent {
+    fn from(at: EventAt) -> Self {
+        Self {
+            offset: at.offset,
+            append_time_ms: at.time_ms,
+            event: at.event.event,
+            note: at.event.note,
+        }
+    }
 }
 
 /// A page that is being read.

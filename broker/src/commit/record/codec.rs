@@ -12,6 +12,7 @@ use super::{
     GroupChanged, GroupCreated, GroupDeleted, LeaseNoted, NewEvent, ProducerOpened,
     ProducerSequence, Record, Relocated, RelocatedEvent, Settle, Source, TopicCreated,
     TopicDeleted, TopicUpdated, Trimmed,
+    events::{next_event, next_relocated},
 };
 
 /// A frame's payload is not one that this broker writes.
@@ -34,9 +35,9 @@ pub enum DecodeError {
     Body(u8, prost::DecodeError),
 }
 
-const FLAG_PRODUCER: u8 = 1;
-const APPEND: u8 = 1;
-const RELOCATED: u8 = 22;
+pub(super) const FLAG_PRODUCER: u8 = 1;
+pub(super) const APPEND: u8 = 1;
+pub(super) const RELOCATED: u8 = 22;
 const CHECKPOINT_BEGUN: u8 = 23;
 const CHECKPOINT_ENDED: u8 = 25;
 
@@ -310,7 +311,8 @@ impl Relocated {
         let mut events = Vec::with_capacity(count.min(input.len() / EVENT_OVERHEAD));
         let mut next = first;
         for _ in 0..count {
-            let at = next_relocated(input, &mut next, time_ms)?;
+            let at = next_relocated(input, next, time_ms)?;
+            next = Offset(at.offset.0.wrapping_add(1));
             events.push(RelocatedEvent {
                 offset: at.offset,
                 time_ms: at.time_ms,
@@ -330,20 +332,6 @@ impl Relocated {
     }
 }
 
-fn next_relocated(
-    input: &mut Bytes,
-    next: &mut Offset,
-    last_ms: u64,
-) -> Result<EventAt, DecodeError> {
-    let offset = Offset(next.0.wrapping_add(take_varint(input)?));
-    *next = Offset(offset.0.wrapping_add(1));
-    Ok(EventAt {
-        offset,
-        time_ms: last_ms.wrapping_sub(take_varint(input)?),
-        event: next_event(input)?,
-    })
-}
-
 /// Whether a frame is a piece of a checkpoint.
 #[must_use]
 pub fn is_checkpoint(payload: &[u8]) -> bool {
@@ -354,81 +342,6 @@ pub fn is_checkpoint(payload: &[u8]) -> bool {
     no_producer && kind.is_some_and(|kind| (CHECKPOINT_BEGUN..=CHECKPOINT_ENDED).contains(kind))
 }
 
-/// An event with its place.
-#[derive(Clone, Debug, PartialEq)]
-pub struct EventAt {
-    /// Its offset.
-    pub offset: Offset,
-    /// When it was appended, milliseconds since 1970.
-    pub time_ms: u64,
-    /// The event.
-    pub event: NewEvent,
-}
-
-/// The events that a frame appends to one partition from offset `first` on, or
-/// holds again for a range that begins there, in order, without decoding the
-/// rest of it. `None` when the frame has no such record.
-///
-/// # Errors
-/// When the payload is not one that this version writes.
-pub fn events_at(
-    payload: &Bytes,
-    source: Source,
-    first: Offset,
-) -> Result<Option<impl Iterator<Item = Result<EventAt, DecodeError>> + use<>>, DecodeError> {
-    let mut payload = payload.clone();
-    let input = &mut payload;
-    let frame_ms = take_u64(input)?;
-    if take_u8(input)? & FLAG_PRODUCER != 0 {
-        take(input, 24)?;
-    }
-    let count = take_u16(input)?;
-    for _ in 0..count {
-        let kind = take_u8(input)?;
-        let length = take_u32(input)? as usize;
-        let mut body = take(input, length)?;
-        if kind != APPEND && kind != RELOCATED {
-            continue;
-        }
-        let topic = TopicId(take_u64(&mut body)?);
-        let partition = PartitionId(take_u32(&mut body)?);
-        let this_first = Offset(take_u64(&mut body)?);
-        if (Source { topic, partition }) != source || this_first != first {
-            continue;
-        }
-        let mut last_ms = frame_ms;
-        if kind == RELOCATED {
-            // Where the range ends, then its time and what it dropped.
-            take(&mut body, 8)?;
-            last_ms = take_u64(&mut body)?;
-            take(&mut body, 8)?;
-        }
-        let count = take_u32(&mut body)?;
-        let mut next = first;
-        return Ok(Some((0..count).map(move |_| {
-            if kind == RELOCATED {
-                return next_relocated(&mut body, &mut next, last_ms);
-            }
-            let offset = next;
-            next = Offset(next.0.wrapping_add(1));
-            Ok(EventAt {
-                offset,
-                time_ms: frame_ms,
-                event: next_event(&mut body)?,
-            })
-        })));
-    }
-    Ok(None)
-}
-
-fn next_event(input: &mut Bytes) -> Result<NewEvent, DecodeError> {
-    let event_len = take_u32(input)? as usize;
-    let note_len = take_u32(input)? as usize;
-    let event = take(input, event_len)?;
-    let note = take(input, note_len)?;
-    Ok(NewEvent { event, note })
-}
-
 fn end(input: &Bytes) -> Result<(), DecodeError> {
     match input.len() {
         0 => Ok(()),
@@ -436,36 +349,36 @@ fn end(input: &Bytes) -> Result<(), DecodeError> {
     }
 }
 
-fn take(input: &mut Bytes, length: usize) -> Result<Bytes, DecodeError> {
+pub(super) fn take(input: &mut Bytes, length: usize) -> Result<Bytes, DecodeError> {
     if input.len() < length {
         return Err(DecodeError::Short);
     }
     Ok(input.split_to(length))
 }
 
-fn take_varint(input: &mut Bytes) -> Result<u64, DecodeError> {
+pub(super) fn take_varint(input: &mut Bytes) -> Result<u64, DecodeError> {
     decode_varint(input).map_err(|_| DecodeError::Short)
 }
 
-fn take_u8(input: &mut Bytes) -> Result<u8, DecodeError> {
+pub(super) fn take_u8(input: &mut Bytes) -> Result<u8, DecodeError> {
     input.try_get_u8().map_err(|_| DecodeError::Short)
 }
 
-fn take_u16(input: &mut Bytes) -> Result<u16, DecodeError> {
+pub(super) fn take_u16(input: &mut Bytes) -> Result<u16, DecodeError> {
     input.try_get_u16_le().map_err(|_| DecodeError::Short)
 }
 
-fn take_u32(input: &mut Bytes) -> Result<u32, DecodeError> {
+pub(super) fn take_u32(input: &mut Bytes) -> Result<u32, DecodeError> {
     input.try_get_u32_le().map_err(|_| DecodeError::Short)
 }
 
-fn take_u64(input: &mut Bytes) -> Result<u64, DecodeError> {
+pub(super) fn take_u64(input: &mut Bytes) -> Result<u64, DecodeError> {
     input.try_get_u64_le().map_err(|_| DecodeError::Short)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::events::events_at, *};
     use proptest::prelude::*;
 
     fn sample() -> Frame {

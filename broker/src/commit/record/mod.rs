@@ -37,6 +37,7 @@
 //! clock or order of arrival.
 
 mod codec;
+mod events;
 mod retention;
 
 use bytes::Bytes;
@@ -45,7 +46,8 @@ use sluice_proto::{GroupId, Offset, PartitionId, ProducerId, TopicId};
 
 pub(super) use self::codec::EVENT_OVERHEAD;
 pub use self::{
-    codec::{DecodeError, EventAt, events_at, is_checkpoint},
+    codec::{DecodeError, is_checkpoint},
+    events::{EventAt, EventsAt, events_at},
     retention::{
         CheckpointBegun, CheckpointChunk, CheckpointEnded, Relocated, RelocatedEvent, Retention,
         SavedEntity, TopicUpdated, Trimmed,
