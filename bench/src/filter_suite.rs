@@ -3,7 +3,6 @@
 
 use std::{
     ffi::OsStr,
-    future::Future,
     hint::black_box,
     path::PathBuf,
     time::{Duration, Instant},
@@ -266,24 +265,22 @@ async fn publish(broker: &Broker, events: u64, types: u32) -> anyhow::Result<()>
 }
 
 /// Takes and acks so many events, and waits until the acks are durable.
-fn take(mut member: Member, events: u64) -> impl Future<Output = anyhow::Result<()>> {
-    async move {
-        let mut received = 0;
-        let mut last = None;
-        while received < events || last.is_some() {
-            let came = member.next().await?.context("the stream ended")?;
-            match came {
-                Came::Deliveries(deliveries) => {
-                    received += deliveries.len() as u64;
-                    let mut acks = deliveries.into_iter().map(|of| ack(of.lease)).collect();
-                    last = Some(member.settle(&mut acks).await?);
-                }
-                Came::Settled(number) => last = last.filter(|last| *last > number),
+async fn take(mut member: Member, events: u64) -> anyhow::Result<()> {
+    let mut received = 0;
+    let mut last = None;
+    while received < events || last.is_some() {
+        let came = member.next().await?.context("the stream ended")?;
+        match came {
+            Came::Deliveries(deliveries) => {
+                received += deliveries.len() as u64;
+                let mut acks = deliveries.into_iter().map(|of| ack(of.lease)).collect();
+                last = Some(member.settle(&mut acks).await?);
             }
+            Came::Settled(number) => last = last.filter(|last| *last > number),
         }
-        anyhow::ensure!(received == events, "{received} events instead of {events}");
-        Ok(())
     }
+    anyhow::ensure!(received == events, "{received} events instead of {events}");
+    Ok(())
 }
 
 async fn create_group(

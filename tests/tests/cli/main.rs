@@ -5,8 +5,8 @@
 mod dead_letters;
 mod definitions;
 mod errors;
-mod flow;
 mod filters;
+mod flow;
 mod publish;
 mod status;
 mod tail;
