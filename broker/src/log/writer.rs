@@ -37,6 +37,9 @@ pub struct Writer {
     pub(super) epoch: u64,
     /// CRC of the last block.
     pub(super) prev_crc: u32,
+    /// Epoch of the last block: an earlier one before the first of this epoch, which
+    /// is not there for anybody until it is durable.
+    pub(super) prev_epoch: u64,
     pub(super) at: Where,
     pub(super) first: FirstBlock,
     /// How long what was promised to be written only may wait for a sync; taken
@@ -174,7 +177,7 @@ impl Writer {
         };
         LogPoint {
             position,
-            epoch: self.epoch,
+            epoch: self.prev_epoch,
             block_crc: self.prev_crc,
         }
     }
@@ -321,6 +324,7 @@ impl Writer {
             self.shared.spares.will_need_one();
         }
         self.prev_crc = header.crc;
+        self.prev_epoch = self.epoch;
         self.shared.flight().begin(end, when);
         Prepared {
             shared: self.shared.clone(),

@@ -316,6 +316,7 @@ impl Found {
             segment_bytes: config.segment_bytes,
             epoch: report.epoch,
             prev_crc: scan.point.block_crc,
+            prev_epoch: scan.point.epoch,
             at,
             first: FirstBlock::ToCome,
             sync_delay: config.sync_delay,
