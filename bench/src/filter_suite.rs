@@ -43,8 +43,8 @@ const BATCH: usize = 800;
 const IN_FLIGHT: usize = 8;
 /// Events that a member may have at once.
 const WINDOW: i64 = 4000;
-/// So many times as many types as groups, where few events are wanted.
-const OTHER_TYPES: u32 = 100;
+/// One event in so many is wanted by a group.
+const WANTED_ONE_IN: [u32; 3] = [1, 100, 1000];
 /// Members on one connection.
 const MEMBERS_PER_CONNECTION: usize = 64;
 /// Nothing that is measured takes so long.
@@ -95,9 +95,19 @@ struct Reader {
 struct Case {
     name: String,
     readers: Vec<Reader>,
-    /// Types that the events have in turn.
-    types: u32,
+    stream: Stream,
     outcome: Outcome,
+}
+
+impl Case {
+    fn new(name: String, stream: Stream, readers: Vec<Reader>) -> Self {
+        Self {
+            name,
+            readers,
+            stream,
+            outcome: Outcome::default(),
+        }
+    }
 }
 
 /// Runs the suite and prints its tables.
@@ -123,59 +133,69 @@ fn cases_at_the_head(events: u64) -> Vec<Case> {
         ("the filter", FILTER),
         ("the same, by the cel crate within the broker", NOT_LOWERED),
     ]
-    .map(|(name, filter)| Case {
-        name: name.into(),
-        readers: vec![Reader {
+    .map(|(name, filter)| {
+        let reader = Reader {
             filter: filter.into(),
             gets: events,
-        }],
-        types: 1,
-        outcome: Outcome::default(),
+        };
+        Case::new(name.into(), Stream::of(1, 1), vec![reader])
     })
     .into()
 }
 
 /// Many groups: each event is wanted by one of them, or only few events are.
 fn cases_of_many(events: u64, groups: u32) -> Vec<Case> {
-    let by_type = |number: u32, types: u32| {
-        let (number_of, types_of) = (u64::from(number), u64::from(types));
-        Reader {
-            filter: format!("event.type == {:?}", type_of(number, types)),
-            gets: events / types_of + u64::from(number_of < events % types_of),
-        }
-    };
     let all = Reader {
         filter: r#"event.source.startsWith("scanner/")"#.into(),
         gets: events,
     };
-    let each = |types| (0..groups).map(|number| by_type(number, types)).collect();
-    let many_types = groups * OTHER_TYPES;
-    [
-        ("no group".to_owned(), groups, Vec::new()),
-        ("one group, every event".into(), groups, vec![all]),
-        (
-            format!("{groups} groups, a type each, no other types"),
-            groups,
-            each(groups),
+    let mut cases = vec![
+        Case::new("no group".into(), Stream::of(groups, 1), Vec::new()),
+        Case::new(
+            "one group, every event".into(),
+            Stream::of(groups, 1),
+            vec![all],
         ),
-        (
-            format!("one group, one of {many_types} types"),
-            many_types,
-            vec![by_type(0, many_types)],
-        ),
-        (
-            format!("{groups} groups, each one of {many_types} types"),
-            many_types,
-            each(many_types),
-        ),
-    ]
-    .map(|(name, types, readers)| Case {
-        name,
-        readers,
-        types,
-        outcome: Outcome::default(),
-    })
-    .into()
+    ];
+    for one_in in WANTED_ONE_IN {
+        let stream = Stream::of(groups, one_in);
+        let reader = |number| Reader {
+            filter: format!("event.type == {:?}", type_of(number, groups)),
+            gets: stream.count(number, events),
+        };
+        let name = format!("one group, a type of {groups}; one event in {one_in} is of these");
+        cases.push(Case::new(name, stream, vec![reader(0)]));
+        let name = format!("{groups} groups, one type each; the same events");
+        cases.push(Case::new(name, stream, (0..groups).map(reader).collect()));
+    }
+    cases
+}
+
+/// Which types the events have, in turn.
+#[derive(Clone, Copy)]
+struct Stream {
+    types: u32,
+    /// The others have a type that no group wants.
+    one_in: u32,
+}
+
+impl Stream {
+    fn of(types: u32, one_in: u32) -> Self {
+        Self { types, one_in }
+    }
+
+    /// The number of the type of event number `at`, if it is one of these.
+    fn type_at(self, at: u64) -> Option<u32> {
+        let (round, rest) = (at / u64::from(self.one_in), at % u64::from(self.one_in));
+        (rest == 0).then_some((round % u64::from(self.types)) as u32)
+    }
+
+    /// How many of so many events are of that type.
+    fn count(self, number: u32, events: u64) -> u64 {
+        let wanted = events.div_ceil(u64::from(self.one_in));
+        let types = u64::from(self.types);
+        wanted / types + u64::from(u64::from(number) < wanted % types)
+    }
 }
 
 fn type_of(number: u32, types: u32) -> String {
@@ -186,11 +206,11 @@ fn type_of(number: u32, types: u32) -> String {
     }
 }
 
-fn event(number: u32, types: u32) -> Bytes {
+fn event(of_type: &str) -> Bytes {
     let mut event = pb::Event {
         id: "0190b3a8-7e2c-7000-8000-000000000001".into(),
         source: "scanner/7".into(),
-        r#type: type_of(number, types),
+        r#type: of_type.to_owned(),
         data_content_type: "application/json".into(),
         ..pb::Event::default()
     };
@@ -225,7 +245,7 @@ impl Filters {
         let before = broker.process.usage()?;
         let started = Instant::now();
         let work = async {
-            publish(&broker, events, case.types).await?;
+            publish(&broker, events, case.stream).await?;
             while let Some(done) = members.join_next().await {
                 done??;
             }
@@ -245,9 +265,15 @@ impl Filters {
     }
 }
 
-async fn publish(broker: &Broker, events: u64, types: u32) -> anyhow::Result<()> {
-    let distinct: Vec<Bytes> = (0..types).map(|number| event(number, types)).collect();
-    let mut events = distinct.iter().cycle().take(events as usize).cloned();
+async fn publish(broker: &Broker, events: u64, stream: Stream) -> anyhow::Result<()> {
+    let types: Vec<Bytes> = (0..stream.types)
+        .map(|number| event(&type_of(number, stream.types)))
+        .collect();
+    let other = event("image.other");
+    let mut events = (0..events).map(|at| {
+        let of = stream.type_at(at).map(|number| &types[number as usize]);
+        of.unwrap_or(&other).clone()
+    });
     let mut publisher = Publisher::open(broker.process.addr()).await?;
     let mut on_their_way = FuturesUnordered::new();
     loop {
@@ -341,8 +367,8 @@ struct Alone {
 
 impl Alone {
     fn measure(&mut self) -> anyhow::Result<()> {
-        let encoded = event(0, 1);
-        let other = event(0, 2);
+        let encoded = event(&type_of(0, 1));
+        let other = event("image.other");
         let filter = Filter::compile(FILTER)?;
         let judge = |encoded: &Bytes, expected| {
             let event = EventRef::read(encoded).expect("the bench has encoded it");
@@ -417,10 +443,15 @@ fn report(settings: &Filters, at_the_head: &[Case], many: &[Case], alone: &Alone
         ],
         head_rows,
     );
-    // Beside the one group that gets as much, or looks for as little.
-    let of_one = |at: usize| {
-        let one = if at < 3 { 1 } else { 3 };
-        format!("{:.2}", many[at].outcome.cpu() / many[one].outcome.cpu())
+    // Beside the one group that looks at the same events; and that gets as many,
+    // where every event is wanted.
+    let ratio =
+        |at: usize, one: usize| format!("{:.2}", many[at].outcome.cpu() / many[one].outcome.cpu());
+    let of_one = |at: usize| match at {
+        0 | 1 => String::new(),
+        _ if at.is_multiple_of(2) => "1".to_owned(),
+        3 => format!("{} ({} of every event)", ratio(at, 2), ratio(at, 1)),
+        _ => ratio(at, at - 1),
     };
     let many_rows = many.iter().enumerate();
     let many_rows = many_rows.map(|(at, case)| row(case, of_one(at))).collect();
