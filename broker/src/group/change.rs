@@ -162,7 +162,8 @@ impl GroupTask {
 
     /// Proposes the next change, when nothing is in its way.
     pub(super) fn go_on_changing(&mut self) {
-        if self.changing.proposed.is_some() {
+        // In every turn of the task: what is under way is counted only for a change.
+        if self.changing.proposed.is_some() || self.changing.waiting.is_empty() {
             return;
         }
         let moves = self.changing.holds();
