@@ -2,7 +2,6 @@
 //! crate as it comes; and what many groups cost whose filters fix the type.
 
 use std::{
-    ffi::OsStr,
     hint::black_box,
     path::PathBuf,
     time::{Duration, Instant},
@@ -24,11 +23,11 @@ use tonic::transport::Channel;
 
 use crate::{
     api::{
+        broker::OwnBroker,
         connect,
         member::{Came, Member, ack},
         publisher::Publisher,
     },
-    process::ServerProcess,
     report::{Figure, table},
 };
 
@@ -223,13 +222,9 @@ fn event(of_type: &str) -> Bytes {
 
 impl Filters {
     async fn measure(&self, case: &mut Case, events: u64) -> anyhow::Result<()> {
-        let broker = Broker::start(self)?;
+        let broker = OwnBroker::start(self.dir.as_deref())?;
         let admin = broker.admin().await?;
-        let topic = pb::CreateTopicRequest {
-            topic: TOPIC.into(),
-            config: None,
-        };
-        admin.clone().create_topic(topic).await?;
+        broker.create_topic(TOPIC).await?;
         let mut members = JoinSet::new();
         let mut connection = None;
         for (number, reader) in case.readers.iter().enumerate() {
@@ -265,7 +260,7 @@ impl Filters {
     }
 }
 
-async fn publish(broker: &Broker, events: u64, stream: Stream) -> anyhow::Result<()> {
+async fn publish(broker: &OwnBroker, events: u64, stream: Stream) -> anyhow::Result<()> {
     let types: Vec<Bytes> = (0..stream.types)
         .map(|number| event(&type_of(number, stream.types)))
         .collect();
@@ -327,31 +322,6 @@ async fn create_group(
     };
     admin.clone().create_group(request).await?;
     Ok(())
-}
-
-/// A broker over a folder of its own.
-struct Broker {
-    process: ServerProcess,
-    _dir: tempfile::TempDir,
-}
-
-impl Broker {
-    fn start(settings: &Filters) -> anyhow::Result<Self> {
-        let dir = match &settings.dir {
-            Some(dir) => tempfile::tempdir_in(dir),
-            None => tempfile::tempdir(),
-        };
-        let dir = dir.context("no temporary folder can be made")?;
-        let args: [&OsStr; 2] = ["broker".as_ref(), dir.path().as_os_str()];
-        Ok(Self {
-            process: ServerProcess::start(&args)?,
-            _dir: dir,
-        })
-    }
-
-    async fn admin(&self) -> anyhow::Result<AdminServiceClient<Channel>> {
-        Ok(AdminServiceClient::new(connect(self.process.addr()).await?))
-    }
 }
 
 /// Judging alone, on one thread of this process: nanoseconds for an event.

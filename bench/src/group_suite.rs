@@ -1,15 +1,13 @@
 //! `sluice-bench groups`: what working events off costs, with an ack for each,
 //! beside a bare stream that carries the same deliveries and acks.
 
-use std::{collections::BTreeMap, ffi::OsStr, net::SocketAddr, path::PathBuf};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
 
-use anyhow::Context;
 use clap::Args;
-use sluice_proto::pb::{self, admin_service_client::AdminServiceClient};
-use tonic::transport::Channel;
+use sluice_proto::pb;
 
 use crate::{
-    api::connect,
+    api::broker::OwnBroker,
     consume::{self, Consumed, Load},
     preload,
     process::ServerProcess,
@@ -123,7 +121,7 @@ impl Groups {
             }
             drop(bare);
 
-            let broker = Broker::start(self)?;
+            let broker = OwnBroker::start(self.dir.as_deref())?;
             for (order, topic, keys) in [(Order::None, "plain", 0), (Order::Key, "keyed", KEYS)] {
                 broker.create_topic(topic).await?;
                 let count = self.events(event_bytes);
@@ -135,11 +133,11 @@ impl Groups {
                         members,
                     };
                     let group = format!("members-{members}");
-                    broker.create_group(topic, &group, order).await?;
+                    create_group(&broker, topic, &group, order).await?;
                     let load = self.load(broker.process.addr(), topic, &group, way);
                     let outcome = results.ways.entry(way).or_default();
                     measure(&broker.process, &load, outcome).await?;
-                    broker.delete_group(topic, &group).await?;
+                    delete_group(&broker, topic, &group).await?;
                 }
             }
         }
@@ -160,12 +158,12 @@ impl Groups {
     }
 
     async fn nacks(&self, results: &mut Results) -> anyhow::Result<()> {
-        let broker = Broker::start(self)?;
+        let broker = OwnBroker::start(self.dir.as_deref())?;
         broker.create_topic("plain").await?;
         // As many as the goal names, with the default of the settings.
         let events = 2 * self.events(100);
         preload::run(broker.process.addr(), "plain", events, 100, 0).await?;
-        broker.create_group("plain", "nacks", Order::None).await?;
+        create_group(&broker, "plain", "nacks", Order::None).await?;
         let load = Load {
             addr: broker.process.addr(),
             topic: "plain".into(),
@@ -181,7 +179,7 @@ impl Groups {
     }
 
     async fn many_groups(&self, results: &mut Results) -> anyhow::Result<()> {
-        let broker = Broker::start(self)?;
+        let broker = OwnBroker::start(self.dir.as_deref())?;
         broker.create_topic("plain").await?;
         let events = (self.events(100) / u64::from(self.groups)).max(1000);
         preload::run(broker.process.addr(), "plain", events, 100, 0).await?;
@@ -190,7 +188,7 @@ impl Groups {
         let mut groups = tokio::task::JoinSet::new();
         for group in 0..self.groups {
             let group = format!("group-{group}");
-            broker.create_group("plain", &group, Order::None).await?;
+            create_group(&broker, "plain", &group, Order::None).await?;
             let load = Load {
                 addr: broker.process.addr(),
                 topic: "plain".into(),
@@ -217,21 +215,21 @@ impl Groups {
 
     /// Memory of groups that have nothing to do, and of events under lease.
     async fn memory(&self, results: &mut Results) -> anyhow::Result<()> {
-        let broker = Broker::start(self)?;
+        let broker = OwnBroker::start(self.dir.as_deref())?;
         broker.create_topic("plain").await?;
-        broker.create_group("plain", "first", Order::None).await?;
+        create_group(&broker, "plain", "first", Order::None).await?;
         let before = broker.process.memory()?;
         for group in 1..self.idle_groups {
             let group = format!("group-{group}");
-            broker.create_group("plain", &group, Order::None).await?;
+            create_group(&broker, "plain", &group, Order::None).await?;
         }
         let grown = broker.process.memory()?.saturating_sub(before) as f64;
         let each = grown / f64::from(self.idle_groups.max(2) - 1);
         results.bytes_per_idle_group.push(each);
 
-        let broker = Broker::start(self)?;
+        let broker = OwnBroker::start(self.dir.as_deref())?;
         broker.create_topic("plain").await?;
-        broker.create_group("plain", "holding", Order::None).await?;
+        create_group(&broker, "plain", "holding", Order::None).await?;
         const HELD: u64 = 50_000;
         preload::run(broker.process.addr(), "plain", HELD, 100, 0).await?;
         let before = broker.process.memory()?;
@@ -323,69 +321,39 @@ async fn measure(
     Ok(consumed)
 }
 
-/// A broker over a folder of its own.
-struct Broker {
-    process: ServerProcess,
-    _dir: tempfile::TempDir,
+async fn create_group(
+    broker: &OwnBroker,
+    topic: &str,
+    group: &str,
+    order: Order,
+) -> anyhow::Result<()> {
+    let ordering = match order {
+        Order::Key => pb::Ordering::Key,
+        Order::Bare | Order::None => pb::Ordering::None,
+    };
+    let config = pb::GroupConfig {
+        ordering: ordering.into(),
+        max_in_flight: 100_000,
+        retry: Some(pb::RetryPolicy {
+            initial_delay: Some(prost_types::Duration::default()),
+            ..pb::RetryPolicy::default()
+        }),
+        ..pb::GroupConfig::default()
+    };
+    let request = pb::CreateGroupRequest {
+        topic: topic.to_owned(),
+        group: group.to_owned(),
+        config: Some(config),
+    };
+    broker.admin().await?.create_group(request).await?;
+    Ok(())
 }
 
-impl Broker {
-    fn start(settings: &Groups) -> anyhow::Result<Self> {
-        let dir = match &settings.dir {
-            Some(dir) => tempfile::tempdir_in(dir),
-            None => tempfile::tempdir(),
-        };
-        let dir = dir.context("no temporary folder can be made")?;
-        let args: [&OsStr; 2] = ["broker".as_ref(), dir.path().as_os_str()];
-        Ok(Self {
-            process: ServerProcess::start(&args)?,
-            _dir: dir,
-        })
-    }
-
-    async fn admin(&self) -> anyhow::Result<AdminServiceClient<Channel>> {
-        Ok(AdminServiceClient::new(connect(self.process.addr()).await?))
-    }
-
-    async fn create_topic(&self, topic: &str) -> anyhow::Result<()> {
-        let topic = topic.to_owned();
-        let request = pb::CreateTopicRequest {
-            topic,
-            config: None,
-        };
-        self.admin().await?.create_topic(request).await?;
-        Ok(())
-    }
-
-    async fn create_group(&self, topic: &str, group: &str, order: Order) -> anyhow::Result<()> {
-        let ordering = match order {
-            Order::Key => pb::Ordering::Key,
-            Order::Bare | Order::None => pb::Ordering::None,
-        };
-        let config = pb::GroupConfig {
-            ordering: ordering.into(),
-            max_in_flight: 100_000,
-            retry: Some(pb::RetryPolicy {
-                initial_delay: Some(prost_types::Duration::default()),
-                ..pb::RetryPolicy::default()
-            }),
-            ..pb::GroupConfig::default()
-        };
-        let request = pb::CreateGroupRequest {
-            topic: topic.to_owned(),
-            group: group.to_owned(),
-            config: Some(config),
-        };
-        self.admin().await?.create_group(request).await?;
-        Ok(())
-    }
-
-    async fn delete_group(&self, topic: &str, group: &str) -> anyhow::Result<()> {
-        let request = pb::DeleteGroupRequest {
-            topic: topic.to_owned(),
-            group: group.to_owned(),
-        };
-        self.admin().await?.delete_group(request).await?;
-        Ok(())
-    }
+async fn delete_group(broker: &OwnBroker, topic: &str, group: &str) -> anyhow::Result<()> {
+    let request = pb::DeleteGroupRequest {
+        topic: topic.to_owned(),
+        group: group.to_owned(),
+    };
+    broker.admin().await?.delete_group(request).await?;
+    Ok(())
 }

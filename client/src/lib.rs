@@ -44,6 +44,7 @@ mod error;
 mod event;
 mod grants;
 mod limits;
+mod options;
 mod producer;
 mod read;
 mod retry;
@@ -54,12 +55,13 @@ mod trace;
 pub use sluice_proto::pb;
 
 pub use self::{
-    admin::{Admin, GroupOptions, TopicOptions},
+    admin::Admin,
     client::{Client, ClientOptions},
     consumer::{Consumer, ConsumerBuilder},
     delivery::{Acker, Delivery},
     error::Error,
     event::{Event, derive_id},
+    options::{GroupOptions, TopicOptions},
     producer::{Position, Producer, PublishReceipt},
     read::{ReadBuilder, ReadEvent},
     retry::Backoff,

@@ -1,5 +1,6 @@
 //! Sluice's API as the bench uses it, on a broker and on the bare path.
 
+pub(crate) mod broker;
 pub(crate) mod member;
 pub(crate) mod publisher;
 

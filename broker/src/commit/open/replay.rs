@@ -92,14 +92,7 @@ impl Replay {
             relocated: Vec::new(),
             trimmed: Vec::new(),
             deleted_topics: Vec::new(),
-            checkpoint: Checkpoint {
-                log_id: super::NO_LOG,
-                applied_end: point,
-                boot_id,
-                closed: false,
-                // No log's, so nobody looks.
-                state_digest: Digest::default(),
-            },
+            checkpoint: of_no_log(point, boot_id),
         };
         let partitions = std::mem::take(&mut self.indexed);
         checkpoint::collect_index(&partitions, Position(0), &self.catalog, &mut changes);
@@ -122,14 +115,7 @@ impl Replay {
             relocated: Vec::new(),
             trimmed: Vec::new(),
             deleted_topics: Vec::new(),
-            checkpoint: Checkpoint {
-                log_id: super::NO_LOG,
-                applied_end: point,
-                boot_id,
-                closed: false,
-                // No log's, so nobody looks.
-                state_digest: Digest::default(),
-            },
+            checkpoint: of_no_log(point, boot_id),
         })
     }
 
@@ -177,4 +163,15 @@ impl Replay {
 pub(super) fn decode(frame: &ReplayedFrame<'_>) -> Result<Frame, String> {
     let payload = Bytes::copy_from_slice(frame.payload);
     Frame::decode(payload).map_err(|error| error.to_string())
+}
+
+/// The checkpoint of a view that is being built: no log's, so nobody looks at it.
+fn of_no_log(applied_end: LogPoint, boot_id: [u8; 16]) -> Checkpoint {
+    Checkpoint {
+        log_id: super::NO_LOG,
+        applied_end,
+        boot_id,
+        closed: false,
+        state_digest: Digest::default(),
+    }
 }

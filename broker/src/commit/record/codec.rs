@@ -187,10 +187,7 @@ impl Append {
         out.put_u64_le(self.first.0);
         out.put_u32_le(self.events.len() as u32);
         for event in &self.events {
-            out.put_u32_le(event.event.len() as u32);
-            out.put_u32_le(event.note.len() as u32);
-            out.put_slice(&event.event);
-            out.put_slice(&event.note);
+            put_event(event, out);
         }
     }
 
@@ -292,10 +289,7 @@ impl Relocated {
         for (missing, older, event) in self.differences() {
             encode_varint(missing, out);
             encode_varint(older, out);
-            out.put_u32_le(event.event.len() as u32);
-            out.put_u32_le(event.note.len() as u32);
-            out.put_slice(&event.event);
-            out.put_slice(&event.note);
+            put_event(event, out);
         }
     }
 
@@ -340,6 +334,13 @@ pub fn is_checkpoint(payload: &[u8]) -> bool {
     let no_producer = payload.get(8) == Some(&0);
     let kind = payload.get(FIRST_KIND_AT);
     no_producer && kind.is_some_and(|kind| (CHECKPOINT_BEGUN..=CHECKPOINT_ENDED).contains(kind))
+}
+
+fn put_event(event: &NewEvent, out: &mut BytesMut) {
+    out.put_u32_le(event.event.len() as u32);
+    out.put_u32_le(event.note.len() as u32);
+    out.put_slice(&event.event);
+    out.put_slice(&event.note);
 }
 
 fn end(input: &Bytes) -> Result<(), DecodeError> {
