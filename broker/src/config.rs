@@ -180,6 +180,12 @@ limits! {
     /// Bytes of Publish requests that wait for a full topic or a full queue; one
     /// more is refused. Default 64 MiB.
     publish_waiting_bytes: usize = 64 * MIB, MIB..=1 << 40;
+    /// Bytes of a backup that are sent per second. Default 64 MiB.
+    backup_bytes_per_s: u64 = 64 * MIB as u64, 64 * KIB as u64..=1 << 40;
+    /// A backup whose client takes nothing for so long is broken off, because the
+    /// space of what is still to be copied does not come back meanwhile. Default 1
+    /// minute.
+    backup_stall_ms: u64 = 60_000, 1000..=3_600_000;
     /// How long open calls may go on when the broker is told to stop. Default
     /// 5 seconds.
     drain_ms: u64 = 5000, 0..=600_000;
@@ -287,7 +293,9 @@ impl Config {
                     .filter(|rate| *rate > 0),
                 sync_delay: Some(Duration::from_millis(limits.buffered_sync_ms)),
                 spares_max: limits.spare_segments_max,
+                epoch_ahead: 0,
             },
+            is_copy: false,
             block_bytes: limits.block_bytes,
             blocks_in_flight: limits.blocks_in_flight_max,
             checkpoint_bytes: limits.checkpoint_bytes,

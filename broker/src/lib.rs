@@ -12,6 +12,7 @@ macro_rules! fault_point {
     };
 }
 
+pub mod backup;
 pub mod commit;
 pub mod config;
 pub mod data_dir;

@@ -5,7 +5,8 @@ use std::{fs::File, io, net::SocketAddr, sync::Arc, time::SystemTime};
 use tokio::{net::TcpListener, task::JoinHandle, time::timeout};
 
 use crate::{
-    commit::{self, Running},
+    backup::{self, BackupError},
+    commit::{self, CommitConfig, Running},
     config::{Config, ConfigError},
     data_dir::{self, LockError},
     group::Groups,
@@ -35,6 +36,9 @@ pub enum StartError {
     /// The data folder cannot be made or locked, or another broker has it.
     #[error(transparent)]
     Folder(#[from] LockError),
+    /// It is a backup that is not whole.
+    #[error(transparent)]
+    Backup(#[from] BackupError),
     /// What is in it cannot be opened.
     #[error("the data cannot be opened: {0}")]
     Open(#[from] commit::OpenError),
@@ -59,6 +63,10 @@ impl Broker {
     pub async fn start(config: Config) -> Result<Self, StartError> {
         config.validate()?;
         let lock = data_dir::lock(&config.data_dir)?;
+        let copy_of = backup::of(&config.data_dir)?;
+        if let Some(copy_of) = &copy_of {
+            copy_of.check_sizes(&config.data_dir)?;
+        }
         // First the address: whoever asks in vain is not kept waiting by a long
         // recovery, and a wrong one is told at once.
         let listener = TcpListener::bind(config.listen)
@@ -67,9 +75,21 @@ impl Broker {
         let addr = listener
             .local_addr()
             .map_err(|error| StartError::Listen(config.listen, error))?;
-        let (data_dir, commit_config) = (config.data_dir.clone(), config.commit());
+        let data_dir = config.data_dir.clone();
+        let commit_config = CommitConfig {
+            is_copy: copy_of.is_some(),
+            ..config.commit()
+        };
         let opened =
             tokio::task::spawn_blocking(move || commit::open(&data_dir, commit_config)).await??;
+        if let Some(copy_of) = copy_of {
+            backup::forget(&config.data_dir)?;
+            tracing::info!(
+                taken_at = copy_of.taken_at,
+                of = copy_of.source_log_id,
+                "the data folder was a backup; it is this broker's own from now on"
+            );
+        }
         let space = Space::watch(&config.data_dir, config.limits.disk_reserve_bytes)
             .map_err(|error| LockError::Folder(config.data_dir.clone(), error))?;
         let recovery = opened.recovery;

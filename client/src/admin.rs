@@ -528,4 +528,37 @@ impl Admin {
     ) -> Result<pb::ExplainEventResponse, Error> {
         call!(self.explain_event(request.clone()))
     }
+
+    /// Copies the broker's data while it goes on, at most so many bytes per second.
+    /// `sluice backup` writes what comes into a folder.
+    ///
+    /// # Errors
+    /// When another backup is under way.
+    pub async fn backup(&self, bytes_per_second: Option<i64>) -> Result<Backup, Error> {
+        let request = pb::BackupRequest {
+            bytes_per_second_max: bytes_per_second.unwrap_or_default(),
+        };
+        Ok(Backup(call!(self.backup(request))?))
+    }
+}
+
+/// A backup on its way. Dropping it breaks it off.
+#[derive(Debug)]
+pub struct Backup(tonic::Streaming<pb::BackupResponse>);
+
+impl Backup {
+    /// The next part of it; `None` when the broker has closed the stream, which is
+    /// in order after [`Ended`](pb::backup_response::Message::Ended) alone.
+    ///
+    /// # Errors
+    /// When the backup was broken off; what has come is then of no use.
+    pub async fn next(&mut self) -> Result<Option<pb::backup_response::Message>, Error> {
+        while let Some(response) = self.0.message().await? {
+            // One without is of a kind that this client does not know.
+            if response.message.is_some() {
+                return Ok(response.message);
+            }
+        }
+        Ok(None)
+    }
 }

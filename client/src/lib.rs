@@ -55,7 +55,7 @@ mod trace;
 pub use sluice_proto::pb;
 
 pub use self::{
-    admin::Admin,
+    admin::{Admin, Backup},
     client::{Client, ClientOptions},
     consumer::{Consumer, ConsumerBuilder},
     delivery::{Acker, Delivery},

@@ -61,6 +61,11 @@ impl Status {
                 "rewritten_bytes": of.rewritten_bytes,
                 "held": held_json,
                 "full": full_json,
+                "backup": of.backup.map(|backup| json!({
+                    "began_at": output::timestamp(backup.began_at),
+                    "sent_bytes": backup.sent_bytes,
+                    "total_bytes": backup.total_bytes,
+                })),
                 "topics": of.topic_count,
                 "groups": of.group_count,
                 "recovery": {
@@ -96,6 +101,14 @@ impl Status {
         if recovery.view_rebuilt {
             found.push_str("; the view was built again");
         }
+        let backup = of.backup.map_or("none under way".to_owned(), |backup| {
+            format!(
+                "{} of about {} bytes since {}",
+                backup.sent_bytes,
+                backup.total_bytes,
+                output::timestamp(backup.began_at)
+            )
+        });
         output::fields(&[
             ("version", of.version),
             ("started", output::timestamp(of.started_at)),
@@ -109,6 +122,7 @@ impl Status {
             ("log bytes", of.log_bytes.to_string()),
             ("kept", kept),
             ("writes", writes),
+            ("backup", backup),
             ("topics", of.topic_count.to_string()),
             ("groups", of.group_count.to_string()),
             ("found at start", found),

@@ -5,6 +5,7 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::Args;
 use serde_json::json;
 use sluice_broker::{
+    backup,
     commit::{self, Checked, ViewFound},
     data_dir,
 };
@@ -19,7 +20,7 @@ const VIEW_UNSOUND: u8 = 4;
 /// Verifies the data folder of a stopped broker, and changes nothing in it.
 ///
 /// Reads every segment, block and frame of the log, folds them into the state,
-/// and compares the view with that. Ends with 0 when all is sound (a write that
+/// and compares the view with that; of a backup also the list of its files. Ends with 0 when all is sound (a write that
 /// was cut short by a crash is: the next start cuts it), 3 when something is
 /// damaged that had been durable, 4 when only the view is unsound (remove the
 /// folder `view`, the next start builds it again), and 1 when it cannot check.
@@ -40,7 +41,13 @@ pub(super) struct Check {
 impl Check {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let _lock = data_dir::lock_to_read(&self.dir)?;
-        let checked = commit::check(&self.dir)?;
+        let backup = backup::of(&self.dir)?;
+        let mut checked = commit::check(&self.dir)?;
+        if let Some(backup) = backup {
+            for wrong in backup.check_contents(&self.dir)? {
+                checked.damaged(wrong.to_string());
+            }
+        }
         if self.json {
             output::json(&as_json(&checked))?;
         } else if let (true, Some(state)) = (self.state_hash, checked.state) {

@@ -8,6 +8,7 @@ use std::{
 
 use clap::Args;
 use sluice_broker::{
+    backup,
     commit::record::{Frame, Record},
     data_dir,
     log::{Inspection, Position, ReplayedFrame, Seen},
@@ -43,6 +44,7 @@ fn position(text: &str) -> Result<u64, String> {
 impl Dump {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let _lock = data_dir::lock_to_read(&self.dir)?;
+        backup::of(&self.dir)?;
         let log = Inspection::new(&self.dir.join("log"))?;
         let range = Position(self.from)..Position(self.to.unwrap_or(u64::MAX));
         let mut out = BufWriter::new(io::stdout().lock());

@@ -2,6 +2,7 @@
 //! `serve` is one, and `check` and `dump` look at the data of one that is stopped.
 
 mod backlog;
+mod backup;
 mod broker;
 mod check;
 mod dead_letters;
@@ -53,6 +54,8 @@ enum Command {
     /// Tries filters, and tells why an event reached a group or did not.
     #[command(subcommand)]
     Filter(filter::Filter),
+    /// Copies the data of a running broker.
+    Backup(backup::Backup),
     /// Verifies the data folder of a stopped broker.
     Check(check::Check),
     /// Prints the blocks and frames of a stopped broker's log.
@@ -149,6 +152,7 @@ async fn run_client(command: Command) -> anyhow::Result<()> {
         Command::Publish(publish) => publish.run().await,
         Command::Tail(tail) => tail.run().await,
         Command::Filter(filter) => filter.run().await,
+        Command::Backup(backup) => backup.run().await,
         Command::Dlq(dlq) => dlq.run().await,
     }
 }

@@ -201,12 +201,14 @@ impl Producers {
     }
 
     /// The id and epoch that the next session under `name` gets; `fresh` is the
-    /// id for a name that is new, or empty.
+    /// id for a name that is new, or empty. A session that follows another has at
+    /// least `epoch`, the log's, so that of two brokers of which one is a copy of
+    /// the other none gives what the other does.
     #[must_use]
-    pub fn next_session(&self, name: &str, fresh: ProducerId) -> (ProducerId, u64) {
+    pub fn next_session(&self, name: &str, fresh: ProducerId, epoch: u64) -> (ProducerId, u64) {
         let known = self.by_name.get(name).and_then(|id| {
             let producer = self.by_id.get(id)?;
-            Some((*id, producer.epoch + 1))
+            Some((*id, (producer.epoch + 1).max(epoch)))
         });
         known.unwrap_or((fresh, 1))
     }
@@ -428,12 +430,12 @@ mod tests {
     fn a_newer_session_of_a_name_fences_the_older() {
         let mut producers = Producers::default();
         assert_eq!(
-            producers.next_session("a", ProducerId(1)),
+            producers.next_session("a", ProducerId(1), 1),
             (ProducerId(1), 1)
         );
         open(&mut producers, 1, "a", 1, 0);
         assert_eq!(
-            producers.next_session("a", ProducerId(2)),
+            producers.next_session("a", ProducerId(2), 1),
             (ProducerId(1), 2)
         );
         open(&mut producers, 1, "a", 2, 0);

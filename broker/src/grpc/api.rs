@@ -11,6 +11,7 @@ use std::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    admin::backup::Progress,
     authorize::{Action, Principal, Resource, authorize},
     convert,
     refusal::Refusal,
@@ -39,6 +40,8 @@ pub(crate) struct Api {
     pub(super) publish_streams: Arc<AtomicUsize>,
     /// Bytes of Publish requests that wait to be let in.
     pub(super) waiting_bytes: Arc<AtomicUsize>,
+    /// How far a backup is.
+    pub(super) backup: Progress,
     pub(crate) info: BrokerInfo,
     /// Long streams end when it is cancelled.
     pub(crate) stopping: CancellationToken,
@@ -73,6 +76,7 @@ impl Api {
             publish_streams: Arc::default(),
             waiting_bytes: Arc::default(),
             limits,
+            backup: Progress::default(),
             info,
             stopping: CancellationToken::new(),
             turn: AtomicU32::new(0),

@@ -69,6 +69,11 @@ pub(super) fn ms_of_time(field: &str, time: Timestamp) -> Result<u64, Refusal> {
         .saturating_add(time.nanos.unsigned_abs().div_ceil(1_000_000).into()))
 }
 
+/// A log's identity as digits.
+pub(super) fn log_id(id: [u8; 16]) -> String {
+    id.map(|byte| format!("{byte:02x}")).concat()
+}
+
 pub(super) fn topic_name(field: &str, name: &str) -> Result<TopicName, Refusal> {
     TopicName::new(name).map_err(|error| Refusal::bad_name(field, &error))
 }

@@ -21,6 +21,7 @@ use crate::{
     group::{
         ChangeError, JoinError, LeaseError, PurgeError, RedriveError, SettlementError, Shrinks,
     },
+    log,
     space::LowSpace,
 };
 
@@ -84,6 +85,14 @@ impl Refusal {
     pub(super) fn unknown_output(field: &str, name: &str) -> Self {
         let message = format!("{field}: topic {name:?} does not exist");
         Self::new(Code::NotFound, ErrorReason::UnknownTopic, message).at(field)
+    }
+
+    /// The log cannot be read as a whole.
+    pub(super) fn unreadable_log(error: log::OpenError) -> Self {
+        match error {
+            log::OpenError::Io(..) => Self::internal(error),
+            _ => Self::new(Code::DataLoss, ErrorReason::Corrupt, error),
+        }
     }
 
     pub(super) fn unknown_group(topic: &str, group: &str) -> Self {
@@ -272,6 +281,13 @@ impl From<Unavailable> for Refusal {
 impl From<LowSpace> for Refusal {
     fn from(low: LowSpace) -> Self {
         Self::new(Code::ResourceExhausted, ErrorReason::LowSpace, low).retry(RETRY_WHEN_FREED)
+    }
+}
+
+impl From<log::Busy> for Refusal {
+    fn from(_: log::Busy) -> Self {
+        let message = "a backup is under way, and there is one at a time";
+        Self::new(Code::ResourceExhausted, ErrorReason::TooMany, message)
     }
 }
 

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming, async_trait};
 
-use super::{api::Api, consume, publish_stream, read};
+use super::{admin::backup, api::Api, consume, publish_stream, read};
 
 /// Responses of a PublishStream that may wait for the connection.
 const PUBLISH_RESPONSES_MAX: usize = 64;
@@ -98,6 +98,16 @@ impl BrokerService for Services {
 
 #[async_trait]
 impl AdminService for Services {
+    type BackupStream = ReceiverStream<Result<wire::BackupResponse, Status>>;
+
+    async fn backup(
+        &self,
+        request: Request<wire::BackupRequest>,
+    ) -> Result<Response<Self::BackupStream>, Status> {
+        let stream = backup::start(self.0.clone(), request.into_inner()).await?;
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
     async fn describe_broker(
         &self,
         _: Request<wire::DescribeBrokerRequest>,

@@ -94,7 +94,7 @@
 //! without that no CRC of before is right.
 //!
 //! Nor can a payload be taken for a block, however it was made: the salt is in
-//! no answer of the broker's.
+//! no answer of the broker's but a copy of the log, for its owner.
 //!
 //! After a stop that was not clean everything behind the end of the chain is
 //! zeroed in a recycled file too, old blocks included, because what lies between
@@ -139,8 +139,8 @@ pub use self::{
     reader::{ReadError, Reader, SegmentInfo},
     reclaim::{ReclaimError, Reclaimed, Reclaimer},
     recovery::{
-        BlockSeen, Found, Inspection, OpenError, OpenReport, ReadEnd, ReplayedFrame, Seen,
-        SegmentSeen, Wrong,
+        BlockSeen, Busy, CopyError, Found, Inspection, OpenError, OpenReport, Piece, ReadEnd,
+        ReplayedFrame, Seen, SegmentSeen, Snapshot, Wrong,
     },
     writer::{Placed, Prepared, WriteError, Writer},
 };
@@ -202,6 +202,9 @@ pub struct LogConfig {
     pub ahead_bytes_per_second: Option<u64>,
     /// Files of removed segments to keep, at most, to be written again.
     pub spares_max: usize,
+    /// By how much more than one the epoch is raised: for a copy, that it may
+    /// never have one that the log that it was taken of comes to.
+    pub epoch_ahead: u64,
 }
 
 /// An open log.

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     io,
+    ops::Range,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -62,6 +63,8 @@ pub(super) struct Shared {
     pub(super) cache: RwLock<TailCache>,
     pub(super) segments: RwLock<BTreeMap<Position, Segment>>,
     pub(super) spares: Spares,
+    /// Segments that begin in here are still to be copied, and not to be removed.
+    pub(super) held: Mutex<Option<Range<Position>>>,
 }
 
 #[derive(Debug)]
@@ -256,6 +259,11 @@ impl Shared {
     pub(super) fn flight(&self) -> MutexGuard<'_, Flight> {
         // Nothing that runs under this lock can leave it half changed.
         self.flight.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn held(&self) -> MutexGuard<'_, Option<Range<Position>>> {
+        // It is changed in one step.
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn add_segment(&self, header: &SegmentHeader, file: Option<Arc<dyn DiskFile>>) {

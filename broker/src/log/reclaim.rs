@@ -37,6 +37,9 @@ pub enum ReclaimError {
     /// Blocks are appended to it.
     #[error("the segment at {0} is the one that is written")]
     Open(Position),
+    /// It is being copied; it may go later.
+    #[error("the segment at {0} is being copied")]
+    Held(Position),
     /// The file system says so. The segments are gone for readers; what is left
     /// of their files is there again when the log is opened.
     #[error("the segments' files cannot be removed: {0}")]
@@ -110,6 +113,10 @@ impl Reclaimer {
             }
             if Some(*base) == last {
                 return Err(ReclaimError::Open(*base));
+            }
+            let held = self.shared.held();
+            if held.as_ref().is_some_and(|held| held.contains(base)) {
+                return Err(ReclaimError::Held(*base));
             }
         }
         // A base that is named twice is removed once.

@@ -61,7 +61,7 @@ impl SegmentHeader {
         Position(self.base.0 + PAGE_BYTES)
     }
 
-    fn encode(&self) -> Vec<u8> {
+    pub(super) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(PAGE_BYTES as usize);
         out.put_slice(MAGIC);
         out.put_u32_le(FORMAT_VERSION);

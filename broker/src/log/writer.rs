@@ -410,6 +410,18 @@ impl Shared {
         }
     }
 
+    /// Waits until everything below `end`, which is written or on its way, is
+    /// durable.
+    pub(super) fn make_durable(&self, end: Position) -> Result<(), WriteError> {
+        if self.flight().durable_end() >= end {
+            return Ok(());
+        }
+        // What is not durable is in the last segment, which is never removed.
+        let last = Position(end.0.saturating_sub(1));
+        let pinned = self.unless_poisoned(|| self.file_at(last).map_err(io::Error::other))?;
+        self.wait_until_durable(&*pinned.file, end)
+    }
+
     fn wait_until_durable(&self, file: &dyn DiskFile, end: Position) -> Result<(), WriteError> {
         self.flight().want(end);
         self.unless_poisoned(|| self.sync_what_is_due(file))?;

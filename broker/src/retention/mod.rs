@@ -51,7 +51,7 @@ use crate::{
         Catalog, Followed, Keeper, Partition, Proposals, ReadError, Run, Store, Trim, Unavailable,
         record::Source,
     },
-    log::{Position, Reader, Reclaimer, SegmentInfo},
+    log::{Position, Reader, ReclaimError, Reclaimer, SegmentInfo},
 };
 
 /// Partitions that are trimmed in one frame.
@@ -304,7 +304,8 @@ impl Keeping {
         let mut dead = Vec::new();
         for usage in usages.iter().filter(|usage| usage.is_dead()) {
             let segment = usage.segment;
-            if self.stuck.contains(&segment.base) {
+            // What is being copied may go when that is done.
+            if self.stuck.contains(&segment.base) || self.reader.is_held(segment.base) {
                 continue;
             }
             if segment.end > in_log {
@@ -350,6 +351,8 @@ impl Keeping {
                 );
                 self.with_status(|status| status.reclaimed_bytes += reclaimed.bytes);
             }
+            // A copy has begun just now.
+            Err(ReclaimError::Held(_)) => {}
             Err(error) => {
                 tracing::error!(%error, "segments cannot be removed");
                 self.stuck.extend(dead);

@@ -137,7 +137,8 @@ impl Checked {
         self.damage_count == 0
     }
 
-    fn damaged(&mut self, what: String) {
+    /// Adds what is damaged beside the log.
+    pub fn damaged(&mut self, what: String) {
         self.damage_count += 1;
         if self.damage.len() < PROBLEMS_TOLD_MAX {
             self.damage.push(what);

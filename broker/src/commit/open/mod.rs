@@ -40,6 +40,9 @@ const NO_LOG: [u8; 16] = [0; 16];
 pub struct CommitConfig {
     /// The log's files.
     pub log: LogConfig,
+    /// The folder is a copy of that of a broker which may go on: nothing that this
+    /// one gives out may be the same as what that one does.
+    pub is_copy: bool,
     /// Bytes of frames that a block gathers; a larger frame goes alone.
     pub block_bytes: usize,
     /// Blocks that may be under way to the disk at a time.
@@ -147,8 +150,11 @@ pub enum OpenError {
 /// # Errors
 /// When the log is damaged, or the folder cannot be used. A view that is
 /// damaged, or not to be trusted, is built again.
-pub fn open(data_dir: &Path, config: CommitConfig) -> Result<Opened, OpenError> {
+pub fn open(data_dir: &Path, mut config: CommitConfig) -> Result<Opened, OpenError> {
     let started = Instant::now();
+    if config.is_copy {
+        config.log.epoch_ahead = far_ahead();
+    }
     let boot_id = boot_id();
     let paths = Paths::of(data_dir);
     let mut replayed = match trusted_view(&paths.view, boot_id) {
@@ -325,6 +331,10 @@ impl Replayed {
             records: vec![Record::EpochStarted(EpochStarted {
                 epoch: self.writer.epoch(),
                 version: env!("CARGO_PKG_VERSION").into(),
+                last_id: match config.is_copy {
+                    true => state.next_id() + far_ahead(),
+                    false => 0,
+                },
             })],
         };
         let mut block = self.writer.block(started.encoded_len());
@@ -399,6 +409,12 @@ impl Replayed {
             running: Running(threads),
         })
     }
+}
+
+/// Further than a broker's epochs and ids come while a copy of its data is of
+/// use, and not the same for two copies.
+fn far_ahead() -> u64 {
+    (1 << 24) + u64::from(rand::random::<u32>())
 }
 
 /// Identifies this boot of the machine; random where the system does not tell,

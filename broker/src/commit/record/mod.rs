@@ -539,4 +539,9 @@ pub struct EpochStarted {
     /// Version of the broker that started it.
     #[prost(string, tag = "2")]
     pub version: String,
+    /// Ids up to this one are not given any more; 0 says nothing. In the first
+    /// epoch of a copy, because the broker that it was taken of goes on giving
+    /// those that come next.
+    #[prost(uint64, tag = "3")]
+    pub last_id: u64,
 }

@@ -405,7 +405,8 @@ impl Sequencer {
     ) -> Result<ProducerSession, OpenProducerError> {
         let limit = self.config.producers_max;
         let fresh = ProducerId(self.state.next_id());
-        let (producer, epoch) = self.state.producers.next_session(&name, fresh);
+        let log_epoch = self.writer.epoch();
+        let (producer, epoch) = self.state.producers.next_session(&name, fresh, log_epoch);
         let mut forgotten = Vec::new();
         if producer == fresh {
             let idle_since = self.now_ms().saturating_sub(self.config.producer_idle_ms);

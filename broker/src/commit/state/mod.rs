@@ -163,7 +163,10 @@ impl State {
                         .insert(EntityKey::Producer(ProducerId(opened.producer)));
                     self.producers.opened(opened, frame.time_ms);
                 }
-                Record::EpochStarted(started) => self.epoch = Epoch(started.epoch),
+                Record::EpochStarted(started) => {
+                    self.epoch = Epoch(started.epoch);
+                    self.uses_id(started.last_id);
+                }
                 Record::Trimmed(trimmed) => applied.kept.extend(self.trimmed(trimmed)?),
                 Record::TopicUpdated(updated) => self.topic_updated(updated)?,
                 Record::Relocated(relocated) => {

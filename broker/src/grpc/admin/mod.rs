@@ -1,6 +1,7 @@
 //! AdminService: the broker itself here, the rest in files of their own.
 
 mod backlog;
+pub(super) mod backup;
 mod change;
 mod dead_letters;
 mod explain;
@@ -29,10 +30,9 @@ impl Api {
         let recovery = &self.info.recovery;
         let limits = &self.limits;
         let kept = self.retention_status();
-        let log_id = recovery.log.log_id.map(|byte| format!("{byte:02x}"));
         Ok(wire::DescribeBrokerResponse {
             version: env!("CARGO_PKG_VERSION").into(),
-            log_id: log_id.concat(),
+            log_id: convert::log_id(recovery.log.log_id),
             log_epoch: recovery.log.epoch as i64,
             started_at: Some(convert::time(self.info.started)),
             limits: Some(wire::Limits {
@@ -66,6 +66,7 @@ impl Api {
             rewritten_bytes: kept.rewritten_bytes as i64,
             held: self.held(&kept),
             full: self.full_groups(),
+            backup: self.backup.now(),
             topic_count: catalog.topics().filter(|t| !t.name.is_internal()).count() as i64,
             group_count: catalog.groups().len() as i64,
             log_writer: recovery.log.write.name().into(),

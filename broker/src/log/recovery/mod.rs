@@ -5,6 +5,7 @@ mod find;
 mod follow;
 mod inspect;
 mod rescan;
+mod snapshot;
 mod tail;
 
 use std::{
@@ -17,10 +18,13 @@ use std::{
     },
 };
 
-pub use self::inspect::{BlockSeen, Inspection, Seen, SegmentSeen, Wrong};
 use self::{
     find::{FoundSegment, find_segments, remove_unfinished},
     follow::Scan,
+};
+pub use self::{
+    inspect::{BlockSeen, Inspection, Seen, SegmentSeen, Wrong},
+    snapshot::{Busy, CopyError, Piece, Snapshot},
 };
 use super::{
     LogConfig, LogPoint, Opened, Position, ahead,
@@ -251,7 +255,7 @@ impl Found {
             log_id: segments
                 .first()
                 .map_or_else(rand::random, |found| found.header.log_id),
-            epoch: scan.point.epoch + 1,
+            epoch: scan.point.epoch + 1 + config.epoch_ahead,
             created: segments.is_empty(),
             write: disk.way(),
             clean: scan.clean,
@@ -300,6 +304,7 @@ impl Found {
             cache: RwLock::new(TailCache::new(config.tail_cache_bytes)),
             segments: RwLock::new(BTreeMap::new()),
             spares,
+            held: Mutex::new(None),
         });
         if let Some(rate) = config.ahead_bytes_per_second {
             ahead::start(shared.clone(), rate)

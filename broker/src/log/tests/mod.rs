@@ -9,6 +9,7 @@ mod faults;
 mod pipeline;
 mod reclaim;
 mod sim_disk;
+mod snapshot;
 
 use std::sync::Arc;
 
@@ -26,6 +27,7 @@ const CONFIG: LogConfig = LogConfig {
     sync_delay: None,
     ahead_bytes_per_second: None,
     spares_max: 2,
+    epoch_ahead: 0,
 };
 
 /// A frame as it was acked, or as it was read back.
