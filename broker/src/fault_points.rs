@@ -49,6 +49,15 @@ points! {
     DeadLetterCommitted: "dead_letter_committed",
     /// Its group knows; the worker has no answer.
     DeadLetterSettled: "dead_letter_settled",
+    /// An event is to be parked until its next attempt, and nothing is proposed.
+    ParkPlanned: "park_planned",
+    /// Events to be parked were read; what was settled together with one is in
+    /// the log.
+    ParkRead: "park_read",
+    /// The log has moved them; their group does not know.
+    ParkCommitted: "park_committed",
+    /// Their group knows; if one was given back, the worker has no answer.
+    ParkMoved: "park_moved",
     /// A worker is answered what became of its settlements.
     SettlementsAnswered: "settlements_answered",
 

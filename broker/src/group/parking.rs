@@ -183,6 +183,7 @@ impl GroupTask {
                             task.board.parked(id, at, None, now);
                             // It may be long until its turn comes.
                             task.payloads.take(id);
+                            fault_point!(ParkMoved);
                         }
                         Ok(ParkedAt::Gone) => {
                             task.dropped += 1;
@@ -362,7 +363,9 @@ impl Mover {
             settles: settles.collect(),
             ..Changes::default()
         };
+        fault_point!(ParkRead);
         let committed = self.proposals.commit(changes).await;
+        fault_point!(ParkCommitted);
         match committed {
             Ok(committed) => {
                 let first = committed.appended.first().map_or(Offset(0), |of| of.first);

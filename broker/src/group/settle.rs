@@ -235,6 +235,7 @@ impl GroupTask {
         match verdict {
             Verdict::RetryAfter(delay) if self.parks_for(delay, plan) => {
                 plan.parks.push((index, id, failed));
+                fault_point!(ParkPlanned);
             }
             Verdict::RetryAfter(_) => plan.retries.push((index, id, failed)),
             Verdict::DeadLetter => {
@@ -395,6 +396,7 @@ impl GroupTask {
                 failed.not_before_ms = failed.not_before_ms.saturating_sub(ahead);
                 self.board.parked(id, at, Some(&failed), now);
                 self.payloads.take(id);
+                fault_point!(ParkMoved);
             }
             ParkedAt::Gone => {
                 self.dropped += 1;

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use sluice_proto::pb::{DeadLetter, DescribeTopicRequest, IdleReason};
+use sluice_proto::pb::{DeadLetter, Delivery, DescribeTopicRequest, IdleReason, Settlement};
 use sluice_tests::{
     api::{Api, expect},
     member::{Member, ack, join},
@@ -126,6 +126,25 @@ fn allowed(event: &str, told: &Told) -> Vec<Place> {
 /// Rejects what comes from the topic, but for what is to be done, and acks what
 /// was redriven. The other group acks all.
 async fn drain(api: &Api, group: &str) -> Vec<(String, i32)> {
+    let drained = drain_with(api, group, |delivery| {
+        let id = &delivery.event.as_ref().unwrap().id;
+        assert_eq!(delivery.attempt, 1, "{id}");
+        let lease = delivery.lease.unwrap();
+        let is_letter = delivery.redrives == 0 && id != DONE && group == "workers";
+        if is_letter { reject(lease) } else { ack(lease) }
+    });
+    let drained = drained.await.into_iter();
+    drained
+        .map(|of| (of.event.unwrap().id, of.redrives))
+        .collect()
+}
+
+/// Takes all that a group gets, and settles each.
+pub(crate) async fn drain_with(
+    api: &Api,
+    group: &str,
+    settlement: impl Fn(&Delivery) -> Settlement,
+) -> Vec<Delivery> {
     let mut worker = Member::join(api, join("in", group, 100)).await.unwrap();
     let _beats = worker.heartbeats();
     let mut drained = Vec::new();
@@ -134,12 +153,9 @@ async fn drain(api: &Api, group: &str) -> Vec<(String, i32)> {
             tokio::select! {
                 delivery = worker.delivery() => {
                     let delivery = delivery.unwrap();
-                    let (id, lease) = (delivery.event.unwrap().id, delivery.lease.unwrap());
-                    assert_eq!(delivery.attempt, 1, "{id}");
-                    let is_letter = delivery.redrives == 0 && id != DONE && group == "workers";
-                    let settlement = if is_letter { reject(lease) } else { ack(lease) };
-                    assert_eq!(worker.settle(vec![settlement]).await.unwrap(), []);
-                    drained.push((id, delivery.redrives));
+                    let failures = worker.settle(vec![settlement(&delivery)]).await.unwrap();
+                    assert_eq!(failures, []);
+                    drained.push(delivery);
                 }
                 () = tokio::time::sleep(Duration::from_millis(5)) => {
                     let stands = api.describe_group("in", group).await;
@@ -161,7 +177,7 @@ async fn drain(api: &Api, group: &str) -> Vec<(String, i32)> {
 }
 
 /// How many events a topic ever got, whether it has them still or not.
-async fn appended(api: &Api, topic: &str) -> i64 {
+pub(crate) async fn appended(api: &Api, topic: &str) -> i64 {
     let request = DescribeTopicRequest {
         topic: topic.to_owned(),
     };

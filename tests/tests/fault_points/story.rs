@@ -3,11 +3,11 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use sluice_proto::pb::{
-    DeadLetter, ListDeadLettersRequest, Nack, RedriveDeadLettersRequest, Reject, Settlement,
-    settlement::Action,
+    ConnectionLoss, DeadLetter, GroupConfig, ListDeadLettersRequest, Nack, Ordering,
+    RedriveDeadLettersRequest, Reject, RetryPolicy, Settlement, settlement::Action,
 };
 use sluice_tests::{
-    api::Api,
+    api::{Api, event},
     member::{Member, ack, join},
 };
 use tonic::Status;
@@ -29,6 +29,24 @@ pub(crate) struct Told {
     pub(crate) acking: bool,
     /// They were answered.
     pub(crate) acked: bool,
+}
+
+/// Two groups, and their events.
+pub(crate) async fn prepare(api: &Api) {
+    let config = GroupConfig {
+        ordering: Ordering::None.into(),
+        retry: Some(RetryPolicy {
+            max_attempts: 1,
+            ..RetryPolicy::default()
+        }),
+        on_connection_loss: ConnectionLoss::AtOnce.into(),
+        ..GroupConfig::default()
+    };
+    for group in ["workers", "others"] {
+        api.create_group("in", group, config.clone()).await;
+    }
+    let events = EVENTS.map(event).to_vec();
+    api.publish("in", events).await.unwrap();
 }
 
 /// Three events become dead letters, each in another way, and a fourth is done;
