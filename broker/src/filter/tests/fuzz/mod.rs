@@ -4,6 +4,8 @@
 //! events for each, `SLUICE_FUZZ_SEED` which ones. A long run and what came of
 //! it is in `tests/results/filter-fuzz.md`.
 
+mod sources;
+
 use std::{
     env, thread,
     time::{Duration, Instant},
@@ -13,182 +15,6 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use super::{Event, Filter, event};
 use crate::filter::{EVALUATION_STACK_BYTES, EvaluationError, budget::STEPS_MAX};
-
-const WORDS: &[&str] = &[
-    "event",
-    ".data",
-    ".a",
-    ".b",
-    ".list",
-    "[0]",
-    "['a']",
-    ".type",
-    ".subject",
-    ".time",
-    ".`x y`",
-    "(",
-    ")",
-    "[",
-    "]",
-    "{",
-    "}",
-    " == ",
-    " != ",
-    " < ",
-    " >= ",
-    " && ",
-    " || ",
-    "!",
-    "-",
-    " + ",
-    " * ",
-    " / ",
-    " % ",
-    " ? ",
-    " : ",
-    ", ",
-    " in ",
-    "1",
-    "0",
-    "-1",
-    "2u",
-    "1.5",
-    "1e308",
-    "9223372036854775807",
-    "'a'",
-    "''",
-    "b'\\xff'",
-    "r'\\d+'",
-    "\"\"\"q\"\"\"",
-    "true",
-    "false",
-    "null",
-    "has(",
-    ".all(x, ",
-    ".exists(x, ",
-    ".exists_one(x, ",
-    ".map(x, ",
-    ".filter(x, ",
-    "x",
-    "x, ",
-    ".matches(",
-    ".contains(",
-    ".replace(",
-    ".split(",
-    ".join(",
-    ".format([",
-    ".indexOf(",
-    ".size()",
-    "size(",
-    "string(",
-    "int(",
-    "double(",
-    "timestamp(",
-    "duration(",
-    "'1h'",
-    "type(",
-    "math.greatest(",
-    "strings.quote(",
-    "base64.encode(",
-    "optional.of(",
-    ".?a",
-    ".orValue(",
-    "event.data",
-    "event.data.list",
-    "event.data.text",
-    "event.data.list.map(x, x)",
-    "// c\n",
-    ".getFullYear()",
-    ".getMilliseconds()",
-    "google.protobuf.BoolValue{value: true}",
-    "é",
-    "\\",
-];
-
-/// Whole expressions.
-const ATOMS: &[&str] = &[
-    "event.type",
-    "event.subject",
-    "event.key",
-    "event.time",
-    "event.attempt",
-    "event.retries",
-    "event.data",
-    "event.data.a",
-    "event.data.a.b",
-    "event.data.list",
-    "event.data.list[0]",
-    "event.data.text",
-    "event.data['x y']",
-    "event[event.type]",
-    "event",
-    "1",
-    "0",
-    "-1",
-    "2u",
-    "1.5",
-    "1e308",
-    "9223372036854775807",
-    "'a'",
-    "''",
-    "'(a|b)+'",
-    "b'\\xff'",
-    "true",
-    "false",
-    "null",
-    "[]",
-    "{}",
-    "event.type == 'image.ready'",
-    "event.data.text.contains('b')",
-    "event.data.text.size() > 3",
-    "has(event.subject)",
-    "event.data.a > 1",
-    "event.flag",
-];
-
-/// Pieces that make sense together, so that much of what comes out is a filter.
-fn expression(random: &mut StdRng, depth: usize) -> String {
-    if depth == 0 {
-        return ATOMS[random.random_range(0..ATOMS.len())].to_owned();
-    }
-    let mut inner = || expression(random, depth - 1);
-    let (a, b, c) = (inner(), inner(), inner());
-    match random.random_range(0..16) {
-        0 => format!("({a}) && ({b})"),
-        1 => format!("({a}) || ({b})"),
-        2 => format!("{a} == {b}"),
-        3 => format!("({a}) < ({b})"),
-        4 => format!("event.data.list.all(x, x != {a})"),
-        5 => format!("event.data.list.map(x, [x, {a}]).exists(x, x == {b})"),
-        6 => format!("event.data.list.filter(x, size(x) > 3 || {a}) != []"),
-        7 => format!("({a}).matches({b})"),
-        8 => format!("({a}).replace({b}, {c})"),
-        9 => format!("[{a}, {b}, {c}]"),
-        10 => format!("{{'a': {a}, 'b': {b}}}"),
-        11 => format!("({a}) + ({b})"),
-        12 => format!("({a}) ? ({b}) : ({c})"),
-        13 => format!("event.data.text.split({a}).join({b})"),
-        14 => format!("string({a}) in [{b}, {c}]"),
-        _ => format!("has(event.data.a) && {a}"),
-    }
-}
-
-fn source(random: &mut StdRng) -> String {
-    let mut source = if random.random_bool(0.9) {
-        let depth = random.random_range(1..4);
-        expression(random, depth)
-    } else {
-        let words = random.random_range(1..30);
-        (0..words)
-            .map(|_| WORDS[random.random_range(0..WORDS.len())])
-            .collect()
-    };
-    if random.random_bool(0.1) {
-        let times = random.random_range(2..200);
-        source = source.repeat(times);
-    }
-    source
-}
 
 fn payload(random: &mut StdRng) -> Event {
     let kinds = ["application/json", "application/json", "text/plain", ""];
@@ -237,7 +63,7 @@ fn run(filters: u64, events: u64, seed: u64) -> Seen {
     for at in 0..filters {
         // Each by itself, so that one can be tried again.
         let mut random = StdRng::seed_from_u64(seed.wrapping_add(at));
-        let source = source(&mut random);
+        let source = sources::any(&mut random);
         seen.filters += 1;
         let Ok(filter) = Filter::compile(&source) else {
             seen.refused += 1;
