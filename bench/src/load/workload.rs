@@ -210,6 +210,14 @@ impl Spec {
         }
     }
 
+    /// The same for so many times the measured time.
+    pub(crate) fn longer(&self, by: f64) -> Self {
+        Self {
+            seconds: self.seconds * by,
+            ..self.clone()
+        }
+    }
+
     /// The topics that it publishes to and reads from.
     pub(crate) fn topic_names(&self) -> Vec<String> {
         let count = match self.kind {

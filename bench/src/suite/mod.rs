@@ -140,8 +140,7 @@ async fn suite(settings: &Run, brokers: &[Broker]) -> anyhow::Result<()> {
         for workload in &workloads {
             for spec in &workload.variants {
                 for broker in brokers {
-                    let dir = tempfile::tempdir_in(folder.path())?;
-                    one(&mut results, workload, spec, *broker, dir).await?;
+                    one(&mut results, workload, spec, *broker, folder.path()).await?;
                 }
             }
         }
@@ -163,7 +162,7 @@ async fn one(
     workload: &Workload,
     spec: &Spec,
     broker: Broker,
-    dir: tempfile::TempDir,
+    folder: &Path,
 ) -> anyhow::Result<()> {
     let mut cell = Cell {
         broker: broker.name().to_owned(),
@@ -179,14 +178,13 @@ async fn one(
     }
     let name = format!("{}, {}, {}", workload.name, spec.variant, broker.name());
     eprintln!("{name}");
-    let outcome = match broker.start(dir) {
-        Ok(target) => {
-            let settings = target.settings().to_owned();
-            results.brokers.insert(broker.name().to_owned(), settings);
-            engine::run(target, spec).await
-        }
-        Err(error) => Err(error),
+    let brokers = &mut results.brokers;
+    let start = || {
+        let target = broker.start(tempfile::tempdir_in(folder)?)?;
+        brokers.insert(broker.name().to_owned(), target.settings().to_owned());
+        Ok(target)
     };
+    let outcome = engine::measure(start, spec).await;
     match outcome {
         Ok(outcome) => {
             let round = Round::of(&outcome, spec.event_bytes);

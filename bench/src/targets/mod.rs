@@ -25,7 +25,7 @@ use std::sync::Arc;
 use clap::ValueEnum;
 
 use self::{bare::Bare, sluice::Sluice};
-#[cfg(feature = "kafka")]
+#[cfg(any(feature = "kafka", feature = "rabbitmq"))]
 use crate::load::workload::Ack;
 use crate::load::{
     target::{AckedWhen, Target},
@@ -41,7 +41,8 @@ pub(crate) enum Peer {
     /// NATS JetStream.
     #[cfg(feature = "nats")]
     Nats,
-    /// RabbitMQ, quorum queues, which sync before each ack.
+    /// RabbitMQ: quorum queues, which sync before each ack, and streams, which do
+    /// not.
     #[cfg(feature = "rabbitmq")]
     Rabbitmq,
     /// Kafka, which bench/kafka/get gets.
@@ -80,7 +81,7 @@ impl Peer {
             #[cfg(feature = "nats")]
             Self::Nats => vec![Broker::Nats],
             #[cfg(feature = "rabbitmq")]
-            Self::Rabbitmq => vec![Broker::RabbitmqQuorum],
+            Self::Rabbitmq => vec![Broker::RabbitmqQuorum, Broker::RabbitmqStream],
             #[cfg(feature = "kafka")]
             Self::Kafka => vec![Broker::KafkaSynced, Broker::Kafka],
         }
@@ -108,6 +109,8 @@ pub(crate) enum Broker {
     Nats,
     #[cfg(feature = "rabbitmq")]
     RabbitmqQuorum,
+    #[cfg(feature = "rabbitmq")]
+    RabbitmqStream,
     #[cfg(feature = "kafka")]
     KafkaSynced,
     #[cfg(feature = "kafka")]
@@ -150,6 +153,8 @@ impl Broker {
             Self::Nats => "nats",
             #[cfg(feature = "rabbitmq")]
             Self::RabbitmqQuorum => "rabbitmq, quorum queue",
+            #[cfg(feature = "rabbitmq")]
+            Self::RabbitmqStream => "rabbitmq, stream",
             #[cfg(feature = "kafka")]
             Self::KafkaSynced => "kafka, flush each",
             #[cfg(feature = "kafka")]
@@ -173,6 +178,8 @@ impl Broker {
             Self::Nats => AckedWhen::Written,
             #[cfg(feature = "rabbitmq")]
             Self::RabbitmqQuorum => AckedWhen::Synced,
+            #[cfg(feature = "rabbitmq")]
+            Self::RabbitmqStream => AckedWhen::Written,
             #[cfg(feature = "kafka")]
             Self::KafkaSynced => AckedWhen::Synced,
             #[cfg(feature = "kafka")]
@@ -213,6 +220,19 @@ impl Broker {
             Self::RabbitmqQuorum => {
                 (spec.topics > 1).then_some("it takes too long to make so many queues")
             }
+            #[cfg(feature = "rabbitmq")]
+            Self::RabbitmqStream if spec.partitions > 1 => Some("a stream has no partitions"),
+            #[cfg(feature = "rabbitmq")]
+            Self::RabbitmqStream if spec.topics > 1 => {
+                Some("a connection publishes to few streams only")
+            }
+            #[cfg(feature = "rabbitmq")]
+            Self::RabbitmqStream if spec.members > 1 => {
+                Some("members of one group cannot share a stream")
+            }
+            #[cfg(feature = "rabbitmq")]
+            Self::RabbitmqStream => (spec.kind == Kind::Drain && spec.ack == Ack::Event)
+                .then_some("it has no acks of single events"),
             #[cfg(feature = "kafka")]
             Self::KafkaSynced | Self::Kafka if spec.partitions > 1 || spec.topics > 1 => {
                 Some("its client here sends a request for each partition")
@@ -244,6 +264,8 @@ impl Broker {
             Self::Nats => Arc::new(nats::Nats::start(dir, false)?),
             #[cfg(feature = "rabbitmq")]
             Self::RabbitmqQuorum => Arc::new(rabbitmq::quorum::Quorum::start(dir)?),
+            #[cfg(feature = "rabbitmq")]
+            Self::RabbitmqStream => Arc::new(rabbitmq::stream::Streams::start(dir)?),
             #[cfg(feature = "kafka")]
             Self::KafkaSynced => Arc::new(kafka::Kafka::start(dir, true)?),
             #[cfg(feature = "kafka")]

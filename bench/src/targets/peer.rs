@@ -90,6 +90,7 @@ impl Start {
 }
 
 /// What a program calls itself; `None` when it cannot be found.
+#[cfg(any(feature = "nats", feature = "redis"))]
 pub(crate) fn version(program: &str) -> Option<String> {
     let output = Command::new(program)
         .arg("--version")

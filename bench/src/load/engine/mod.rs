@@ -22,6 +22,7 @@ use std::{
 use hdrhistogram::Histogram;
 use tokio::{sync::watch, task::JoinSet, time::sleep_until};
 
+use self::produce::Acks;
 pub(crate) use self::sample::Sample;
 use super::{
     payload::Payloads,
@@ -29,6 +30,12 @@ use super::{
     workload::{Kind, Payload, Spec},
 };
 use crate::process::{self, Usage};
+
+/// Events are counted by batches, of which one more or less may be in the measured
+/// time: with fewer than this, a rate is wrong by more than a twentieth.
+const FEWEST_BATCHES: u64 = 20;
+/// The most times as long as a load says that it is measured to have so many.
+const LONGEST: f64 = 10.0;
 
 /// Latencies in microseconds.
 pub(crate) type Latencies = Histogram<u64>;
@@ -47,6 +54,8 @@ fn micros(time: Duration) -> u64 {
 pub(crate) struct Outcome {
     /// Events acked to the producers in the measured time.
     pub(crate) published: u64,
+    /// The batches in which they were.
+    pub(crate) batches: u64,
     /// Events acked by members in the measured time, of all groups; of a chain,
     /// by the last stage. In a drain, what a filter left out counts as well.
     pub(crate) consumed: u64,
@@ -73,6 +82,14 @@ impl Outcome {
 
     pub(crate) fn consumed_per_second(&self) -> f64 {
         self.consumed as f64 / self.time.as_secs_f64()
+    }
+
+    /// How many times as long it should have been measured, where what counts is
+    /// how many batches were acked and those were too few; `None` if it will do.
+    pub(crate) fn is_too_short(&self, spec: &Spec) -> Option<f64> {
+        let counts = spec.kind == Kind::Publish && self.batches < FEWEST_BATCHES;
+        // Half as many again, so that it does for certain.
+        counts.then(|| 1.5 * FEWEST_BATCHES as f64 / self.batches.max(1) as f64)
     }
 
     /// The part of the CPU that the bench itself took.
@@ -108,6 +125,27 @@ impl Run {
             label,
         }
     }
+}
+
+/// Runs a load for as long as it says, or longer, until its figure tells something;
+/// each try has a server of its own.
+pub(crate) async fn measure(
+    mut start: impl FnMut() -> anyhow::Result<Arc<dyn Target>>,
+    spec: &Spec,
+) -> anyhow::Result<Outcome> {
+    let outcome = run(start()?, spec).await?;
+    let Some(longer) = outcome.is_too_short(spec) else {
+        return Ok(outcome);
+    };
+    let spec = spec.longer(longer.min(LONGEST));
+    let outcome = run(start()?, &spec).await?;
+    anyhow::ensure!(
+        outcome.is_too_short(&spec).is_none(),
+        "{} batches were acked in {} s, too few to tell a rate",
+        outcome.batches,
+        spec.seconds
+    );
+    Ok(outcome)
 }
 
 /// Runs a load on topics of its own.
@@ -148,12 +186,9 @@ async fn publish_and_read(
     }
     let usage = tokio::spawn(measure_usage(run.clone()));
 
-    let mut acks = latencies();
-    let mut published = 0;
+    let mut acks = Acks::none();
     while let Some(done) = producers.join_next().await {
-        let (count, hist) = done??;
-        published += count;
-        acks.add(&hist)?;
+        acks.add(&done??)?;
     }
     total.send_replace(Some(run.sent.load(Ordering::Relaxed)));
     let read = readers.join(&run).await?;
@@ -163,10 +198,11 @@ async fn publish_and_read(
     };
     let (server, client_cpu) = usage.await??;
     Ok(Outcome {
-        published,
+        published: acks.events,
+        batches: acks.batches,
         consumed: read.counted,
         time: run.spec.time(),
-        acks,
+        acks: acks.times,
         deliveries: read.deliveries,
         spread: read.spread,
         server,
@@ -209,6 +245,7 @@ async fn drain(
     let left_out = (sent - run.spec.passing(sent)) * run.spec.groups as u64;
     Ok(Outcome {
         published: 0,
+        batches: 0,
         consumed: read.counted + left_out,
         time,
         acks: latencies(),

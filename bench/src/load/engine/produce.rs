@@ -18,9 +18,47 @@ use crate::load::target::{Acked, Message};
 const FILL_BATCH_BYTES: usize = 256 << 10;
 const FILL_UNDER_WAY: usize = 16;
 
-/// Publishes until the time is over; returns how many events were acked in the
-/// measured time, and how long the acks took.
-pub(super) async fn produce(run: Arc<Run>, producer: usize) -> anyhow::Result<(u64, Latencies)> {
+/// What was acked to a producer.
+pub(super) struct Acks {
+    /// Events and batches that were acked in the measured time.
+    pub(super) events: u64,
+    pub(super) batches: u64,
+    /// From when a batch was due to its ack.
+    pub(super) times: Latencies,
+}
+
+impl Acks {
+    pub(super) fn none() -> Self {
+        Self {
+            events: 0,
+            batches: 0,
+            times: latencies(),
+        }
+    }
+
+    pub(super) fn add(&mut self, other: &Self) -> anyhow::Result<()> {
+        self.events += other.events;
+        self.batches += other.batches;
+        self.times.add(&other.times)?;
+        Ok(())
+    }
+
+    fn count(&mut self, run: &Run, done: anyhow::Result<(Instant, u64)>) -> anyhow::Result<()> {
+        let (due, events) = done?;
+        let now = Instant::now();
+        if due >= run.from {
+            self.times.saturating_record(micros(now - due));
+        }
+        if now >= run.from && now < run.until {
+            self.events += events;
+            self.batches += 1;
+        }
+        Ok(())
+    }
+}
+
+/// Publishes until the time is over, and waits for what is not acked then.
+pub(super) async fn produce(run: Arc<Run>, producer: usize) -> anyhow::Result<Acks> {
     let mut sender = run.target.producer(&run.topics, &run.spec).await?;
     // A chain begins at its first topic; otherwise they take turns.
     let topics = if run.spec.stages > 0 {
@@ -29,8 +67,7 @@ pub(super) async fn produce(run: Arc<Run>, producer: usize) -> anyhow::Result<(u
         run.topics.len()
     };
     let mut topic = producer;
-    let mut acks = latencies();
-    let mut acked = 0;
+    let mut acks = Acks::none();
     let mut on_their_way = FuturesUnordered::new();
     let mut due = match Schedule::new(&run, producer) {
         Some(schedule) => Due::Paced(pace(schedule, run.until)?),
@@ -40,7 +77,7 @@ pub(super) async fn produce(run: Arc<Run>, producer: usize) -> anyhow::Result<(u
         let full = on_their_way.len() >= run.spec.outstanding;
         tokio::select! {
             biased;
-            Some(done) = on_their_way.next() => count(&run, done, &mut acked, &mut acks)?,
+            Some(done) = on_their_way.next() => acks.count(&run, done)?,
             due = due.next(), if !full => {
                 let Some(due) = due else { break };
                 let batch = batch(&run, due);
@@ -53,31 +90,14 @@ pub(super) async fn produce(run: Arc<Run>, producer: usize) -> anyhow::Result<(u
     }
     let rest = async {
         while let Some(done) = on_their_way.next().await {
-            count(&run, done, &mut acked, &mut acks)?;
+            acks.count(&run, done)?;
         }
         anyhow::Ok(())
     };
     let patience = run.spec.patience();
     let rest = tokio::time::timeout(patience, rest).await;
     rest.with_context(|| format!("batches are not acked after {patience:?}"))??;
-    Ok((acked, acks))
-}
-
-fn count(
-    run: &Run,
-    done: anyhow::Result<(Instant, u64)>,
-    acked: &mut u64,
-    acks: &mut Latencies,
-) -> anyhow::Result<()> {
-    let (due, events) = done?;
-    let now = Instant::now();
-    if due >= run.from {
-        acks.saturating_record(micros(now - due));
-    }
-    if now >= run.from && now < run.until {
-        *acked += events;
-    }
-    Ok(())
+    Ok(acks)
 }
 
 fn batch(run: &Run, due: Instant) -> Vec<Message> {

@@ -1,6 +1,7 @@
 //! RabbitMQ's server, as one node on the loopback.
 
 pub(super) mod quorum;
+pub(super) mod stream;
 
 use std::{
     fs,
@@ -25,7 +26,16 @@ pub(super) struct Server {
     // The node goes before its name server.
     node: PeerProcess,
     _name_server: Killed,
-    amqp_port: u16,
+    port: u16,
+}
+
+/// How a node is spoken to.
+#[derive(Clone, Copy, Debug)]
+enum Protocol {
+    /// AMQP 0.9.1.
+    Amqp,
+    /// That of streams.
+    Stream,
 }
 
 /// The version that is installed; `None` without one.
@@ -39,18 +49,24 @@ pub(super) fn version() -> Option<String> {
 }
 
 impl Server {
-    fn start(dir: tempfile::TempDir) -> anyhow::Result<Self> {
-        let [name_port, node_port, amqp_port] = [free_port()?, free_port()?, free_port()?];
+    fn start(dir: tempfile::TempDir, protocol: Protocol) -> anyhow::Result<Self> {
+        let [name_port, node_port, port] = [free_port()?, free_port()?, free_port()?];
         let settings = dir.path().join("rabbitmq.conf");
-        fs::write(
-            &settings,
-            format!(
-                "listeners.tcp.default = 127.0.0.1:{amqp_port}\n\
-                 tcp_listen_options.nodelay = true\n"
+        let (enabled, listener) = match protocol {
+            Protocol::Amqp => ("", format!("listeners.tcp.default = 127.0.0.1:{port}\n")),
+            Protocol::Stream => (
+                "rabbitmq_stream",
+                format!(
+                    "listeners.tcp = none\n\
+                     stream.listeners.tcp.default = 127.0.0.1:{port}\n\
+                     stream.tcp_listen_options.nodelay = true\n"
+                ),
             ),
-        )?;
+        };
+        let text = format!("{listener}tcp_listen_options.nodelay = true\n");
+        fs::write(&settings, text)?;
         let plugins = dir.path().join("enabled_plugins");
-        fs::write(&plugins, "[].\n")?;
+        fs::write(&plugins, format!("[{enabled}].\n"))?;
         let name_port_text = name_port.to_string();
         let name_server = Command::new("epmd")
             .args(["-port", &name_port_text, "-address", "127.0.0.1"])
@@ -82,12 +98,12 @@ impl Server {
             program: SCRIPT.into(),
             args: Vec::new(),
             variables,
-            port: amqp_port,
+            port,
         };
         Ok(Self {
             node: PeerProcess::start(start, dir)?,
             _name_server: name_server,
-            amqp_port,
+            port,
         })
     }
 }

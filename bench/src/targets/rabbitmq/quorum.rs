@@ -35,13 +35,13 @@ impl Quorum {
     pub(crate) fn start(dir: tempfile::TempDir) -> anyhow::Result<Self> {
         let version = version().unwrap_or_default();
         Ok(Self {
-            server: Server::start(dir)?,
+            server: Server::start(dir, super::Protocol::Amqp)?,
             settings: format!("RabbitMQ {version}, quorum queue of one node, prefetch {PREFETCH}"),
         })
     }
 
     async fn connect(&self) -> anyhow::Result<(Connection, Channel)> {
-        let address = format!("amqp://guest:guest@127.0.0.1:{}/%2f", self.server.amqp_port);
+        let address = format!("amqp://guest:guest@127.0.0.1:{}/%2f", self.server.port);
         let connection = Connection::connect_with_runtime(
             &address,
             ConnectionProperties::default(),
