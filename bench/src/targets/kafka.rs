@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use anyhow::Context;
@@ -37,6 +37,11 @@ const BATCH_BYTES: usize = 900 << 10;
 /// Bytes that a read waits for, and the most that it gets.
 const FETCH_BYTES: std::ops::Range<i32> = 1..4 << 20;
 const FETCH_WAIT_MS: i32 = 500;
+
+/// Events go to and fro for so long before a load begins: a virtual machine that
+/// has just started interprets what it will have compiled soon.
+const WARM_UP: Duration = Duration::from_secs(4);
+const WARM_UP_TOPIC: &str = "warm-up";
 
 /// A node, and how to talk to it.
 pub(crate) struct Kafka {
@@ -127,10 +132,30 @@ impl Kafka {
             process: PeerProcess::start(start, dir)?,
             port,
             settings: format!(
-                "Kafka {}, one node, heap 1 GiB, acks all, {flush}; read without committing offsets",
-                version_of(&folder).unwrap_or_default()
+                "Kafka {}, one node, heap 1 GiB, acks all, {flush}; read without \
+                 committing offsets, after {} s of warm-up",
+                version_of(&folder).unwrap_or_default(),
+                WARM_UP.as_secs()
             ),
         })
+    }
+
+    /// Publishes and reads for a while, so that what runs often is compiled.
+    async fn warm_up(&self, topic: String, spec: &Spec) -> anyhow::Result<()> {
+        let until = Instant::now() + WARM_UP;
+        let mut reader = self.consumer(&topic, 0, spec).await?;
+        let mut producer = self.producer(&[topic], spec).await?;
+        while Instant::now() < until {
+            let message = Message {
+                payload: Bytes::from_static(&[0; 1024]),
+                is_json: false,
+                key: None,
+                label: None,
+            };
+            producer.send(0, vec![message]).await?.await?;
+            reader.next().await?;
+        }
+        Ok(())
     }
 
     async fn connect(&self) -> anyhow::Result<Client> {
@@ -159,13 +184,14 @@ impl Target for Kafka {
         self.process.pid()
     }
 
-    async fn create(&self, topics: &[String], _: &Spec) -> anyhow::Result<()> {
+    async fn create(&self, topics: &[String], spec: &Spec) -> anyhow::Result<()> {
         let client = self.connect().await?;
         let controller = client.controller_client()?;
-        for topic in topics {
+        let warm_up = WARM_UP_TOPIC.to_owned();
+        for topic in topics.iter().chain([&warm_up]) {
             controller.create_topic(topic, 1, 1, 10_000).await?;
         }
-        Ok(())
+        self.warm_up(warm_up, spec).await
     }
 
     async fn restart(&self) -> anyhow::Result<Instant> {
