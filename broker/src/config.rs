@@ -6,7 +6,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use serde::Deserialize;
 
 use crate::{
-    commit::{CommitConfig, PageLimits},
+    commit::{CommitConfig, LaggingLimits, PageLimits},
     flow::Intake,
     group::{BufferLimits, GroupLimits},
     log::{FRAME_BYTES_MAX, LogConfig, SEGMENT_BYTES_MIN, WriteChoice},
@@ -136,6 +136,13 @@ limits! {
     buffered_sync_ms: u64 = 10, 0..=60_000;
     /// Bytes of the log's newest blocks that are kept in memory. Default 64 MiB.
     tail_cache_bytes: usize = 64 * MIB, 0..=1 << 40;
+    /// Pages that are read from the log's files at a time for readers that lag;
+    /// the others wait in turn. Default 4.
+    lagging_reads_max: usize = 4, 1..=64;
+    /// Bytes per second that all readers that lag read from the log's files
+    /// together while more than 1 MiB a second is published; 0 for no limit.
+    /// Default 128 MiB.
+    lagging_bytes_per_s: u64 = 128 * MIB as u64, 0..=1 << 40;
     /// Bytes of the log between two checkpoints of the view, which is also about
     /// how much a start after a kill reads again. Default 32 MiB.
     checkpoint_bytes: u64 = 32 * MIB as u64, 4096..=1 << 40;
@@ -302,6 +309,10 @@ impl Config {
             memory_topic_bytes: limits.memory_topic_bytes,
             memory_bytes: limits.memory_bytes,
             log_checkpoint_bytes: limits.log_checkpoint_bytes,
+            lagging: LaggingLimits {
+                reads_max: limits.lagging_reads_max,
+                bytes_per_second: Some(limits.lagging_bytes_per_s).filter(|rate| *rate > 0),
+            },
             queue_len: QUEUE_LEN,
             queue_bytes: limits.commit_queue_bytes,
             topics_max: limits.topics_max,

@@ -18,6 +18,7 @@ mod catalog;
 mod checkpoint;
 mod epochs;
 mod keep;
+mod lagging;
 mod memory;
 mod occupancy;
 mod open;
@@ -35,6 +36,7 @@ pub use self::{
     catalog::{Catalog, Group, Partition, Topic},
     checkpoint::Followed,
     keep::{Keeper, Trim, Unread},
+    lagging::{LaggingLimits, Turn},
     occupancy::{Occupancy, Run},
     open::{
         CheckError, Checked, CommitConfig, OpenError, Opened, Recovery, Running, StateFound,

@@ -5,6 +5,7 @@ use sluice_proto::Offset;
 
 use super::{
     catalog::Partition,
+    lagging::{Lagging, Turn},
     record::{self, Channel, DecodeError, EventAt, EventsAt},
 };
 use crate::{
@@ -78,14 +79,16 @@ const LOOKS_MAX: usize = 8;
 pub struct Store {
     reader: Reader,
     view: View,
+    lagging: Lagging,
     epoch: u64,
 }
 
 impl Store {
-    pub(super) fn new(reader: Reader, view: View, epoch: u64) -> Self {
+    pub(super) fn new(reader: Reader, view: View, lagging: Lagging, epoch: u64) -> Self {
         Self {
             reader,
             view,
+            lagging,
             epoch,
         }
     }
@@ -120,6 +123,26 @@ impl Store {
     #[must_use]
     pub fn epoch(&self) -> u64 {
         self.epoch
+    }
+
+    /// Waits until whoever is to read from `from` on may: at once where that is in
+    /// memory, otherwise when it is the turn of this reader that lags.
+    pub async fn turn(&self, partition: &Partition, from: Offset) -> Turn {
+        if self.is_in_memory(partition, from) {
+            return Turn::AT_THE_HEAD;
+        }
+        self.lagging.turn().await
+    }
+
+    fn is_in_memory(&self, partition: &Partition, from: Offset) -> bool {
+        if partition.ring().is_some() || from >= partition.visible_end() {
+            return true;
+        }
+        let head = partition.head();
+        let at = head.partition_point(|entry| entry.end() <= from);
+        // What is below the head's first entry is in the view, and in files.
+        let entry = head.get(at).filter(|entry| entry.first <= from);
+        entry.is_some_and(|entry| self.reader.holds(entry.position))
     }
 
     /// Reads events from `from` on, or from the first one that is still there.
@@ -157,6 +180,9 @@ impl Store {
             if entry.first > page.next {
                 // Looked for, it is found or known to be missing.
                 break;
+            }
+            if page.is_better_without(entry) {
+                return Ok(true);
             }
             let payload = self.reader.frame(entry.position, entry.length)?;
             if page.take(&payload, partition, entry)? {
@@ -474,6 +500,12 @@ impl Filling {
             events: self.events,
             next: self.next,
         }
+    }
+
+    /// The entry would make the page too large. What is read is a whole frame, so
+    /// the next page, which begins with it, takes all of it.
+    fn is_better_without(&self, entry: IndexEntry) -> bool {
+        !self.events.is_empty() && self.bytes + entry.length as usize > self.limits.bytes
     }
 
     /// Adds the entry's events. True when the page is full.

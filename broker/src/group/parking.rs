@@ -216,7 +216,9 @@ impl GroupTask {
         let generation = self.generation;
         let feed = self.feeds[self.board.parking_source()].clone();
         self.jobs.push(Box::pin(async move {
+            let turn = feed.turn(&scanner.store, from).await;
             let scanned = task::spawn_blocking(move || scanner.scan(&feed, from)).await;
+            drop(turn);
             if !matches!(scanned, Ok(Ok(_))) {
                 tokio::time::sleep(READ_AGAIN_AFTER).await;
             }

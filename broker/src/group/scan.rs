@@ -13,7 +13,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::routes::{Candidates, Route};
 use crate::{
-    commit::{Page, PageLimits, Partition, ReadError, Store, StoredEvent, Topic},
+    commit::{Page, PageLimits, Partition, ReadError, Store, StoredEvent, Topic, Turn},
     filter::{Counters, EvaluationError, Filter, Verdict},
 };
 
@@ -62,6 +62,14 @@ impl Feed {
     /// The first offset that cannot be read yet.
     pub(super) fn visible_end(&self) -> Offset {
         self.partition().map_or(Offset(0), Partition::visible_end)
+    }
+
+    /// Waits until whoever is to read from `from` on may, see [`Store::turn`].
+    pub(super) async fn turn(&self, store: &Store, from: Offset) -> Option<Turn> {
+        match self.partition() {
+            Some(partition) => Some(store.turn(partition, from).await),
+            None => None,
+        }
     }
 
     /// Reads single events, whose offsets are in ascending order. May take a

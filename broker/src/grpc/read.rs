@@ -15,7 +15,7 @@ use crate::{
 
 const PAGE: PageLimits = PageLimits {
     events: 1000,
-    bytes: 1 << 20,
+    bytes: 512 << 10,
 };
 
 /// A read that is under way.
@@ -64,7 +64,8 @@ pub(super) async fn start(
             end,
         });
     }
-    let (responses, stream) = mpsc::channel(2);
+    // While one page is sent the next is read.
+    let (responses, stream) = mpsc::channel(1);
     let reading = Reading {
         api,
         topic,
@@ -208,66 +209,98 @@ impl Reading {
 
     /// Reads and filters the next page of a cursor.
     async fn page(&mut self, at: usize, end: Offset) -> Result<wire::ReadResponse, Refusal> {
-        let (api, topic) = (self.api.clone(), self.topic.clone());
         let Cursor {
             partition, next, ..
         } = self.cursors[at];
-        let filter = self.filter.clone();
-        let left = self.left.unwrap_or(u64::MAX);
-        let turn = match filter {
-            Some(_) => turn_to_filter().await,
-            None => None,
+        let page = PageOf {
+            api: self.api.clone(),
+            topic: self.topic.clone(),
+            partition,
+            from: next,
+            end,
+            filter: self.filter.clone(),
+            left: self.left.unwrap_or(u64::MAX),
         };
-        let work = tokio::task::spawn_blocking(move || {
-            let of = topic.partition(partition);
-            let page = match of {
-                Some(of) => api.store.read(of, next, PAGE)?,
-                None => Page::default(),
-            };
-            let epoch_of = |offset| of.and_then(|of| api.store.epoch_of(of, offset));
-            let found = Found { page, partition };
-            found.sift(end, filter.as_ref(), left, &epoch_of)
-        });
-        let work = work.await;
-        drop(turn);
-        let (response, next) = work.map_err(Refusal::internal)??;
+        let (response, next) = match page.cached() {
+            Some(found) => found?,
+            None => page.beside().await?,
+        };
         self.cursors[at].next = next;
         Ok(response)
     }
 }
 
-/// A page, and where it is from.
-struct Found {
-    page: Page,
+/// A page that is to be read.
+struct PageOf {
+    api: Arc<Api>,
+    topic: Arc<Topic>,
     partition: PartitionId,
+    from: Offset,
+    /// It ends there, if not before.
+    end: Offset,
+    filter: Option<Filter>,
+    /// Events that may still be sent.
+    left: u64,
 }
 
-impl Found {
+/// What a page holds for the reader, and where the next one begins.
+type Found = Result<(wire::ReadResponse, Offset), Refusal>;
+
+impl PageOf {
+    /// Reads and filters it if that takes neither the disk nor much time.
+    fn cached(&self) -> Option<Found> {
+        let is_cheap = self.filter.as_ref().is_none_or(Filter::is_cheap);
+        let of = self.topic.partition(self.partition).filter(|_| is_cheap)?;
+        match self.api.store.read_cached(of, self.from, PAGE) {
+            Ok(Some(page)) => Some(self.sift(page)),
+            Ok(None) => None,
+            // What is damaged in memory is looked for on the disk.
+            Err(_) => None,
+        }
+    }
+
+    /// Reads and filters it on a thread for that, when it is its turn.
+    async fn beside(self) -> Found {
+        let lagging = match self.topic.partition(self.partition) {
+            Some(of) => Some(self.api.store.turn(of, self.from).await),
+            None => None,
+        };
+        let turn = match self.filter {
+            Some(_) => turn_to_filter().await,
+            None => None,
+        };
+        let work = tokio::task::spawn_blocking(move || {
+            let page = match self.topic.partition(self.partition) {
+                Some(of) => self.api.store.read(of, self.from, PAGE)?,
+                None => Page::default(),
+            };
+            self.sift(page)
+        });
+        let work = work.await;
+        drop((turn, lagging));
+        work.map_err(Refusal::internal)?
+    }
+
     /// The events that match. What cannot be judged does not match, but a filter
     /// that takes too many steps ends the read at that event.
-    fn sift(
-        self,
-        end: Offset,
-        filter: Option<&Filter>,
-        left: u64,
-        epoch_of: &dyn Fn(Offset) -> Option<u64>,
-    ) -> Result<(wire::ReadResponse, Offset), Refusal> {
-        let Self { page, partition } = self;
+    fn sift(&self, page: Page) -> Found {
+        let of = self.topic.partition(self.partition);
+        let epoch_of = |offset| of.and_then(|of| self.api.store.epoch_of(of, offset));
         let mut events = Vec::new();
-        let mut next = page.next.min(end);
+        let mut next = page.next.min(self.end);
         for stored in page.events {
-            if stored.offset >= end || events.len() as u64 == left {
+            if stored.offset >= self.end || events.len() as u64 == self.left {
                 next = stored.offset;
                 break;
             }
-            let judged = filter.map_or(Ok(true), |filter| {
+            let judged = self.filter.as_ref().map_or(Ok(true), |filter| {
                 let event = EventRef::read(&stored.event);
                 event.map_or(Ok(false), |event| filter.matches(&event))
             });
             let matches = match judged {
                 Ok(matches) => matches,
                 Err(EvaluationError::OverBudget) if events.is_empty() => {
-                    return Err(Refusal::filter_overran(partition, stored.offset));
+                    return Err(Refusal::filter_overran(self.partition, stored.offset));
                 }
                 // What was found before goes out first; the next page begins here.
                 Err(EvaluationError::OverBudget) => {
@@ -278,7 +311,7 @@ impl Found {
             };
             if matches {
                 events.push(wire::ReadEvent {
-                    partition: partition.0 as i32,
+                    partition: self.partition.0 as i32,
                     offset: stored.offset.0 as i64,
                     append_time: Some(convert::time_ms(stored.append_time_ms)),
                     dead_letter: convert::dead_letter_history(&stored),

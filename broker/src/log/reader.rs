@@ -65,6 +65,8 @@ pub(super) struct Shared {
     pub(super) spares: Spares,
     /// Segments that begin in here are still to be copied, and not to be removed.
     pub(super) held: Mutex<Option<Range<Position>>>,
+    /// What was read from files for readers, since the start.
+    pub(super) bytes_from_files: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -124,6 +126,9 @@ impl Reader {
             .file
             .read_at(&mut buffer, offset)
             .map_err(|error| ReadError::Io(position, error))?;
+        self.shared
+            .bytes_from_files
+            .fetch_add(length.into(), Ordering::Relaxed);
         match block::decode_frame(&buffer) {
             Some((_, whole)) if whole == buffer.len() => {
                 Ok(Bytes::from(buffer).slice(FRAME_HEADER_BYTES..))
@@ -139,6 +144,18 @@ impl Reader {
         let length = u32::from_le_bytes(*tail.first_chunk()?) as usize;
         let end = FRAME_HEADER_BYTES.checked_add(length)?;
         (end <= tail.len()).then(|| tail.slice(FRAME_HEADER_BYTES..end))
+    }
+
+    /// Whether [`Reader::cached`] has the frame at `position`.
+    #[must_use]
+    pub fn holds(&self, position: Position) -> bool {
+        read(&self.shared.cache).from(position).is_some()
+    }
+
+    /// Bytes of frames that were read from the log's files, since it was opened.
+    #[must_use]
+    pub fn bytes_from_files(&self) -> u64 {
+        self.shared.bytes_from_files.load(Ordering::Relaxed)
     }
 
     /// Every frame at or above is in memory.

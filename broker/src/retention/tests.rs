@@ -13,8 +13,8 @@ use tokio::runtime::Runtime;
 use super::*;
 use crate::{
     commit::{
-        AppendRequest, CatalogChange, Changes, CommitConfig, Opened, PageLimits, Running,
-        StoredEvent, TopicConfig, open,
+        AppendRequest, CatalogChange, Changes, CommitConfig, LaggingLimits, Opened, PageLimits,
+        Running, StoredEvent, TopicConfig, open,
         record::{NewEvent, Retention, Source},
     },
     log::{LogConfig, WriteChoice},
@@ -39,6 +39,10 @@ fn config() -> CommitConfig {
         block_bytes: 64 << 10,
         checkpoint_bytes: 16 << 10,
         log_checkpoint_bytes: 64 << 10,
+        lagging: LaggingLimits {
+            reads_max: 4,
+            bytes_per_second: None,
+        },
         queue_len: 100,
         queue_bytes: 1 << 20,
         topics_max: 100,

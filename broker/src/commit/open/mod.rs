@@ -20,6 +20,7 @@ pub use self::check::{CheckError, Checked, StateFound, ViewFound, check};
 use self::replay::Replay;
 use super::{
     checkpoint::{Beginning, Checkpoints, Followed, Identity, Intervals, Mirror},
+    lagging::{Lagging, LaggingLimits, Published},
     occupancy::Occupancy,
     proposal::Proposals,
     record::{EpochStarted, Frame, Record},
@@ -55,6 +56,8 @@ pub struct CommitConfig {
     pub memory_bytes: usize,
     /// Log bytes between two checkpoints of the state in the log, at least.
     pub log_checkpoint_bytes: u64,
+    /// What is read for those who lag.
+    pub lagging: LaggingLimits,
     /// Proposals that may wait.
     pub queue_len: usize,
     /// Bytes of proposals that may wait.
@@ -344,7 +347,14 @@ impl Replayed {
             .apply(&started)
             .expect("starting an epoch refers to nothing");
 
-        let store = Store::new(self.reader.clone(), self.view.clone(), self.writer.epoch());
+        let published = Published::default();
+        let lagging = Lagging::new(config.lagging, published.clone(), self.reader.clone());
+        let store = Store::new(
+            self.reader.clone(),
+            self.view.clone(),
+            lagging,
+            self.writer.epoch(),
+        );
         state.producers.resume();
         for (id, topic) in state.topics() {
             let read = catalog.topic_by_id(id);
@@ -392,6 +402,7 @@ impl Replayed {
             writer: self.writer,
             queue: proposed,
             held: None,
+            published,
             checkpoints: Some(checkpoints),
             config,
         };

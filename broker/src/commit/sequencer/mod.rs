@@ -33,6 +33,7 @@ use self::{
 use super::{
     catalog::Catalog,
     checkpoint::Checkpoints,
+    lagging::Published,
     open::CommitConfig,
     producers::Verdict,
     proposal::{
@@ -55,6 +56,8 @@ pub(super) struct Sequencer {
     pub(super) queue: mpsc::Receiver<Proposal>,
     /// A proposal that begins the next block.
     pub(super) held: Option<Proposal>,
+    /// What lagging readers have to know of publishing.
+    pub(super) published: Published,
     /// Until the log is closed.
     pub(super) checkpoints: Option<Checkpoints>,
     pub(super) config: CommitConfig,
@@ -319,6 +322,9 @@ impl Sequencer {
                 return Err(CommitError::TooLarge(length));
             }
             committed.appended = self.add(&frame, pending).appended.clone();
+            if !committed.appended.is_empty() {
+                self.published.add(length);
+            }
         }
         let waits = {
             let volatile = lock(&self.volatile);

@@ -197,6 +197,7 @@ impl Router {
                 if from >= of.visible_end() {
                     break;
                 }
+                let turn = self.store.turn(of, from).await;
                 let router = self.clone();
                 let read = spawn_blocking(move || {
                     let of = router.topic.partition(partition);
@@ -207,6 +208,7 @@ impl Router {
                 });
                 // A read that ends with a panic is as one that finds nothing.
                 let page = read.await.unwrap_or_else(|_| Ok(Page::default()))?;
+                drop(turn);
                 let mut index = self.index();
                 if index.postings.end(at) != from {
                     continue;

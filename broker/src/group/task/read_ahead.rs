@@ -117,12 +117,13 @@ impl GroupTask {
         let generation = self.generation;
         let feed = self.feeds[source].clone();
         self.jobs.push(Box::pin(async move {
+            let lagging = feed.turn(&scanner.store, from).await;
             let turn = match scanner.filter {
                 Some(_) => turn_to_filter().await,
                 None => None,
             };
             let scanned = task::spawn_blocking(move || scanner.scan(&feed, from)).await;
-            drop(turn);
+            drop((turn, lagging));
             if matches!(scanned, Ok(Err(_)) | Err(_)) {
                 tokio::time::sleep(READ_AGAIN_AFTER).await;
             }
@@ -256,7 +257,10 @@ impl GroupTask {
         let store = self.scanner.store.clone();
         self.jobs.push(Box::pin(async move {
             let offsets: Vec<Offset> = wanted.iter().map(|of| of.at).collect();
+            let first = offsets.first().copied().unwrap_or_default();
+            let turn = feed.turn(&store, first).await;
             let read = task::spawn_blocking(move || feed.pick(&store, &offsets)).await;
+            drop(turn);
             if !matches!(read, Ok(Ok(_))) {
                 tokio::time::sleep(READ_AGAIN_AFTER).await;
             }

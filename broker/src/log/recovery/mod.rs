@@ -305,6 +305,7 @@ impl Found {
             segments: RwLock::new(BTreeMap::new()),
             spares,
             held: Mutex::new(None),
+            bytes_from_files: AtomicU64::new(0),
         });
         if let Some(rate) = config.ahead_bytes_per_second {
             ahead::start(shared.clone(), rate)
