@@ -7,6 +7,9 @@
 //! is told on standard error. The code names a point by `fault_point!`, and what
 //! is not declared here does not compile, so that all of them are known without
 //! being come to; `tests/tests/fault_points` kills a broker at each.
+//!
+//! `SLUICE_FAULT_SWITCHES` names faults that the process has from its start, as
+//! [`Switch`] has them, with commas between.
 
 use std::sync::{
     OnceLock,
@@ -86,6 +89,35 @@ points! {
     BlockShown: "block_shown",
     /// All who waited for it are answered.
     BlockAnswered: "block_answered",
+}
+
+/// What a process does otherwise than it should, or takes for granted, all its
+/// life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Switch {
+    /// Blocks are taken for durable when they are written, and never synced: what
+    /// a test of durability has to find.
+    AckBeforeSync,
+    /// The machine counts as started again since the last run, as it is after a
+    /// power loss.
+    OtherBoot,
+}
+
+impl Switch {
+    fn name(self) -> &'static str {
+        match self {
+            Self::AckBeforeSync => "ack_before_sync",
+            Self::OtherBoot => "other_boot",
+        }
+    }
+
+    /// Whether the process has it.
+    #[must_use]
+    pub fn is_on(self) -> bool {
+        static SET: OnceLock<String> = OnceLock::new();
+        let set = SET.get_or_init(|| std::env::var("SLUICE_FAULT_SWITCHES").unwrap_or_default());
+        set.split(',').any(|name| name == self.name())
+    }
 }
 
 static REACHED: [AtomicU32; Point::ALL.len()] = [const { AtomicU32::new(0) }; Point::ALL.len()];

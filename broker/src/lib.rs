@@ -12,6 +12,17 @@ macro_rules! fault_point {
     };
 }
 
+/// Does something otherwise where a test has switched a fault on; nothing in a
+/// build without the feature `fault-points`.
+macro_rules! fault_switch {
+    ($switch:ident, $otherwise:expr) => {
+        #[cfg(feature = "fault-points")]
+        if crate::fault_points::Switch::$switch.is_on() {
+            return $otherwise;
+        }
+    };
+}
+
 pub mod backup;
 pub mod commit;
 pub mod config;

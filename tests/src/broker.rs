@@ -30,6 +30,8 @@ pub struct TestBroker {
     program: &'static Path,
     /// Where it kills itself, see `broker/src/fault_points.rs`.
     fault_point: Option<String>,
+    /// Faults that it has from its start, see there.
+    fault_switches: String,
     folder: TempDir,
     data: PathBuf,
     listen: String,
@@ -61,6 +63,26 @@ impl TestBroker {
     #[must_use]
     pub fn start_with_fault_points(args: &[&str]) -> Self {
         Self::start_program(program_with_fault_points(), args)
+    }
+
+    /// As [`TestBroker::try_start_over`], of the program with faults, of which these
+    /// are switched on.
+    ///
+    /// # Errors
+    /// How it ended, and what it said.
+    pub fn try_start_over_with_faults(
+        data: &Path,
+        args: &[&str],
+        switches: &[&str],
+    ) -> Result<Self, (ExitStatus, String)> {
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        let program = program_with_fault_points();
+        let mut broker = Self::in_folder(program, folder, data.to_owned(), args);
+        broker.fault_switches = switches.join(",");
+        match broker.try_start() {
+            Ok(()) => Ok(broker),
+            Err(status) => Err((status, broker.log())),
+        }
     }
 
     fn start_program(program: &'static Path, args: &[&str]) -> Self {
@@ -100,6 +122,7 @@ impl TestBroker {
         Self {
             program,
             fault_point: None,
+            fault_switches: String::new(),
             folder,
             data,
             listen: ANY_PORT.to_owned(),
@@ -319,6 +342,9 @@ impl TestBroker {
         }
         if let Some(name_and_time) = &self.fault_point {
             command.env("SLUICE_FAULT_POINT", name_and_time);
+        }
+        if !self.fault_switches.is_empty() {
+            command.env("SLUICE_FAULT_SWITCHES", &self.fault_switches);
         }
         command.spawn().expect("the broker's program can be run")
     }

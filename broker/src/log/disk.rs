@@ -221,6 +221,7 @@ impl DiskFile for OnDisk {
     }
 
     fn write_durably(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        fault_switch!(AckBeforeSync, self.file.write_all_at(bytes, offset));
         match &self.direct {
             Some(direct) => direct::write_durably(direct, bytes, offset),
             None => {

@@ -431,6 +431,7 @@ fn far_ahead() -> u64 {
 /// Identifies this boot of the machine; random where the system does not tell,
 /// so that nothing is taken to have survived.
 fn boot_id() -> [u8; 16] {
+    fault_switch!(OtherBoot, rand::random());
     fs::read_to_string("/proc/sys/kernel/random/boot_id")
         .ok()
         .and_then(|text| {
