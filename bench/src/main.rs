@@ -56,7 +56,11 @@ enum Command {
     Report(suite::Report),
     /// A broker on a free port; the bench starts it.
     #[command(hide = true)]
-    Broker { data_dir: PathBuf },
+    Broker {
+        data_dir: PathBuf,
+        /// Limits, as NAME=VALUE.
+        limits: Vec<String>,
+    },
     /// The bare path on a free port; the bench starts it.
     #[command(hide = true)]
     Bare { file: Option<PathBuf> },
@@ -84,7 +88,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Quick => suite::quick().await,
         Command::Compare(compare) => suite::compare(compare).await,
         Command::Report(report) => suite::report(&report),
-        Command::Broker { data_dir } => server::broker(&data_dir).await,
+        Command::Broker { data_dir, limits } => server::broker(&data_dir, &limits).await,
         Command::Bare { file } => bare::serve(file.as_deref()).await,
     }
 }

@@ -39,6 +39,8 @@ pub(crate) struct Usage {
     pub(crate) cpu: Duration,
     /// Bytes that it caused to be written to the device.
     pub(crate) written: u64,
+    /// Bytes that it caused to be read from the device.
+    pub(crate) read: u64,
     /// The most memory that it had, in bytes.
     pub(crate) peak_memory: u64,
 }
@@ -111,6 +113,7 @@ impl Usage {
         Self {
             cpu: self.cpu.saturating_sub(before.cpu),
             written: self.written.saturating_sub(before.written),
+            read: self.read.saturating_sub(before.read),
             peak_memory: self.peak_memory,
         }
     }
@@ -128,6 +131,7 @@ pub(crate) fn usage(process: &str) -> anyhow::Result<Usage> {
     Ok(Usage {
         cpu: Duration::from_millis(ticks * 10),
         written: number(&of("io")?, "write_bytes:")?,
+        read: number(&of("io")?, "read_bytes:")?,
         peak_memory: number(&of("status")?, "VmHWM:")? * 1024,
     })
 }

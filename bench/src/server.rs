@@ -2,11 +2,17 @@
 
 use std::path::Path;
 
+use anyhow::Context;
+
 use sluice_broker::{Broker, config::Config};
 
-/// Serves until the process is killed.
-pub(crate) async fn broker(data_dir: &Path) -> anyhow::Result<()> {
-    let broker = Broker::start(Config::local(data_dir)).await?;
+/// Serves until the process is killed. Limits are as NAME=VALUE.
+pub(crate) async fn broker(data_dir: &Path, limits: &[String]) -> anyhow::Result<()> {
+    let config = Config {
+        limits: toml::from_str(&limits.join("\n")).context("limits")?,
+        ..Config::local(data_dir)
+    };
+    let broker = Broker::start(config).await?;
     println!("listening on {}", broker.addr());
     std::future::pending().await
 }

@@ -3,6 +3,7 @@
 pub(crate) mod broker;
 pub(crate) mod member;
 pub(crate) mod publisher;
+pub(crate) mod reader;
 
 use std::net::SocketAddr;
 

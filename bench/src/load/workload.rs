@@ -63,6 +63,8 @@ pub(crate) struct Spec {
     pub(crate) rate: f64,
     /// Times the rate for the middle fifth of the time.
     pub(crate) burst: f64,
+    /// With what the topics' names begin.
+    pub(crate) topic_prefix: String,
     /// Topics to which batches go in turn, in `publish`.
     pub(crate) topics: usize,
     /// Partitions of each topic.
@@ -168,6 +170,7 @@ impl Default for Spec {
             outstanding: 1,
             rate: 0.0,
             burst: 1.0,
+            topic_prefix: "bench-".into(),
             topics: 1,
             partitions: 1,
             keys: 0,
@@ -224,7 +227,8 @@ impl Spec {
             Kind::Chain => self.stages,
             _ => self.topics,
         };
-        (0..count).map(|topic| format!("bench-{topic}")).collect()
+        let prefix = &self.topic_prefix;
+        (0..count).map(|topic| format!("{prefix}{topic}")).collect()
     }
 
     /// Whether groups get the event with this number.

@@ -1,6 +1,6 @@
 //! Sluice itself, over the API as any client would.
 
-use std::{ffi::OsStr, time::Instant};
+use std::{ffi::OsStr, net::SocketAddr, path::Path, time::Instant};
 
 use anyhow::Context;
 use async_trait::async_trait;
@@ -32,20 +32,71 @@ pub(crate) struct Sluice {
     /// Of all topics, whatever the load says.
     channel: Option<Channel>,
     settings: String,
-    _dir: tempfile::TempDir,
+    /// Bytes that topics keep in each partition; 0 for all.
+    keep_bytes: i64,
+    dir: tempfile::TempDir,
 }
 
 impl Sluice {
     /// With a channel for all topics; without one, loads say it, and most say
     /// fsync.
     pub(crate) fn start(dir: tempfile::TempDir, channel: Option<Channel>) -> anyhow::Result<Self> {
-        let args: [&OsStr; 2] = ["broker".as_ref(), dir.path().as_os_str()];
+        Self::start_with(dir, channel, 0, &[])
+    }
+
+    /// As [`Sluice::start`], with limits as NAME=VALUE, and topics that keep so
+    /// many bytes in each partition.
+    pub(crate) fn start_with(
+        dir: tempfile::TempDir,
+        channel: Option<Channel>,
+        keep_bytes: i64,
+        limits: &[&str],
+    ) -> anyhow::Result<Self> {
+        let mut args: Vec<&OsStr> = vec!["broker".as_ref(), dir.path().as_os_str()];
+        args.extend(limits.iter().map(OsStr::new));
+        let others = match limits {
+            [] => "every default".to_owned(),
+            some => some.join(", "),
+        };
         Ok(Self {
             process: ServerProcess::start(&args)?,
             channel,
-            settings: format!("{}, every default", env!("CARGO_PKG_VERSION")),
-            _dir: dir,
+            settings: format!("{}, {others}", env!("CARGO_PKG_VERSION")),
+            keep_bytes,
+            dir,
         })
+    }
+
+    pub(crate) fn addr(&self) -> SocketAddr {
+        self.process.addr()
+    }
+
+    pub(crate) fn process(&self) -> &ServerProcess {
+        &self.process
+    }
+
+    pub(crate) fn data_dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub(crate) async fn admin(
+        &self,
+    ) -> anyhow::Result<AdminServiceClient<tonic::transport::Channel>> {
+        Ok(AdminServiceClient::new(connect(self.addr()).await?))
+    }
+
+    /// Makes a topic of one partition, which keeps so many bytes; 0 for all.
+    pub(crate) async fn create_topic(&self, topic: &str, keep_bytes: i64) -> anyhow::Result<()> {
+        let request = pb::CreateTopicRequest {
+            topic: topic.to_owned(),
+            config: Some(pb::TopicConfig {
+                partitions: 1,
+                retention: Some(retention(keep_bytes)),
+                ..pb::TopicConfig::default()
+            }),
+        };
+        self.admin().await?.create_topic(request).await?;
+        Ok(())
     }
 }
 
@@ -60,7 +111,7 @@ impl Target for Sluice {
     }
 
     async fn create(&self, topics: &[String], spec: &Spec) -> anyhow::Result<()> {
-        let mut admin = AdminServiceClient::new(connect(self.process.addr()).await?);
+        let mut admin = self.admin().await?;
         let channel = match self.channel.unwrap_or(spec.channel) {
             Channel::Fsync => pb::Channel::Fsync,
             Channel::Buffered => pb::Channel::Buffered,
@@ -70,7 +121,7 @@ impl Target for Sluice {
             let config = pb::TopicConfig {
                 partitions: spec.partitions as i32,
                 channel: channel.into(),
-                ..pb::TopicConfig::default()
+                retention: Some(retention(self.keep_bytes)),
             };
             let request = pb::CreateTopicRequest {
                 topic: topic.clone(),
@@ -128,6 +179,13 @@ impl Target for Sluice {
             unsettled: Vec::new(),
             settled: 0,
         }))
+    }
+}
+
+fn retention(max_bytes: i64) -> pb::Retention {
+    pb::Retention {
+        max_bytes,
+        ..pb::Retention::default()
     }
 }
 
