@@ -56,7 +56,11 @@ impl Api {
                         .map_or(keyless, |key| partition_of_key(key, partitions))
                 })
             };
-            placed.entry(to).or_default().push(NewEvent {
+            // Most batches go to one partition.
+            let room = if placed.is_empty() { count } else { 0 };
+            let of_partition = placed.entry(to);
+            let of_partition = of_partition.or_insert_with(|| Vec::with_capacity(room));
+            of_partition.push(NewEvent {
                 event,
                 note: Bytes::new(),
             });

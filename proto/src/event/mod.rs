@@ -166,6 +166,9 @@ impl<'a> EventRef<'a> {
         if self.attributes.len() > ATTRIBUTES_MAX {
             return Err(EventError::TooManyAttributes(self.attributes.len()));
         }
+        if self.attributes.is_empty() {
+            return Ok(());
+        }
         let mut names = HashSet::with_capacity(self.attributes.len());
         for (name, value) in &self.attributes {
             let field = || format!("attributes[{name:?}]");

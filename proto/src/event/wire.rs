@@ -53,7 +53,19 @@ impl<'a> Fields<'a> {
         Ok(Field { number, value })
     }
 
+    #[inline]
     fn varint(&mut self) -> Result<u64, Malformed> {
+        // Nearly all tags and lengths are one byte.
+        match self.rest.split_first() {
+            Some((first, rest)) if *first < 0x80 => {
+                self.rest = rest;
+                Ok(u64::from(*first))
+            }
+            _ => self.long_varint(),
+        }
+    }
+
+    fn long_varint(&mut self) -> Result<u64, Malformed> {
         let mut value = 0_u64;
         for (at, byte) in self.rest.iter().take(10).enumerate() {
             // The tenth byte has room for one bit.
