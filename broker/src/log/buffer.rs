@@ -10,8 +10,16 @@ use super::PAGE_BYTES;
 const PAGE: usize = PAGE_BYTES as usize;
 /// Smaller buffers come from the allocator as fast as from here.
 const POOLED_MIN: usize = 64 << 10;
-/// Bytes of buffers that wait to be used again.
+/// A page of memory as the processor can have them as well, where the system
+/// gives such on request.
+const HUGE_PAGE: usize = 2 << 20;
+/// A full block; two are on a huge page.
+const FULL: usize = HUGE_PAGE / 2;
+/// Bytes of buffers that wait to be used again, other than full blocks.
 const IDLE_BYTES_MAX: usize = 8 << 20;
+/// The same of full blocks. Of these few are ever let go, because one that is
+/// would keep its memory as long as the other on its page lives.
+const IDLE_FULL_BYTES_MAX: usize = 32 << 20;
 
 /// Buffers that were given back.
 #[derive(Debug, Default)]
@@ -33,10 +41,20 @@ impl BufferPool {
         let capacity = capacity.max(PAGE).next_power_of_two();
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         let found = idle.iter().rposition(|bytes| bytes.capacity() == capacity);
-        let pooled = found.map(|at| idle.swap_remove(at));
+        let bytes = match found {
+            Some(at) => idle.swap_remove(at),
+            None if capacity >= HUGE_PAGE => on_huge_pages(capacity),
+            // Smaller ones would keep too much memory that is not theirs.
+            None if capacity == FULL => {
+                let mut first = on_huge_pages(HUGE_PAGE);
+                idle.push(first.split_off(capacity));
+                first
+            }
+            None => aligned(capacity, PAGE),
+        };
         drop(idle);
         Buffer {
-            bytes: pooled.unwrap_or_else(|| aligned(capacity)),
+            bytes,
             pool: self.clone(),
         }
     }
@@ -47,22 +65,47 @@ impl BufferPool {
         }
         bytes.clear();
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        let held: usize = idle.iter().map(BytesMut::capacity).sum();
-        if held + bytes.capacity() <= IDLE_BYTES_MAX {
+        let full = bytes.capacity() == FULL;
+        let of_kind = idle.iter().map(BytesMut::capacity);
+        let held: usize = of_kind.filter(|of| (*of == FULL) == full).sum();
+        let max = if full {
+            IDLE_FULL_BYTES_MAX
+        } else {
+            IDLE_BYTES_MAX
+        };
+        if held + bytes.capacity() <= max {
             idle.push(bytes);
         }
     }
 }
 
-/// Memory whose first byte is at a multiple of a page.
-fn aligned(capacity: usize) -> BytesMut {
-    let mut bytes = BytesMut::with_capacity(capacity + PAGE);
-    let gap = bytes.as_ptr().align_offset(PAGE);
-    bytes.put_bytes(0, gap);
-    let _ = bytes.split_to(gap);
+/// Memory whose first byte is at a multiple of `align`.
+fn aligned(capacity: usize, align: usize) -> BytesMut {
+    let mut before = BytesMut::with_capacity(capacity + align);
+    let gap = before.as_ptr().align_offset(align);
+    let mut bytes = before.split_off(gap);
     // What is beyond would make the capacity differ from buffer to buffer.
-    let rest = bytes.split_off(capacity);
-    drop(rest);
+    drop(bytes.split_off(capacity));
+    bytes
+}
+
+/// As [`aligned`], and in few pages where the system gives such: a direct write
+/// looks up and pins each page of its buffer.
+#[allow(unsafe_code)]
+fn on_huge_pages(capacity: usize) -> BytesMut {
+    let mut bytes = aligned(capacity, HUGE_PAGE);
+    let room = bytes.spare_capacity_mut();
+    // SAFETY: the range is our own allocation, and the advice changes neither
+    // what is in it nor whether it is there.
+    let advised = unsafe {
+        rustix::mm::madvise(
+            room.as_mut_ptr().cast(),
+            room.len(),
+            rustix::mm::Advice::LinuxHugepage,
+        )
+    };
+    // Where there are none, ordinary pages do.
+    let _ = advised;
     bytes
 }
 
