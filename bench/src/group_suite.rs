@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use sluice_proto::pb;
 
 use crate::{
@@ -26,6 +26,18 @@ pub(crate) struct Groups {
     /// 1 KiB it is a quarter.
     #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     thousand_events: u32,
+    /// Only these sizes of events, in bytes.
+    #[arg(long, value_name = "BYTES", value_delimiter = ',', default_value = "100,1024")]
+    event_bytes: Vec<usize>,
+    /// Only these orders, beside the bare stream.
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "none,key")]
+    order: Vec<Order>,
+    /// Only these numbers of members.
+    #[arg(long, value_name = "COUNT", value_delimiter = ',', default_value = "1,4,16")]
+    members: Vec<usize>,
+    /// Leave out nacks, many groups, and memory.
+    #[arg(long)]
+    ways_only: bool,
     /// Groups of the measurement with many groups on one topic.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1000))]
     groups: u32,
@@ -39,8 +51,9 @@ pub(crate) struct Groups {
 }
 
 /// How events are handed out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 enum Order {
+    #[value(skip)]
     Bare,
     None,
     Key,
@@ -91,7 +104,9 @@ pub(crate) async fn run(settings: Groups) -> anyhow::Result<()> {
         eprintln!("round {round} of {}", settings.rounds);
         settings.round(&mut results).await?;
     }
-    settings.memory(&mut results).await?;
+    if !settings.ways_only {
+        settings.memory(&mut results).await?;
+    }
     print!("{}", settings.report(&results));
     Ok(())
 }
@@ -107,9 +122,9 @@ impl Groups {
     }
 
     async fn round(&self, results: &mut Results) -> anyhow::Result<()> {
-        for event_bytes in [100, 1024] {
+        for event_bytes in self.event_bytes.iter().copied() {
             let bare = ServerProcess::start(&["bare".as_ref()])?;
-            for members in [1, 4, 16] {
+            for members in self.members.iter().copied() {
                 let way = Way {
                     event_bytes,
                     order: Order::Bare,
@@ -122,11 +137,15 @@ impl Groups {
             drop(bare);
 
             let broker = OwnBroker::start(self.dir.as_deref())?;
-            for (order, topic, keys) in [(Order::None, "plain", 0), (Order::Key, "keyed", KEYS)] {
+            for order in self.order.iter().copied() {
+                let (topic, keys) = match order {
+                    Order::Key => ("keyed", KEYS),
+                    Order::Bare | Order::None => ("plain", 0),
+                };
                 broker.create_topic(topic).await?;
                 let count = self.events(event_bytes);
                 preload::run(broker.process.addr(), topic, count, event_bytes, keys).await?;
-                for members in [1, 4, 16] {
+                for members in self.members.iter().copied() {
                     let way = Way {
                         event_bytes,
                         order,
@@ -140,6 +159,9 @@ impl Groups {
                     delete_group(&broker, topic, &group).await?;
                 }
             }
+        }
+        if self.ways_only {
+            return Ok(());
         }
         self.nacks(results).await?;
         self.many_groups(results).await
@@ -241,7 +263,10 @@ impl Groups {
     }
 
     fn report(&self, results: &Results) -> String {
-        let rate = |way: &Way| Figure::of(results.ways[way].events_per_second.clone()).median();
+        let rate = |way: &Way| {
+            let rates = results.ways.get(way).map(|of| of.events_per_second.clone());
+            rates.map_or(f64::NAN, |rates| Figure::of(rates).median())
+        };
         let mut rows = Vec::new();
         for (way, outcome) in &results.ways {
             let bare = rate(&Way {
@@ -271,6 +296,13 @@ impl Groups {
             ],
             rows,
         );
+        let settings = format!(
+            "{} rounds, median (min–max); {} thousand events of 100 B, a quarter of 1 KiB.",
+            self.rounds, self.thousand_events,
+        );
+        if self.ways_only {
+            return format!("{settings}\n\n{ways}");
+        }
         let row = |name: String, outcome: &Outcome| {
             vec![
                 name,
@@ -292,11 +324,9 @@ impl Groups {
             ],
         );
         format!(
-            "{} rounds, median (min–max); {} thousand events of 100 B, a quarter of 1 KiB.\n\n\
+            "{settings}\n\n\
              {ways}\n{others}\nmemory per idle group ({} groups): {:.0} bytes\n\
              memory per event under lease: {:.0} bytes\n",
-            self.rounds,
-            self.thousand_events,
             self.idle_groups,
             Figure::of(results.bytes_per_idle_group.clone()).median(),
             Figure::of(results.bytes_per_event_in_flight.clone()).median(),
