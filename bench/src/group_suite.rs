@@ -27,13 +27,23 @@ pub(crate) struct Groups {
     #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     thousand_events: u32,
     /// Only these sizes of events, in bytes.
-    #[arg(long, value_name = "BYTES", value_delimiter = ',', default_value = "100,1024")]
+    #[arg(
+        long,
+        value_name = "BYTES",
+        value_delimiter = ',',
+        default_value = "100,1024"
+    )]
     event_bytes: Vec<usize>,
     /// Only these orders, beside the bare stream.
     #[arg(long, value_enum, value_delimiter = ',', default_value = "none,key")]
     order: Vec<Order>,
     /// Only these numbers of members.
-    #[arg(long, value_name = "COUNT", value_delimiter = ',', default_value = "1,4,16")]
+    #[arg(
+        long,
+        value_name = "COUNT",
+        value_delimiter = ',',
+        default_value = "1,4,16"
+    )]
     members: Vec<usize>,
     /// Leave out nacks, many groups, and memory.
     #[arg(long)]

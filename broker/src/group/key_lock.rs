@@ -27,6 +27,8 @@ pub struct KeyLocks<K, E> {
 #[derive(Clone, Debug)]
 struct Line<E> {
     holder: E,
+    /// When it came to hold the line.
+    since_ms: u64,
     next: VecDeque<E>,
 }
 
@@ -55,21 +57,22 @@ impl<K: Eq + Hash, E: Copy + PartialEq> KeyLocks<K, E> {
     }
 
     /// An event of the line arrives, after all that arrived before.
-    pub fn arrive(&mut self, key: K, event: E) -> Arrival {
-        self.enter(key, event, VecDeque::push_back)
+    pub fn arrive(&mut self, key: K, event: E, now_ms: u64) -> Arrival {
+        self.enter(key, event, now_ms, VecDeque::push_back)
     }
 
     /// An event that stepped aside has its turn again, before all that are in
     /// line, and after the one that holds it.
-    pub fn come_back(&mut self, key: K, event: E) -> Arrival {
-        self.enter(key, event, VecDeque::push_front)
+    pub fn come_back(&mut self, key: K, event: E, now_ms: u64) -> Arrival {
+        self.enter(key, event, now_ms, VecDeque::push_front)
     }
 
-    fn enter(&mut self, key: K, event: E, push: fn(&mut VecDeque<E>, E)) -> Arrival {
+    fn enter(&mut self, key: K, event: E, now_ms: u64, push: fn(&mut VecDeque<E>, E)) -> Arrival {
         match self.keys.entry(key) {
             Entry::Vacant(vacant) => {
                 vacant.insert(Line {
                     holder: event,
+                    since_ms: now_ms,
                     next: VecDeque::new(),
                 });
                 Arrival::Free
@@ -86,7 +89,7 @@ impl<K: Eq + Hash, E: Copy + PartialEq> KeyLocks<K, E> {
     ///
     /// # Errors
     /// When the event does not hold it; nothing has changed then.
-    pub fn release(&mut self, key: &K, event: E) -> Result<Option<E>, NotHeld> {
+    pub fn release(&mut self, key: &K, event: E, now_ms: u64) -> Result<Option<E>, NotHeld> {
         let line = self.keys.get_mut(key).ok_or(NotHeld)?;
         if line.holder != event {
             return Err(NotHeld);
@@ -94,6 +97,7 @@ impl<K: Eq + Hash, E: Copy + PartialEq> KeyLocks<K, E> {
         match line.next.pop_front() {
             Some(next) => {
                 line.holder = next;
+                line.since_ms = now_ms;
                 self.waiting -= 1;
                 Ok(Some(next))
             }
@@ -108,6 +112,12 @@ impl<K: Eq + Hash, E: Copy + PartialEq> KeyLocks<K, E> {
     #[must_use]
     pub fn holder(&self, key: &K) -> Option<&E> {
         self.keys.get(key).map(|line| &line.holder)
+    }
+
+    /// Since when the line has the holder that it has.
+    #[must_use]
+    pub fn held_since(&self, key: &K) -> Option<u64> {
+        self.keys.get(key).map(|line| line.since_ms)
     }
 
     /// Who is in line behind its holder, in order.
@@ -172,18 +182,21 @@ mod tests {
             let mut locks = KeyLocks::new();
             let mut model: HashMap<u8, VecDeque<usize>> = HashMap::new();
             let mut aside: HashMap<u8, Vec<usize>> = HashMap::new();
+            // Since when each line has its holder.
+            let mut since: HashMap<u8, (usize, u64)> = HashMap::new();
             for (event, (step, key)) in steps.into_iter().enumerate() {
+                let now = event as u64;
                 let line = model.entry(key).or_default();
                 let aside = aside.entry(key).or_default();
                 let arrival = if line.is_empty() { Arrival::Free } else { Arrival::Queued };
                 match step {
                     Step::Arrive => {
                         line.push_back(event);
-                        prop_assert_eq!(locks.arrive(key, event), arrival);
+                        prop_assert_eq!(locks.arrive(key, event, now), arrival);
                     }
                     Step::Back => if let Some(event) = aside.pop() {
                         line.insert(line.len().min(1), event);
-                        prop_assert_eq!(locks.come_back(key, event), arrival);
+                        prop_assert_eq!(locks.come_back(key, event, now), arrival);
                     },
                     Step::Withdraw => if line.len() > 1 {
                         let last = line.pop_back().expect("there are two");
@@ -192,17 +205,25 @@ mod tests {
                     Step::Release | Step::Aside => match line.pop_front() {
                         Some(holder) => {
                             if let Some(other) = line.front() {
-                                prop_assert_eq!(locks.release(&key, *other), Err(NotHeld));
+                                prop_assert_eq!(locks.release(&key, *other, now), Err(NotHeld));
                             }
                             let next = line.front().copied();
-                            prop_assert_eq!(locks.release(&key, holder), Ok(next));
+                            prop_assert_eq!(locks.release(&key, holder, now), Ok(next));
                             if let Step::Aside = step {
                                 aside.push(holder);
                             }
                         }
-                        None => prop_assert_eq!(locks.release(&key, event), Err(NotHeld)),
+                        None => prop_assert_eq!(locks.release(&key, event, now), Err(NotHeld)),
                     },
                 }
+                match line.front() {
+                    Some(holder) if since.get(&key).is_none_or(|(of, _)| of != holder) => {
+                        since.insert(key, (*holder, now));
+                    }
+                    Some(_) => {}
+                    None => drop(since.remove(&key)),
+                }
+                prop_assert_eq!(locks.held_since(&key), since.get(&key).map(|(_, at)| *at));
                 let behind: VecDeque<_> = locks.waiting_behind(&key).copied().collect();
                 let whole: VecDeque<_> = locks.holder(&key).copied().into_iter().chain(behind).collect();
                 prop_assert_eq!(Some(&whole), model.get(&key));

@@ -144,16 +144,22 @@ impl Members {
         shares: &BTreeMap<MemberId, Share>,
         may_have: impl Fn(MemberId) -> bool,
     ) -> Option<MemberId> {
-        let at = self.turns.iter().position(|id| {
-            let share = shares.get(id);
-            self.members
-                .get(id)
-                .is_some_and(|member| member.takes(size, share))
-                && may_have(*id)
-        })?;
+        let takes = |id: &MemberId| self.takes(*id, size, shares) && may_have(*id);
+        let at = self.turns.iter().position(takes)?;
         let id = self.turns.remove(at)?;
         self.turns.push_back(id);
         Some(id)
+    }
+
+    /// Whether a member has credit and room for an event of `size`.
+    pub(super) fn takes(
+        &self,
+        id: MemberId,
+        size: usize,
+        shares: &BTreeMap<MemberId, Share>,
+    ) -> bool {
+        let member = self.members.get(&id);
+        member.is_some_and(|member| member.takes(size, shares.get(&id)))
     }
 
     /// Whether any member that may have more has credit, and takes messages in

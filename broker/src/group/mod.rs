@@ -9,6 +9,7 @@
 
 pub mod board;
 mod buffered;
+mod by_number;
 mod change;
 mod command;
 pub mod credit;
@@ -17,6 +18,7 @@ mod handle;
 pub mod key_lock;
 mod members;
 pub mod note;
+mod pace;
 mod parking;
 mod payloads;
 mod registry;

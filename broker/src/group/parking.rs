@@ -19,7 +19,7 @@ use super::{
     command::SettlementError,
     note::{DeadLetterNote, Parked},
     scan::{Feed, Scanned},
-    task::{Continuation, GroupTask, READ_AGAIN_AFTER},
+    task::{Continuation, GroupTask, READ_AGAIN_AFTER, READY_LOW},
 };
 use crate::commit::{
     ATTEMPTS_REMEMBERED, AppendRequest, Changes, Group, Proposals, ReadError, Store, StoredEvent,
@@ -38,6 +38,10 @@ const SPREAD_MIN: u64 = 1024;
 /// When nothing could be moved to make room, or the log did not take what was to
 /// be parked, it is tried again after so long.
 const LOOK_AGAIN_AFTER_MS: u64 = 1000;
+/// What is behind an event that has had its line for so long may be moved to make
+/// room. A group that is only behind has a full window as well, but its lines move
+/// on, and what waits in them is soon delivered from where it is.
+const STUCK_AFTER_MS: u64 = 1000;
 
 /// An event to be parked.
 pub(super) struct ToPark {
@@ -140,12 +144,16 @@ impl GroupTask {
         self.park(followers);
         let stragglers = self.board.stragglers(FRAME_EVENTS_MAX, SPREAD_MIN);
         self.park(stragglers);
-        if self.window_is_full() && count > 0 && self.look_for_movable_ms <= now {
+        if self.look_for_movable_ms.is_some_and(|due| due > now) {
+            return;
+        }
+        self.look_for_movable_ms = None;
+        if count > 0 && self.window_is_full() {
             let most = room.min(self.limits.window_events_max / 8 + 1);
-            let movable = self.board.movable(most);
-            if movable.len() < most {
-                self.look_for_movable_ms = now + LOOK_AGAIN_AFTER_MS;
-            }
+            let stuck_since = now.saturating_sub(STUCK_AFTER_MS);
+            let movable = self.board.movable(most, stuck_since);
+            let some_left = movable.len() == most;
+            self.look_for_movable_ms = Some(now + LOOK_AGAIN_AFTER_MS).filter(|_| !some_left);
             self.park(movable);
         }
     }
@@ -156,7 +164,8 @@ impl GroupTask {
         if self.board.queued() == 0 && self.board.delayed() == 0 {
             return false;
         }
-        let full = self.board.unparked() >= self.limits.window_events_max;
+        let full = self.board.unparked() >= self.limits.window_events_max
+            && self.board.ready() < READY_LOW;
         (0..self.feeds.len()).any(|source| {
             let ranges = self.board.window(source).runs().len();
             (full || ranges >= self.limits.window_ranges_max)

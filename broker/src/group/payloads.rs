@@ -2,11 +2,9 @@
 //! goes; others are read again when their turn comes, within a budget of the
 //! same size, so that what was read far ahead does not keep them out.
 
-use std::collections::HashMap;
-
 use bytes::Bytes;
 
-use super::board::EventId;
+use super::{board::EventId, by_number::ByNumber};
 use crate::commit::StoredEvent;
 
 /// A smaller event is copied: as a slice it would keep a whole block of the log in
@@ -15,7 +13,7 @@ const COPIED_BELOW: usize = 16 << 10;
 
 #[derive(Debug)]
 pub(super) struct Payloads {
-    events: HashMap<EventId, Kept>,
+    events: ByNumber<EventId, Kept>,
     ahead: Budget,
     needed: Budget,
 }
@@ -47,7 +45,7 @@ impl Payloads {
             bytes_max,
         };
         Self {
-            events: HashMap::new(),
+            events: ByNumber::default(),
             ahead: budget(),
             needed: budget(),
         }
@@ -83,6 +81,11 @@ impl Payloads {
 
     pub(super) fn has(&self, id: EventId) -> bool {
         self.events.contains_key(&id)
+    }
+
+    /// Whether half of what may be read ahead is free.
+    pub(super) fn has_room_ahead(&self) -> bool {
+        self.ahead.room() > self.ahead.bytes_max / 2
     }
 
     /// Bytes of events whose turn has come that may still be read; 0 while as

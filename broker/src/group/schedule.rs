@@ -1,16 +1,15 @@
 //! What is due when. Time is given in, as milliseconds of a clock that never
 //! goes back.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    hash::Hash,
-};
+use std::{collections::BTreeSet, hash::Hash};
 
-/// Things, each due at one time.
+use super::by_number::ByNumber;
+
+/// Things, each due at one time. The broker gives them their names.
 #[derive(Clone, Debug)]
 pub struct Schedule<E> {
     by_time: BTreeSet<(u64, E)>,
-    times: HashMap<E, u64>,
+    times: ByNumber<E, u64>,
 }
 
 impl<E: Copy + Ord + Hash> Schedule<E> {
@@ -19,7 +18,7 @@ impl<E: Copy + Ord + Hash> Schedule<E> {
     pub fn new() -> Self {
         Self {
             by_time: BTreeSet::new(),
-            times: HashMap::new(),
+            times: ByNumber::default(),
         }
     }
 
@@ -33,6 +32,9 @@ impl<E: Copy + Ord + Hash> Schedule<E> {
 
     /// Takes a thing out. False when it was not there.
     pub fn remove(&mut self, thing: E) -> bool {
+        if self.times.is_empty() {
+            return false;
+        }
         match self.times.remove(&thing) {
             Some(due) => self.by_time.remove(&(due, thing)),
             None => false,
@@ -77,6 +79,8 @@ impl<E: Copy + Ord + Hash> Default for Schedule<E> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
     use super::*;
     use proptest::prelude::*;
 

@@ -3,7 +3,8 @@
 //!
 //! Every settlement first freezes its lease, then proposes, and leaves that
 //! state on the log's answer, so that an expiry or another settlement cannot
-//! come between.
+//! come between. The next event of its line need not wait so long: it goes on when
+//! the ack is in line for the log, behind which everything about it is written.
 
 use std::collections::BTreeMap;
 
@@ -23,7 +24,7 @@ use super::{
 };
 use crate::commit::{
     Changes, CommitError, Unavailable,
-    record::{AttemptFailed, Settle},
+    record::{AttemptFailed, Ordering, Settle},
 };
 
 /// An attempt that ended and could not be recorded is made again after so long.
@@ -67,10 +68,21 @@ struct Plan {
     dead_letters: Vec<DeadLetter>,
 }
 
+impl Plan {
+    fn is_acks(&self) -> bool {
+        self.retries.is_empty() && self.parks.is_empty() && self.dead_letters.is_empty()
+    }
+}
+
+/// Whoever asked for settlements, and what has failed of them so far.
+type Asked = (SettlementFailures, oneshot::Sender<SettlementFailures>);
+
 /// What became of a plan.
 struct Settled {
     plan: Plan,
     main: Result<(), CommitError>,
+    /// The lines of the acked events were passed on when the acks were in line.
+    passed_on: bool,
     /// In the order of the plan's parks.
     parked: Vec<Result<ParkedAt, SettlementError>>,
     /// In the order of the plan's dead letters.
@@ -116,7 +128,10 @@ impl GroupTask {
                 failures.push((index, LeaseError::Settling.into()));
                 continue;
             }
-            let member = self.member_of(token);
+            let member = match action {
+                SettlementAction::Ack => String::new(),
+                _ => self.member_of(token),
+            };
             let id = match self.board.freeze(token, now) {
                 Ok(id) => id,
                 Err(error) => {
@@ -255,11 +270,7 @@ impl GroupTask {
     }
 
     /// Proposes what was planned, and goes on when the log has answered.
-    fn carry_out(
-        &mut self,
-        plan: Plan,
-        asked: Option<(SettlementFailures, oneshot::Sender<SettlementFailures>)>,
-    ) {
+    fn carry_out(&mut self, plan: Plan, asked: Option<Asked>) {
         let mut changes = Changes {
             settles: self.settles_of(plan.acks.iter().map(|(_, id)| *id)),
             ..Changes::default()
@@ -270,6 +281,10 @@ impl GroupTask {
             if let Some((failures, reply)) = asked {
                 let _ = reply.send(failures);
             }
+            return;
+        }
+        if self.config().ordering() != Ordering::None && plan.is_acks() {
+            self.pass_on_and_ack(plan, changes, asked);
             return;
         }
         let dead_letters: Vec<_> = plan
@@ -301,6 +316,7 @@ impl GroupTask {
                     Settled {
                         plan,
                         main,
+                        passed_on: false,
                         parked,
                         dead_letters: moved,
                     },
@@ -310,14 +326,44 @@ impl GroupTask {
         }));
     }
 
-    fn finish(
-        &mut self,
-        settled: Settled,
-        asked: Option<(SettlementFailures, oneshot::Sender<SettlementFailures>)>,
-    ) {
+    /// Acks alone, in a group with lines.
+    fn pass_on_and_ack(&mut self, plan: Plan, changes: Changes, asked: Option<Asked>) {
+        let proposals = self.proposals.clone();
+        self.jobs.push(Box::pin(async move {
+            let submitted = proposals.submit(changes).await;
+            Box::new(move |task: &mut Self| {
+                let mut settled = Settled {
+                    plan,
+                    main: Ok(()),
+                    passed_on: false,
+                    parked: Vec::new(),
+                    dead_letters: Vec::new(),
+                };
+                let submitted = match submitted {
+                    Ok(submitted) => submitted,
+                    Err(error) => {
+                        settled.main = Err(error);
+                        return task.finish(settled, asked);
+                    }
+                };
+                let now = task.clock.now_ms();
+                for (_, id) in &settled.plan.acks {
+                    task.board.pass_on(*id, now);
+                }
+                settled.passed_on = true;
+                task.jobs.push(Box::pin(async move {
+                    settled.main = submitted.committed().await.map(drop);
+                    Box::new(move |task: &mut Self| task.finish(settled, asked)) as Continuation
+                }));
+            }) as Continuation
+        }));
+    }
+
+    fn finish(&mut self, settled: Settled, asked: Option<Asked>) {
         let Settled {
             plan,
             main,
+            passed_on,
             parked,
             dead_letters,
         } = settled;
@@ -330,7 +376,11 @@ impl GroupTask {
             match &main {
                 Ok(()) => self.board.settled(id, now),
                 Err(error) => {
-                    self.unfreeze(id, error);
+                    // What was in line is refused only when the group, the log or
+                    // the broker is at its end.
+                    if !passed_on {
+                        self.unfreeze(id, error);
+                    }
                     failures.push((Some(index), error.clone().into()));
                 }
             }

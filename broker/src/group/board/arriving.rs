@@ -112,7 +112,7 @@ impl Board {
         let history = history.unwrap_or_default();
         let line = self.line(id, arriving.key.as_ref());
         let arrival = match &line {
-            Some(line) => self.locks.arrive(line.clone(), id),
+            Some(line) => self.locks.arrive(line.clone(), id, now_ms),
             None => Arrival::Free,
         };
         let last_ms = history.last().map(|failed| failed.not_before_ms);
@@ -126,6 +126,7 @@ impl Board {
                 size: arriving.size,
                 parked_at: arriving.parked_at,
                 place: Place::Queued,
+                passed_on: false,
             },
         );
         match (arrival, line) {

@@ -111,6 +111,12 @@ impl Board {
         self.events.is_empty()
     }
 
+    /// Events that were settled since the board was made.
+    #[must_use]
+    pub fn settled_count(&self) -> u64 {
+        self.settled_count
+    }
+
     /// Events behind others of their line.
     #[must_use]
     pub fn queued(&self) -> usize {

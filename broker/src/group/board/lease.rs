@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use crate::group::by_number::ByNumber;
+
 /// Names one lease, for good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LeaseToken {
@@ -109,13 +111,18 @@ pub struct Holding {
 /// What each holder has that has anything.
 #[derive(Debug, Default)]
 pub(super) struct Holders {
-    by: HashMap<Holder, Holding>,
+    members: ByNumber<MemberId, Holding>,
+    unary: HashMap<String, Holding>,
     suspects: usize,
 }
 
 impl Holders {
     pub(super) fn of(&self, holder: &Holder) -> Holding {
-        self.by.get(holder).copied().unwrap_or_default()
+        let holding = match holder {
+            Holder::Member(id) => self.members.get(id),
+            Holder::Unary(name) => self.unary.get(name),
+        };
+        holding.copied().unwrap_or_default()
     }
 
     /// Suspects under lease.
@@ -124,27 +131,40 @@ impl Holders {
     }
 
     pub(super) fn given(&mut self, lease: &Lease) {
-        let holding = self.by.entry(lease.holder.clone()).or_default();
+        let holding = match &lease.holder {
+            Holder::Member(id) => self.members.entry(*id).or_default(),
+            Holder::Unary(name) => self.unary.entry(name.clone()).or_default(),
+        };
         holding.leases += 1;
         holding.suspects += usize::from(lease.solo);
         self.suspects += usize::from(lease.solo);
     }
 
     pub(super) fn ended(&mut self, lease: &Lease) {
-        let Some(holding) = self.by.get_mut(&lease.holder) else {
+        let Some(holding) = self.get_mut(&lease.holder) else {
             return;
         };
         holding.leases -= 1;
         holding.suspects -= usize::from(lease.solo);
-        self.suspects -= usize::from(lease.solo);
         if holding.leases == 0 {
-            self.by.remove(&lease.holder);
+            match &lease.holder {
+                Holder::Member(id) => drop(self.members.remove(id)),
+                Holder::Unary(name) => drop(self.unary.remove(name)),
+            }
         }
+        self.suspects -= usize::from(lease.solo);
     }
 
     pub(super) fn vanishing(&mut self, holder: &Holder, vanishing: bool) {
-        if let Some(holding) = self.by.get_mut(holder) {
+        if let Some(holding) = self.get_mut(holder) {
             holding.vanishing = vanishing;
+        }
+    }
+
+    fn get_mut(&mut self, holder: &Holder) -> Option<&mut Holding> {
+        match holder {
+            Holder::Member(id) => self.members.get_mut(id),
+            Holder::Unary(name) => self.unary.get_mut(name),
         }
     }
 }

@@ -126,7 +126,9 @@ impl Board {
     /// # Errors
     /// When it is not held, or frozen already.
     pub fn freeze(&mut self, token: LeaseToken, now_ms: u64) -> Result<EventId, LeaseError> {
-        self.claim_held(token, now_ms);
+        if self.held > 0 {
+            self.claim_held(token, now_ms);
+        }
         let (id, lease) = self.leased(token)?;
         let lease = lease.clone();
         self.deadlines.remove(token);

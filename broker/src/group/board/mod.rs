@@ -47,7 +47,7 @@ mod settling;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use sluice_proto::Offset;
@@ -66,7 +66,7 @@ use self::{
     parked::{Before, Lot},
     progress::Progress,
 };
-use super::{key_lock::KeyLocks, schedule::Schedule};
+use super::{by_number::ByNumber, key_lock::KeyLocks, schedule::Schedule};
 use crate::commit::{
     SourceState,
     record::{AttemptFailed, GroupConfig, Ordering, Source},
@@ -93,6 +93,8 @@ struct Entry {
     /// Where it is in the parking partition, if it is there.
     parked_at: Option<Offset>,
     place: Place,
+    /// It is being settled, and the next one of its line has the line already.
+    passed_on: bool,
 }
 
 impl Entry {
@@ -172,13 +174,13 @@ pub enum PlaceOf {
 #[derive(Debug)]
 pub struct Board {
     sources: Vec<Progress>,
-    events: HashMap<EventId, Entry>,
+    events: ByNumber<EventId, Entry>,
     /// May be given to anybody.
     ready: VecDeque<EventId>,
     /// May be given to a holder that has nothing.
     suspects: VecDeque<EventId>,
     locks: KeyLocks<LineName, EventId>,
-    leases: HashMap<LeaseToken, EventId>,
+    leases: ByNumber<LeaseToken, EventId>,
     delayed: Schedule<EventId>,
     /// When leases run out that no member's heartbeat keeps.
     deadlines: Schedule<LeaseToken>,
@@ -193,6 +195,7 @@ pub struct Board {
     rules: BoardRules,
     in_flight: usize,
     held: usize,
+    settled_count: u64,
 }
 
 impl Board {
@@ -212,11 +215,11 @@ impl Board {
     ) -> Self {
         let mut board = Self {
             sources: Vec::with_capacity(sources.len()),
-            events: HashMap::new(),
+            events: ByNumber::default(),
             ready: VecDeque::new(),
             suspects: VecDeque::new(),
             locks: KeyLocks::new(),
-            leases: HashMap::new(),
+            leases: ByNumber::default(),
             delayed: Schedule::new(),
             deadlines: Schedule::new(),
             limits: Schedule::new(),
@@ -228,6 +231,7 @@ impl Board {
             rules,
             in_flight: 0,
             held: 0,
+            settled_count: 0,
         };
         let indices: Vec<Source> = sources.iter().map(|(source, _)| *source).collect();
         for (at, (source, mut state)) in sources.into_iter().enumerate() {
@@ -289,7 +293,7 @@ impl Board {
         } = held;
         // It held its line when it was leased, so it is the first of it.
         if let Some(line) = self.line(id, key.as_ref()) {
-            self.locks.arrive(line, id);
+            self.locks.arrive(line, id, now_ms);
         }
         let progress = &mut self.sources[id.source];
         progress.delivered_end = progress.delivered_end.max(id.offset.next());
@@ -322,6 +326,7 @@ impl Board {
                 not_before_ms: 0,
                 parked_at,
                 place: Place::Held(token, member),
+                passed_on: false,
             },
         );
     }
@@ -365,29 +370,31 @@ impl Board {
         };
         let token = place.token();
         let before = std::mem::replace(&mut entry.place, place);
-        self.held -= usize::from(matches!(before, Place::Held(..)));
         if before.token() == token && before.lease().is_some() {
             // Frozen or thawed: the same lease.
             return;
-        }
-        if let Some(lease) = before.lease() {
-            self.in_flight -= 1;
-            self.holders.ended(lease);
         }
         if let Some(lease) = entry.place.lease() {
             self.in_flight += 1;
             self.holders.given(lease);
         }
-        if before.token() == token {
-            return;
+        if let Some(token) = token.filter(|token| before.token() != Some(*token)) {
+            self.leases.insert(token, id);
         }
-        if let Some(ended) = before.token() {
+        self.left(&before, token);
+    }
+
+    /// An event is not in this place any more. `token` is that of its new place.
+    fn left(&mut self, before: &Place, token: Option<LeaseToken>) {
+        self.held -= usize::from(matches!(before, Place::Held(..)));
+        if let Some(lease) = before.lease() {
+            self.in_flight -= 1;
+            self.holders.ended(lease);
+        }
+        if let Some(ended) = before.token().filter(|ended| Some(*ended) != token) {
             self.leases.remove(&ended);
             self.deadlines.remove(ended);
             self.limits.remove(ended);
-        }
-        if let Some(token) = token {
-            self.leases.insert(token, id);
         }
     }
 

@@ -294,16 +294,21 @@ impl Board {
     }
 
     /// Waiting events that may be parked to make room, at most `count`: those
-    /// behind others of their line first, and the latest of them. Walks over all
-    /// events.
+    /// first whose line is held by one and the same event since `stuck_since_ms`
+    /// or before, and the latest of them. Walks over all events.
     #[must_use]
-    pub fn movable(&self, count: usize) -> Vec<EventId> {
+    pub fn movable(&self, count: usize, stuck_since_ms: u64) -> Vec<EventId> {
+        let is_stuck = |id: EventId, entry: &Entry| {
+            let line = self.line(id, entry.key.as_ref());
+            let since = line.and_then(|line| self.locks.held_since(&line));
+            since.is_some_and(|since| since <= stuck_since_ms)
+        };
         let mut movable: Vec<(bool, EventId)> = self
             .events
             .iter()
             .filter(|(_, entry)| entry.parked_at.is_none())
             .filter_map(|(id, entry)| match entry.place {
-                Place::Queued => Some((true, *id)),
+                Place::Queued if is_stuck(*id, entry) => Some((true, *id)),
                 Place::Delayed => Some((false, *id)),
                 _ => None,
             })

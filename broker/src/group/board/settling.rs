@@ -9,22 +9,53 @@ use super::{
 use crate::{commit::record::AttemptFailed, group::key_lock::Arrival};
 
 impl Board {
-    /// The event is settled, durably.
-    pub fn settled(&mut self, id: EventId, now_ms: u64) {
-        let at = self.at(id);
-        self.sources[at.source].window.settle(at.offset);
-        self.set_place(id, Place::Queued);
-        let Some(entry) = self.events.remove(&id) else {
+    /// The event's ack is in line for the log. Whatever comes of the next one of
+    /// its line is written behind it, so that one has the line from now on: what
+    /// a crash loses of a line's acks are the last ones.
+    ///
+    /// The event is settled then, or the group is over.
+    pub fn pass_on(&mut self, id: EventId, now_ms: u64) {
+        let Some(line) = self.line_of(id) else {
             return;
         };
+        // Not held when another lease of its line was there before a restart, too.
+        let Ok(next) = self.locks.release(&line, id, now_ms) else {
+            return;
+        };
+        if let Some(entry) = self.events.get_mut(&id) {
+            entry.passed_on = true;
+        }
+        if let Some(next) = next {
+            self.activate(next, now_ms);
+        }
+    }
+
+    /// The event is settled, durably.
+    pub fn settled(&mut self, id: EventId, now_ms: u64) {
+        let Some(entry) = self.events.remove(&id) else {
+            self.sources[id.source].window.settle(id.offset);
+            return;
+        };
+        self.left(&entry.place, None);
+        self.settled_count += 1;
         match entry.parked_at {
-            Some(at) => drop(self.lot.locations.remove(&at)),
-            None => self.sources[id.source].unsettled -= 1,
+            Some(at) => {
+                self.lot.locations.remove(&at);
+                self.sources[self.lot.parking.source].window.settle(at);
+            }
+            None => {
+                let progress = &mut self.sources[id.source];
+                progress.window.settle(id.offset);
+                progress.unsettled -= 1;
+            }
+        }
+        if entry.passed_on {
+            return;
         }
         let Some(line) = self.line(id, entry.key.as_ref()) else {
             return;
         };
-        match self.locks.release(&line, id) {
+        match self.locks.release(&line, id, now_ms) {
             Ok(Some(next)) => self.activate(next, now_ms),
             Ok(None) => {}
             // Another lease of its line was held before a restart, too.
@@ -98,7 +129,7 @@ impl Board {
                 return;
             };
             if self.rules.overtake {
-                next = self.locks.release(&line, id).ok().flatten();
+                next = self.locks.release(&line, id, now_ms).ok().flatten();
             } else {
                 self.lot_is_followed(id, &line);
             }
@@ -109,7 +140,7 @@ impl Board {
     pub fn wake_delayed(&mut self, now_ms: u64) {
         while let Some(id) = self.delayed.pop_due(now_ms) {
             let arrival = match self.line_of(id) {
-                Some(line) if self.rules.overtake => self.locks.come_back(line, id),
+                Some(line) if self.rules.overtake => self.locks.come_back(line, id, now_ms),
                 _ => Arrival::Free,
             };
             match arrival {

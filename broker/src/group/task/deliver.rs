@@ -24,6 +24,9 @@ fn fits(pull: &PendingPull, message_bytes: usize, size: usize) -> bool {
     message_bytes + size + DELIVERY_OVERHEAD <= pull.message_bytes_max
 }
 
+/// Most events that a member gets in one go, before it is another one's turn.
+const RUN_MAX: usize = 64;
+
 /// Who gets the next event.
 enum Receiver {
     Pull(String),
@@ -40,6 +43,8 @@ struct Round {
     message_bytes: usize,
     shares: BTreeMap<MemberId, Share>,
     shared: BTreeMap<MemberId, Vec<Delivery>>,
+    /// The member whose turn it is, and how many more it gets.
+    turn: Option<(MemberId, usize)>,
 }
 
 impl GroupTask {
@@ -55,6 +60,7 @@ impl GroupTask {
         self.fetch_missing();
         let mut round = Round::default();
         self.deliver_suspects(&mut round);
+        let now = self.clock.now_ms();
         let mut passed_over = 0;
         while self.board.occupied() < self.config().max_in_flight as usize
             && passed_over < self.board.ready().min(LOOKED_AT_MAX)
@@ -73,7 +79,6 @@ impl GroupTask {
             }
             match self.receiver(size, &mut round) {
                 Receiver::Pull(name) => {
-                    let now = self.clock.now_ms();
                     let leased = self.board.lease(Holder::Unary(name), now);
                     if let Some(delivery) = self.delivery(leased) {
                         round.pulled_bytes += size;
@@ -82,7 +87,6 @@ impl GroupTask {
                     }
                 }
                 Receiver::Member(member) => {
-                    let now = self.clock.now_ms();
                     let leased = self.board.lease(Holder::Member(member), now);
                     if let Some(delivery) = self.delivery(leased) {
                         self.members.charge(member, size, &mut round.shares);
@@ -209,8 +213,20 @@ impl GroupTask {
         }
         let (board, solo) = (&self.board, &self.solo);
         let may_have = |id| board.may_have_more(&Holder::Member(id)) && !solo.is_emptying(id);
-        match self.members.choose(size, &round.shares, may_have) {
-            Some(member) => Receiver::Member(member),
+        let members = &mut self.members;
+        // A run for one member is cheaper than the same events here and there.
+        // Half of an even share is left, so that all have the same in the end.
+        let going_on = round.turn.filter(|(member, left)| {
+            *left > 0 && members.takes(*member, size, &round.shares) && may_have(*member)
+        });
+        let turn = going_on.or_else(|| {
+            let member = members.choose(size, &round.shares, may_have)?;
+            let run = board.ready() / (2 * members.len());
+            Some((member, run.clamp(1, RUN_MAX)))
+        });
+        round.turn = turn.map(|(member, left)| (member, left - 1));
+        match turn {
+            Some((member, _)) => Receiver::Member(member),
             None => Receiver::Nobody,
         }
     }

@@ -10,7 +10,8 @@ mod notes;
 mod read_ahead;
 
 use std::{
-    collections::{HashSet, VecDeque},
+    collections::VecDeque,
+    pin::pin,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -27,11 +28,13 @@ use tokio_util::sync::CancellationToken;
 use self::flow::Flowing;
 use super::{
     board::{Board, EventId, Holder, LeaseToken, MemberId},
+    by_number::NumberSet,
     change::Changing,
     command::{Command, JoinError, Joined, Outgoing, PendingPull},
     credit::Grant,
     members::Members,
     note::AttemptEnd,
+    pace::Pace,
     payloads::Payloads,
     registry::GroupLimits,
     routes::Routes,
@@ -46,8 +49,11 @@ use crate::{
     flow::Metering,
 };
 
-/// Read ahead while fewer events are ready.
-const READY_LOW: usize = 512;
+/// Read ahead while fewer events are ready; with several members as many for each,
+/// so that what each is sent is worth a message …
+pub(super) const READY_LOW: usize = 512;
+/// … up to this many, as far as memory goes.
+const READY_HIGH: usize = 4096;
 /// Events that are looked at in one turn whether they must be read again.
 const FETCHES_MAX: usize = 256;
 /// A lease that lasts so long is noted in the log, so that a restart of the
@@ -88,14 +94,17 @@ pub(super) struct GroupTask {
     pulls: VecDeque<PendingPull>,
     scanning: Vec<bool>,
     scan_turn: usize,
-    fetching: HashSet<EventId>,
+    pace: Pace,
+    /// When to read on, if nothing else happens.
+    read_on_ms: Option<u64>,
+    fetching: NumberSet<EventId>,
     skips_due_ms: Option<u64>,
     /// What is parked is being looked for.
     pub(super) finding: bool,
     /// Moves to the parking partition under way beside settlements.
     pub(super) parks_under_way: usize,
-    /// When to look again what can make room.
-    pub(super) look_for_movable_ms: u64,
+    /// When to look again what can make room, when there was too little.
+    pub(super) look_for_movable_ms: Option<u64>,
     /// When to park again what was not asked for, after a failure.
     pub(super) parks_again_ms: u64,
     pub(super) changing: Changing,
@@ -105,7 +114,7 @@ pub(super) struct GroupTask {
     pub(super) generation: u64,
     /// Dead letters that are redriven or purged.
     pub(super) resolved: AckWindow,
-    pub(super) redriving: HashSet<Offset>,
+    pub(super) redriving: NumberSet<Offset>,
     /// Why nothing is delivered any more.
     pub(super) disabled: Option<String>,
     /// Where each source began when that was looked at last.
@@ -211,17 +220,19 @@ impl GroupTask {
             limits: parts.limits,
             pulls: VecDeque::new(),
             scan_turn: 0,
-            fetching: HashSet::new(),
+            pace: Pace::default(),
+            read_on_ms: None,
+            fetching: NumberSet::default(),
             skips_due_ms: None,
             finding: false,
             parks_under_way: 0,
-            look_for_movable_ms: 0,
+            look_for_movable_ms: None,
             parks_again_ms: 0,
             changing: Changing::default(),
             quiet: 0,
             generation: 0,
             resolved: parts.resolved,
-            redriving: HashSet::new(),
+            redriving: NumberSet::default(),
             disabled: parts.disabled,
             counters: Counters::default(),
             dropped: 0,
@@ -241,6 +252,9 @@ impl GroupTask {
         };
         let room = self.room.clone();
         let mut opened = self.flow.metering.flow().opened();
+        // Set anew only for what is due sooner: one that ends too early costs a turn,
+        // and setting it in every turn would cost more.
+        let mut sleep = pin!(sleep_until(self.clock.instant(u64::MAX)));
         loop {
             self.go_on_changing();
             self.let_time_pass();
@@ -256,12 +270,11 @@ impl GroupTask {
             self.tell_backlog();
             let held_back = self.flow.held_back.is_some();
             let wake = self.next_due_ms().map(|due| self.clock.instant(due));
-            let sleep = async {
-                match wake {
-                    Some(at) => sleep_until(at).await,
-                    None => std::future::pending().await,
-                }
-            };
+            if let Some(at) = wake
+                && (at < sleep.deadline() || sleep.is_elapsed())
+            {
+                sleep.as_mut().reset(at);
+            }
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
@@ -274,7 +287,7 @@ impl GroupTask {
                 Ok(()) = parking.changed() => {}
                 () = room.notified() => {}
                 Ok(()) = opened.changed(), if held_back => {}
-                () = sleep => {}
+                () = &mut sleep, if wake.is_some() => {}
                 () = task::yield_now(), if more => {}
             }
             self.catch_up();
@@ -474,12 +487,16 @@ impl GroupTask {
         if self.changing.holds() {
             return pull_ms;
         }
+        let now_ms = self.clock.now_ms();
         [
             self.board.next_due(),
             self.board.oldest_young().map(|since| since + NOTE_AFTER_MS),
             self.members.next_due(),
-            self.solo.next_due(self.clock.now_ms()),
+            self.solo.next_due(now_ms),
             self.skips_due_ms,
+            self.read_on_ms,
+            // One that is past waits for what is on its way.
+            self.look_for_movable_ms.filter(|due| *due > now_ms),
             self.measure_due_ms(),
             pull_ms,
         ]

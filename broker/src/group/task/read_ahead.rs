@@ -7,13 +7,16 @@ use prost::Message;
 use sluice_proto::Offset;
 use tokio::task;
 
-use super::{Continuation, FETCHES_MAX, GroupTask, READ_AGAIN_AFTER, READY_LOW, SKIPS_AFTER_MS};
+use super::{
+    Continuation, FETCHES_MAX, GroupTask, READ_AGAIN_AFTER, READY_HIGH, READY_LOW, SKIPS_AFTER_MS,
+};
 use crate::{
     commit::{ReadError, StoredEvent, record::Ordering},
     filter::EvaluationError,
     group::{
         board::{Arrived, EventId},
         note::DeadLetterNote,
+        pace::Standing,
         scan::{Scanned, turn_to_filter},
     },
 };
@@ -41,6 +44,7 @@ impl GroupTask {
     /// Reads pages until enough is ready. True when it can go on at once.
     pub(super) fn read_ahead(&mut self) -> bool {
         const PAGES_PER_TURN: usize = 4;
+        self.read_on_ms = None;
         if self.disabled.is_some() || self.changing.holds() {
             return false;
         }
@@ -53,6 +57,8 @@ impl GroupTask {
                     return true;
                 }
                 pages += 1;
+                let now = self.clock.now_ms();
+                self.pace.read(self.standing(), now);
                 let from = self.board.scan_next(source);
                 self.scanner.limits.events = self.room_for(source).min(self.limits.page.events);
                 match self.scanner.scan_now(&self.feeds[source], from) {
@@ -64,11 +70,39 @@ impl GroupTask {
         false
     }
 
-    fn wants_page(&self, source: usize) -> bool {
+    fn wants_page(&mut self, source: usize) -> bool {
         !self.scanning[source]
-            && (self.board.ready() < READY_LOW || self.scans_on())
+            && (self.board.ready() < self.ready_wanted() || self.scans_on())
             && self.has_room_for(source)
             && self.board.scan_next(source) < self.readable_end(source)
+            && self.reads_on()
+    }
+
+    /// Whether the next page is due. Notes when it will be.
+    fn reads_on(&mut self) -> bool {
+        if self.config().ordering() != Ordering::Key || self.scans_on() {
+            return true;
+        }
+        let due = self.pace.next_due(self.standing());
+        let is_due = due <= self.clock.now_ms();
+        self.read_on_ms = Some(due).filter(|_| !is_due);
+        is_due
+    }
+
+    fn standing(&self) -> Standing {
+        Standing {
+            in_line: self.board.queued(),
+            at_work: self.board.in_flight(),
+            settled: self.board.settled_count(),
+        }
+    }
+
+    /// How many events are to be ready.
+    fn ready_wanted(&self) -> usize {
+        match self.payloads.has_room_ahead() {
+            true => (READY_LOW * self.members.len()).clamp(READY_LOW, READY_HIGH),
+            false => READY_LOW,
+        }
     }
 
     /// Where a source ends for now.

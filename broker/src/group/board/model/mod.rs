@@ -77,6 +77,9 @@ struct Run {
     /// On their way to the parking partition.
     moving: BTreeSet<EventId>,
     events: Vec<Event>,
+    /// Acked events, in the order in which their acks are in line for the log, and
+    /// who has them until then.
+    in_line: VecDeque<(EventId, Holder)>,
     /// Live leases by token.
     given: BTreeMap<LeaseToken, Given>,
     /// Leases that wait for their holders after a restart.
@@ -117,6 +120,7 @@ impl Run {
             parking: Vec::new(),
             moving: BTreeSet::new(),
             events: Vec::new(),
+            in_line: VecDeque::new(),
             given: BTreeMap::new(),
             held: BTreeMap::new(),
             members: BTreeMap::new(),
@@ -166,7 +170,7 @@ impl Run {
         for offset in self.held.values() {
             assert!(leased.insert(*offset), "{offset:?} is held and leased");
         }
-        assert_eq!(self.board.occupied(), leased.len());
+        assert_eq!(self.board.occupied(), leased.len() + self.in_line.len());
         // Nothing is lost, and nothing is settled that is not.
         let unsettled = self.events.iter().filter(|event| !event.settled).count();
         assert_eq!(self.board.len(), unsettled, "an event is lost");
@@ -206,8 +210,12 @@ impl Run {
             if !self.same_line(event, other) || other.settled {
                 continue;
             }
-            // It has failed and let this one pass.
-            let passed = self.rules.overtake && other.counted > 0;
+            // It has failed and let this one pass, or its ack is in line.
+            let in_line = self
+                .in_line
+                .iter()
+                .any(|(id, _)| id.offset.0 as usize == earlier);
+            let passed = in_line || (self.rules.overtake && other.counted > 0);
             assert!(passed, "{offset} is under lease before {earlier}");
         }
         let others = self.given.values().map(|given| given.offset.0 as usize);
@@ -228,6 +236,7 @@ impl Run {
             if self.members.is_empty() {
                 self.join();
             }
+            self.log_answers();
             self.arrive_parked();
             self.grant();
             self.pass(SOLO_WAIT_MS + LEASE_MS);

@@ -22,6 +22,11 @@ impl Run {
     }
 
     pub(super) fn settle_durably(&mut self, id: EventId) {
+        self.log_answers();
+        self.settle_in_log(id);
+    }
+
+    pub(super) fn settle_in_log(&mut self, id: EventId) {
         let at = self.lies(id).offset;
         let durable = self.durable_at(id);
         durable.window.settle(at);
@@ -90,7 +95,8 @@ impl Run {
 
     pub(super) fn make_room(&mut self) {
         if self.parks() {
-            let movable = self.board.movable(self.rng.random_range(1..5));
+            let stuck_since = self.now - self.rng.random_range(0..=self.now.min(LEASE_MS));
+            let movable = self.board.movable(self.rng.random_range(1..5), stuck_since);
             self.set_out(movable);
         }
     }
@@ -178,6 +184,7 @@ impl Run {
 
     /// The group goes on elsewhere, without leases.
     pub(super) fn seek(&mut self) {
+        self.log_answers();
         self.arrive_parked();
         let to = Offset(self.rng.random_range(0..=self.events.len() as u64));
         let parked: Vec<Offset> = self.board.parked_of(0).map(|(_, at)| at).collect();

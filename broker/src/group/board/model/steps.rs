@@ -5,7 +5,7 @@ use super::*;
 
 impl Run {
     pub(super) fn step(&mut self) {
-        match self.rng.random_range(0..26) {
+        match self.rng.random_range(0..29) {
             0..4 => self.publish(),
             4 => self.join(),
             5 => self.grant(),
@@ -26,6 +26,8 @@ impl Run {
             22 => self.park_again(),
             23 => self.arrive_parked(),
             24 if self.rng.random_bool(0.2) => self.seek(),
+            25..27 => self.ack_in_line(),
+            27 => self.log_answers(),
             _ => {
                 let passes = self.rng.random_range(0..2 * LEASE_MS);
                 self.pass(passes);
@@ -115,6 +117,7 @@ impl Run {
             let given = self.given.remove(&token).expect("it was given");
             self.board.hand_back(token);
             // Its note is taken back.
+            self.log_answers();
             let id = EventId {
                 source: 0,
                 offset: given.offset,
@@ -132,7 +135,9 @@ impl Run {
             return;
         };
         let tokens = self.board.leases_of(member);
-        let alone = tokens.len() == 1;
+        let in_line = self.in_line.iter();
+        let acked = in_line.filter(|(_, holder)| *holder == Holder::Member(member));
+        let alone = tokens.len() + acked.count() == 1;
         for token in &tokens {
             let given = self.given.remove(token).expect("it was given");
             let event = &mut self.events[given.offset.0 as usize];
@@ -189,6 +194,7 @@ impl Run {
                     uncounted: !counts,
                     ..AttemptFailed::default()
                 };
+                self.log_answers();
                 let at = self.lies(id).offset;
                 let durable = self.durable_at(id);
                 durable.attempts.entry(at).or_default().push(failed.clone());
@@ -200,16 +206,24 @@ impl Run {
 
     fn settle(&mut self, id: EventId) {
         self.settle_durably(id);
+        self.is_settled(id);
+    }
+
+    fn is_settled(&mut self, id: EventId) {
         let event = &mut self.events[id.offset.0 as usize];
         event.settled = true;
         event.parked_at = None;
         self.board.settled(id, self.now);
     }
 
-    /// The broker ends and starts again from what is durable. Some settlements
-    /// on their way are lost with it; those of this model are all answered.
+    /// The broker ends and starts again from what is durable. Of the settlements
+    /// that were in line the last ones are lost with it.
     fn restart(&mut self) {
         self.epoch += 1;
+        let written = self.rng.random_range(0..=self.in_line.len());
+        self.log_answers_to(written);
+        self.nothing_settled_follows_what_is_lost();
+        self.in_line.clear();
         self.moves_end_with_the_broker();
         let (sources, parking) = self.durable_sources();
         self.board = Board::new(sources, parking, self.epoch, self.rules, self.now, 0);
@@ -257,6 +271,49 @@ impl Run {
         if let Some(token) = self.some_lease() {
             let id = self.freeze(token);
             self.settle(id);
+        }
+    }
+
+    /// An ack that is in line for the log. If its event was first of a line, the
+    /// next one goes on.
+    fn ack_in_line(&mut self) {
+        if let Some(token) = self.some_lease() {
+            let holder = self.given[&token].holder.clone();
+            let id = self.freeze(token);
+            self.board.pass_on(id, self.now);
+            self.in_line.push_back((id, holder));
+        }
+    }
+
+    /// Everything that is in line is durable. What is written later is so only
+    /// together with it.
+    pub(super) fn log_answers(&mut self) {
+        self.log_answers_to(self.in_line.len());
+    }
+
+    fn log_answers_to(&mut self, count: usize) {
+        let answered: Vec<_> = self.in_line.drain(..count).collect();
+        for (id, _) in answered {
+            self.settle_in_log(id);
+            self.is_settled(id);
+        }
+    }
+
+    /// What a crash takes of a line's acks are the last ones.
+    fn nothing_settled_follows_what_is_lost(&self) {
+        if self.rules.overtake {
+            return;
+        }
+        for (lost, _) in &self.in_line {
+            let lost = lost.offset.0 as usize;
+            for later in lost + 1..self.events.len() {
+                let follows = self.same_line(&self.events[lost], &self.events[later]);
+                let settled = self.events[later].settled;
+                assert!(
+                    !(follows && settled),
+                    "{later} is settled and {lost} is lost"
+                );
+            }
         }
     }
 
@@ -316,6 +373,7 @@ impl Run {
 
     fn note(&mut self) {
         if let Some(token) = self.some_lease() {
+            self.log_answers();
             let offset = self.given[&token].offset;
             let id = EventId { source: 0, offset };
             let (at, parked) = (self.lies(id).offset, self.lies(id) != id);

@@ -1,0 +1,90 @@
+//! How fast a group reads on that has many events in line behind others.
+//!
+//! What is behind another event of its key is of no use before that one is settled,
+//! and what is read further ahead than memory goes is read twice. So while many are
+//! in line, a page is read for as many events as were settled. When few are at work
+//! their keys may be in the way of others, which are to be found soon; and however
+//! many are at work, others are found at some time.
+//!
+//! Pure: it is given the time.
+
+/// So many events in line are enough.
+const IN_LINE_ENOUGH: usize = 4096;
+/// A page is read for so many that were settled.
+const SETTLED_PER_PAGE: u64 = 512;
+/// Fewer at work are few.
+const FEW_AT_WORK: usize = 64;
+/// The next page while few are at work.
+const SOON_MS: u64 = 5;
+/// The next page in any case.
+const LATE_MS: u64 = 50;
+
+/// When the last page was read.
+#[derive(Debug, Default)]
+pub(super) struct Pace {
+    at_ms: u64,
+    settled: u64,
+}
+
+/// What a group has to do.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Standing {
+    /// Events behind others of their key.
+    pub(super) in_line: usize,
+    /// Events under lease.
+    pub(super) at_work: usize,
+    /// Events that were ever settled.
+    pub(super) settled: u64,
+}
+
+impl Pace {
+    /// A page is read.
+    pub(super) fn read(&mut self, standing: Standing, now_ms: u64) {
+        self.at_ms = now_ms;
+        self.settled = standing.settled;
+    }
+
+    /// When the next page is due, if no more is settled: what is not later than
+    /// now is due.
+    pub(super) fn next_due(&self, standing: Standing) -> u64 {
+        let settled = standing.settled.saturating_sub(self.settled);
+        if standing.in_line < IN_LINE_ENOUGH || settled >= SETTLED_PER_PAGE {
+            return 0;
+        }
+        let few = standing.at_work < FEW_AT_WORK;
+        self.at_ms + if few { SOON_MS } else { LATE_MS }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_follows_what_is_settled_and_never_stops() {
+        let mut pace = Pace::default();
+        let busy = Standing {
+            in_line: IN_LINE_ENOUGH,
+            at_work: FEW_AT_WORK,
+            settled: 1000,
+        };
+        pace.read(busy, 70);
+        let few_in_line = Standing {
+            in_line: IN_LINE_ENOUGH - 1,
+            ..busy
+        };
+        assert_eq!(pace.next_due(few_in_line), 0);
+        assert_eq!(pace.next_due(busy), 70 + LATE_MS);
+        let settled = |count| Standing {
+            settled: 1000 + count,
+            ..busy
+        };
+        assert_eq!(pace.next_due(settled(SETTLED_PER_PAGE - 1)), 70 + LATE_MS);
+        assert_eq!(pace.next_due(settled(SETTLED_PER_PAGE)), 0);
+        let few_at_work = Standing {
+            at_work: FEW_AT_WORK - 1,
+            ..busy
+        };
+        assert_eq!(pace.next_due(few_at_work), 70 + SOON_MS);
+    }
+}
