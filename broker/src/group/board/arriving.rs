@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use sluice_proto::Offset;
 
-use super::{Board, Entry, EventId, lease::Place, parked::Before};
+use super::{Before, Board, Entry, EventId, Past, lease::Place};
 use crate::{commit::record::Source, group::key_lock::Arrival};
 
 /// An event that the group is to deliver.
@@ -118,16 +118,17 @@ impl Board {
         let last_ms = history.last().map(|failed| failed.not_before_ms);
         self.events.insert(
             id,
-            Entry {
-                not_before_ms: last_ms.unwrap_or(arriving.not_before_ms),
-                before: arriving.before,
-                history,
-                key: arriving.key,
-                size: arriving.size,
-                parked_at: arriving.parked_at,
-                place: Place::Queued,
-                passed_on: false,
-            },
+            Entry::new(
+                arriving.key,
+                arriving.size,
+                Past {
+                    before: arriving.before,
+                    history,
+                    not_before_ms: last_ms.unwrap_or(arriving.not_before_ms),
+                    parked_at: arriving.parked_at,
+                },
+                Place::Queued,
+            ),
         );
         match (arrival, line) {
             (Arrival::Queued, Some(line)) => self.lot_follows(id, &line),

@@ -180,7 +180,7 @@ impl Board {
         let mut counts = vec![Counts::default(); self.sources.len()];
         for (id, entry) in &self.events {
             let of = &mut counts[id.source];
-            let parked = entry.parked_at.is_some();
+            let parked = entry.parked_at().is_some();
             match entry.place {
                 Place::Leased(_) | Place::Settling(_) => of.in_flight += 1,
                 Place::Delayed | Place::Queued | Place::Moving(_) if parked => of.parked += 1,

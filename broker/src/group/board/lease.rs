@@ -47,7 +47,7 @@ pub struct Lease {
     /// It was given as a suspect, to a holder that held nothing.
     pub solo: bool,
     /// What its worker said last.
-    pub report: Option<Report>,
+    pub report: Option<Box<Report>>,
     /// It is noted in the log.
     pub noted: bool,
 }

@@ -85,7 +85,7 @@ impl Board {
         if let Some(report) = report
             && let Some(Place::Leased(lease)) = self.events.get_mut(&id).map(|e| &mut e.place)
         {
-            lease.report = Some(report);
+            lease.report = Some(Box::new(report));
         }
         Ok(())
     }

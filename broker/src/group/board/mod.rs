@@ -35,6 +35,7 @@ mod anew;
 mod arriving;
 mod counts;
 mod delivery;
+mod entry;
 mod gone;
 mod lease;
 mod leases;
@@ -62,8 +63,9 @@ pub use self::{
 };
 use self::{
     arriving::Arriving,
+    entry::{Before, Entry, Past},
     lease::{Holders, Place, Waited},
-    parked::{Before, Lot},
+    parked::Lot,
     progress::Progress,
 };
 use super::{by_number::ByNumber, key_lock::KeyLocks, schedule::Schedule};
@@ -79,35 +81,6 @@ pub struct EventId {
     pub source: usize,
     /// Where in it.
     pub offset: Offset,
-}
-
-#[derive(Debug)]
-struct Entry {
-    key: Option<Bytes>,
-    size: u32,
-    /// What was tried before it was parked.
-    before: Before,
-    /// Failed attempts since, the latest ones, oldest first.
-    history: Vec<AttemptFailed>,
-    not_before_ms: u64,
-    /// Where it is in the parking partition, if it is there.
-    parked_at: Option<Offset>,
-    place: Place,
-    /// It is being settled, and the next one of its line has the line already.
-    passed_on: bool,
-}
-
-impl Entry {
-    /// A vanished member had it, in its last attempt.
-    fn is_suspect(&self) -> bool {
-        let last = self.history.last();
-        last.map_or(self.before.suspect, |failed| failed.suspect)
-    }
-
-    fn attempt(&self) -> u32 {
-        let last = self.history.last();
-        last.map_or(self.before.next_attempt, AttemptFailed::next_attempt)
-    }
 }
 
 /// What goes one event at a time.
@@ -318,16 +291,17 @@ impl Board {
         self.held += 1;
         self.events.insert(
             id,
-            Entry {
+            Entry::new(
                 key,
                 size,
-                before: Before::default(),
-                history,
-                not_before_ms: 0,
-                parked_at,
-                place: Place::Held(token, member),
-                passed_on: false,
-            },
+                Past {
+                    before: Before::default(),
+                    history,
+                    not_before_ms: 0,
+                    parked_at,
+                },
+                Place::Held(token, member),
+            ),
         );
     }
 
@@ -359,7 +333,7 @@ impl Board {
     pub fn history(&self, id: EventId) -> &[AttemptFailed] {
         self.events
             .get(&id)
-            .map_or(&[], |entry| entry.history.as_slice())
+            .map_or(&[], |entry| entry.past().history.as_slice())
     }
 
     /// The one place where an event's place changes, and with it who finds it by

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use sluice_proto::Offset;
 
 use super::{
-    Arriving, Board, Entry, EventId, LineName,
+    Arriving, Before, Board, Entry, EventId, LineName,
     lease::{Place, Waited},
 };
 use crate::commit::record::{AttemptFailed, Ordering};
@@ -25,22 +25,6 @@ pub struct Parking {
     pub source: usize,
     /// What lies below was parked before the board was made.
     pub end: Offset,
-}
-
-/// What was tried before an event was parked.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Before {
-    pub(super) next_attempt: u32,
-    pub(super) suspect: bool,
-}
-
-impl Default for Before {
-    fn default() -> Self {
-        Self {
-            next_attempt: 1,
-            suspect: false,
-        }
-    }
 }
 
 /// What is parked.
@@ -79,7 +63,7 @@ impl Board {
     /// partition.
     #[must_use]
     pub fn at(&self, id: EventId) -> EventId {
-        match self.events.get(&id).and_then(|entry| entry.parked_at) {
+        match self.events.get(&id).and_then(Entry::parked_at) {
             Some(offset) => EventId {
                 source: self.lot.parking.source,
                 offset,
@@ -96,8 +80,7 @@ impl Board {
         let Some(entry) = self.events.get_mut(&id) else {
             return;
         };
-        let was_parked = entry.parked_at.replace(at);
-        entry.before = match failed {
+        let before = match failed {
             Some(failed) => Before {
                 next_attempt: failed.next_attempt(),
                 suspect: failed.suspect,
@@ -107,9 +90,12 @@ impl Board {
                 suspect: entry.is_suspect(),
             },
         };
-        entry.history.clear();
+        let past = entry.past_mut();
+        past.before = before;
+        past.history.clear();
+        let was_parked = past.parked_at.replace(at);
         if let Some(failed) = failed {
-            entry.not_before_ms = failed.not_before_ms;
+            past.not_before_ms = failed.not_before_ms;
         }
         self.sources[from.source].window.settle(from.offset);
         match was_parked {
@@ -145,7 +131,7 @@ impl Board {
             Place::Delayed => Waited::Delay,
             _ => return false,
         };
-        if entry.parked_at.is_none() {
+        if entry.parked_at().is_none() {
             self.lot.moving += 1;
         }
         self.delayed.remove(id);
@@ -181,7 +167,10 @@ impl Board {
             Waited::Line => {}
             Waited::Turn => self.activate(id, now_ms),
             Waited::Delay => {
-                let due_ms = self.events.get(&id).map_or(0, |entry| entry.not_before_ms);
+                let due_ms = self
+                    .events
+                    .get(&id)
+                    .map_or(0, |entry| entry.past().not_before_ms);
                 self.delayed.set(id, due_ms);
                 self.set_place(id, Place::Delayed);
                 if !self.rules.overtake
@@ -211,16 +200,16 @@ impl Board {
         let events = &self.events;
         let unparked = |id: &&EventId| {
             let entry = events.get(*id);
-            entry.is_some_and(|entry| entry.parked_at.is_none())
+            entry.is_some_and(|entry| entry.parked_at().is_none())
         };
         let followers = self.locks.waiting_behind(line).filter(unparked).copied();
         self.lot.followers.extend(followers);
     }
 
     fn is_parked_and_waits(&self, id: EventId) -> bool {
-        self.events
-            .get(&id)
-            .is_some_and(|entry| entry.parked_at.is_some() && matches!(entry.place, Place::Delayed))
+        self.events.get(&id).is_some_and(|entry| {
+            entry.parked_at().is_some() && matches!(entry.place, Place::Delayed)
+        })
     }
 
     /// Takes out events that wait for a line whose first event is parked, at
@@ -231,7 +220,7 @@ impl Board {
             && let Some(id) = self.lot.followers.pop_first()
         {
             let waits = self.events.get(&id).is_some_and(|entry| {
-                entry.parked_at.is_none() && matches!(entry.place, Place::Queued)
+                entry.parked_at().is_none() && matches!(entry.place, Place::Queued)
             });
             let line = self.line_of(id).filter(|_| waits);
             let holder = line.and_then(|line| self.locks.holder(&line).copied());
@@ -265,7 +254,9 @@ impl Board {
     /// When the event is due, by the group's clock.
     #[must_use]
     pub fn not_before_ms(&self, id: EventId) -> u64 {
-        self.events.get(&id).map_or(0, |entry| entry.not_before_ms)
+        self.events
+            .get(&id)
+            .map_or(0, |entry| entry.past().not_before_ms)
     }
 
     /// Whether a vanished member had the event in its last attempt.
@@ -306,7 +297,7 @@ impl Board {
         let mut movable: Vec<(bool, EventId)> = self
             .events
             .iter()
-            .filter(|(_, entry)| entry.parked_at.is_none())
+            .filter(|(_, entry)| entry.parked_at().is_none())
             .filter_map(|(id, entry)| match entry.place {
                 Place::Queued if is_stuck(*id, entry) => Some((true, *id)),
                 Place::Delayed => Some((false, *id)),

@@ -7,7 +7,7 @@
 use bytes::Bytes;
 use sluice_proto::Offset;
 
-use super::{Arriving, Board, EventId, parked::Before};
+use super::{Arriving, Before, Board, EventId};
 use crate::commit::record::Source;
 
 /// A parked event that was found in the parking partition.
@@ -68,7 +68,7 @@ impl Board {
                 suspect: of.suspect,
             };
             if let Some(held) = self.events.get_mut(&id) {
-                held.before = before;
+                held.past_mut().before = before;
                 continue;
             }
             let arriving = Arriving {

@@ -38,7 +38,7 @@ impl Board {
         };
         self.left(&entry.place, None);
         self.settled_count += 1;
-        match entry.parked_at {
+        match entry.parked_at() {
             Some(at) => {
                 self.lot.locations.remove(&at);
                 self.sources[self.lot.parking.source].window.settle(at);
@@ -87,11 +87,12 @@ impl Board {
         let Some(entry) = self.events.get_mut(&id) else {
             return;
         };
-        entry.not_before_ms = failed.not_before_ms;
-        if entry.history.len() == crate::commit::ATTEMPTS_REMEMBERED {
-            entry.history.remove(0);
+        let past = entry.past_mut();
+        past.not_before_ms = failed.not_before_ms;
+        if past.history.len() == crate::commit::ATTEMPTS_REMEMBERED {
+            past.history.remove(0);
         }
-        entry.history.push(failed);
+        past.history.push(failed);
         self.activate(id, now_ms);
     }
 
@@ -101,7 +102,7 @@ impl Board {
         if let Some(entry) = self.events.get_mut(&id)
             && let Place::Failing = entry.place
         {
-            entry.not_before_ms = due_ms;
+            entry.past_mut().not_before_ms = due_ms;
             self.activate(id, now_ms);
         }
     }
@@ -118,7 +119,7 @@ impl Board {
                 *waited = Waited::Turn;
                 return;
             }
-            let due_ms = entry.not_before_ms;
+            let due_ms = entry.past().not_before_ms;
             if due_ms <= now_ms {
                 self.make_ready(id);
                 return;

@@ -155,7 +155,7 @@ impl GroupTask {
             member: self.holder_name(&of.lease.holder),
             attempt: of.attempt,
             since_ms: self.clock.wall(of.lease.since_ms),
-            report: of.lease.report.clone(),
+            report: of.lease.report.as_deref().cloned(),
         });
         in_flight.collect()
     }

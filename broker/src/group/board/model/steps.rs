@@ -356,7 +356,7 @@ impl Run {
             let extended = self.board.extend(token, Some(report.clone()), self.now);
             extended.expect("it is held");
             let (_, lease) = self.board.leased(token).expect("it is held");
-            assert_eq!(lease.report, Some(report));
+            assert_eq!(lease.report.as_deref(), Some(&report));
         }
     }
 
