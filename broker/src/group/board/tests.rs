@@ -101,6 +101,35 @@ fn an_attempt_that_could_not_be_recorded_is_made_again() {
 }
 
 #[test]
+fn what_waits_behind_a_key_that_moves_on_makes_no_room() {
+    let mut board = board();
+    let all = (0..3).map(|offset| arrived(offset, "k")).collect();
+    board.scanned(0, Offset(3), all, 0);
+    assert_eq!(board.movable(9, 0), [id(2), id(1)]);
+    let (event, token) = board.lease(MEMBER, 100).unwrap();
+    board.freeze(token, 100).unwrap();
+    board.settled(event, 100);
+    assert_eq!(board.movable(9, 99), []);
+    assert_eq!(board.movable(9, 100), [id(2)]);
+}
+
+#[test]
+fn a_key_is_passed_on_once_when_its_ack_is_in_line() {
+    let mut board = board();
+    let all = (0..3).map(|offset| arrived(offset, "k")).collect();
+    board.scanned(0, Offset(3), all, 0);
+    let (first, token) = board.lease(MEMBER, 0).unwrap();
+    board.freeze(token, 0).unwrap();
+    assert!(!board.has_ready());
+    board.pass_on(first, 0);
+    assert_eq!(board.next_ready(), Some(id(1)));
+    assert_eq!(board.window(0).committed_end(), Offset(0));
+    board.settled(first, 0);
+    assert_eq!((board.ready(), board.queued()), (1, 1));
+    assert_eq!(board.window(0).committed_end(), Offset(1));
+}
+
+#[test]
 fn an_event_under_lease_before_a_restart_waits_for_its_holder_and_holds_its_key() {
     let mut state = SourceState::new(Offset(0));
     state.leases.insert(
