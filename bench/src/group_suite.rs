@@ -15,6 +15,8 @@ use crate::{
 };
 
 const KEYS: usize = 1000;
+/// So many times the events that are worked off are stored before them.
+const STORED_TIMES: u64 = 8;
 
 /// Settings of the run.
 #[derive(Clone, Debug, Args)]
@@ -103,6 +105,8 @@ struct Results {
     nacked: u64,
     /// Deliveries of many groups on one topic.
     many_groups: Outcome,
+    /// At the end of a topic that keeps much.
+    much_stored: Outcome,
     bytes_per_idle_group: Vec<f64>,
     bytes_per_event_in_flight: Vec<f64>,
 }
@@ -174,7 +178,8 @@ impl Groups {
             return Ok(());
         }
         self.nacks(results).await?;
-        self.many_groups(results).await
+        self.many_groups(results).await?;
+        self.much_stored(results).await
     }
 
     fn load(&self, addr: SocketAddr, topic: &str, group: &str, way: Way) -> Load {
@@ -207,6 +212,35 @@ impl Groups {
         };
         let consumed = measure(&broker.process, &load, &mut results.nacks).await?;
         results.nacked = consumed.nacked;
+        Ok(())
+    }
+
+    /// The same events as those of one member, behind many that are stored and
+    /// before the group's start.
+    async fn much_stored(&self, results: &mut Results) -> anyhow::Result<()> {
+        let broker = OwnBroker::start(self.dir.as_deref())?;
+        let (addr, topic, events) = (broker.process.addr(), "plain", self.events(100));
+        broker.create_topic(topic).await?;
+        preload::run(addr, topic, STORED_TIMES * events, 100, 0).await?;
+        let config = pb::GroupConfig {
+            start: Some(pb::ReadStart {
+                at: Some(pb::read_start::At::Latest(pb::Latest {})),
+                ..pb::ReadStart::default()
+            }),
+            ..config(Order::None)
+        };
+        create_group_as(&broker, topic, "late", config).await?;
+        preload::run(addr, topic, events, 100, 0).await?;
+        let load = Load {
+            addr,
+            topic: topic.into(),
+            group: "late".into(),
+            members: 1,
+            events,
+            endless: false,
+            nack_every: None,
+        };
+        measure(&broker.process, &load, &mut results.much_stored).await?;
         Ok(())
     }
 
@@ -328,6 +362,13 @@ impl Groups {
                     &results.nacks,
                 ),
                 row(
+                    format!(
+                        "one member, behind {} thousand stored events",
+                        STORED_TIMES * u64::from(self.thousand_events)
+                    ),
+                    &results.much_stored,
+                ),
+                row(
                     format!("{} groups of one member on one topic", self.groups),
                     &results.many_groups,
                 ),
@@ -367,11 +408,15 @@ async fn create_group(
     group: &str,
     order: Order,
 ) -> anyhow::Result<()> {
+    create_group_as(broker, topic, group, config(order)).await
+}
+
+fn config(order: Order) -> pb::GroupConfig {
     let ordering = match order {
         Order::Key => pb::Ordering::Key,
         Order::Bare | Order::None => pb::Ordering::None,
     };
-    let config = pb::GroupConfig {
+    pb::GroupConfig {
         ordering: ordering.into(),
         max_in_flight: 100_000,
         retry: Some(pb::RetryPolicy {
@@ -379,7 +424,15 @@ async fn create_group(
             ..pb::RetryPolicy::default()
         }),
         ..pb::GroupConfig::default()
-    };
+    }
+}
+
+async fn create_group_as(
+    broker: &OwnBroker,
+    topic: &str,
+    group: &str,
+    config: pb::GroupConfig,
+) -> anyhow::Result<()> {
     let request = pb::CreateGroupRequest {
         topic: topic.to_owned(),
         group: group.to_owned(),
