@@ -214,14 +214,15 @@ impl GroupTask {
         let (board, solo) = (&self.board, &self.solo);
         let may_have = |id| board.may_have_more(&Holder::Member(id)) && !solo.is_emptying(id);
         let members = &mut self.members;
-        // A run for one member is cheaper than the same events here and there.
-        // Half of an even share is left, so that all have the same in the end.
+        // A run for one member is cheaper than the same events here and there: half
+        // of its even share of what is ready, so that all have the same in the end, or
+        // a quarter of what members have on average, which they get through anyway.
         let going_on = round.turn.filter(|(member, left)| {
             *left > 0 && members.takes(*member, size, &round.shares) && may_have(*member)
         });
         let turn = going_on.or_else(|| {
             let member = members.choose(size, &round.shares, may_have)?;
-            let run = board.ready() / (2 * members.len());
+            let run = (board.ready() / 2).max(board.in_flight() / 4) / members.len();
             Some((member, run.clamp(1, RUN_MAX)))
         });
         round.turn = turn.map(|(member, left)| (member, left - 1));
