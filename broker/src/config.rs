@@ -129,7 +129,8 @@ limits! {
     /// Blocks of the log that may be under way to the disk at a time. Default 2.
     blocks_in_flight_max: usize = 2, 1..=8;
     /// How fast the next segment is zeroed, ahead of need, once the open one is
-    /// half full; 0 for not at all. Default 128 MiB a second.
+    /// half full, or 2 MiB of the first one are; 0 for not at all. Default 128 MiB a
+    /// second.
     ahead_bytes_per_second: u64 = 128 * MIB as u64, 0..=1 << 40;
     /// How long the log waits before it syncs what was only promised to be
     /// written. Default 10 ms.

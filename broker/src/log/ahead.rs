@@ -2,7 +2,8 @@
 //! that were only allocated costs a commit of the file system's journal.
 //!
 //! It runs at a limited rate beside the log's own writes, begins when the open
-//! segment is half full, and never where space is low. Recycled files come first.
+//! segment is half full (2 MiB of the first one, which is small), and never where
+//! space is low. Recycled files come first.
 
 use std::{
     io,
@@ -12,11 +13,12 @@ use std::{
 };
 
 use super::{
-    buffer::BufferPool, disk::Disk, reader::Shared, segment::UNFINISHED_SUFFIX, spares::Spare,
+    disk::{Disk, fill_with_zeros},
+    reader::Shared,
+    segment::UNFINISHED_SUFFIX,
+    spares::Spare,
 };
 
-/// How much is zeroed at once.
-const STEP: usize = 1 << 20;
 /// Room for so many segments stays free whatever is made ahead.
 const FREE_SEGMENTS_MIN: u64 = 8;
 
@@ -70,22 +72,16 @@ fn make(shared: &Shared, bytes_per_second: u64) -> io::Result<Option<Spare>> {
 /// False when the log was closed meanwhile.
 fn zeroed_file(shared: &Shared, name: &str, size: u64, bytes_per_second: u64) -> io::Result<bool> {
     let file = Disk::create(&*shared.disk, name, size)?;
-    let mut zeros = Arc::<BufferPool>::default().take(STEP);
-    zeros.bytes().resize(STEP, 0);
-    let mut offset = 0;
-    while offset < size {
-        if shared.is_over() {
-            return Ok(false);
-        }
-        let step = (size - offset).min(STEP as u64);
-        file.write_durably(&zeros.as_ref()[..step as usize], offset)?;
-        offset += step;
+    let is_whole = fill_with_zeros(&*file, size, |step| {
         thread::sleep(Duration::from_secs_f64(
             step as f64 / bytes_per_second as f64,
         ));
+        !shared.is_over()
+    })?;
+    if is_whole {
+        file.sync()?;
     }
-    file.sync()?;
-    Ok(true)
+    Ok(is_whole)
 }
 
 impl Shared {

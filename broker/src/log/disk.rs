@@ -10,7 +10,10 @@ use std::{
     sync::Arc,
 };
 
-use super::direct;
+use super::{buffer::BufferPool, direct};
+
+/// How much is zeroed at once.
+const STEP: usize = 1 << 20;
 
 /// How the log is to be written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
@@ -74,6 +77,27 @@ pub(super) trait DiskFile: Debug + Send + Sync {
     /// Makes what was written durable. Never to be called again after it failed.
     fn sync(&self) -> io::Result<()>;
     fn size(&self) -> io::Result<u64>;
+}
+
+/// Writes zeros all over a file. After each step `goes_on` is asked; false if it
+/// did not.
+pub(super) fn fill_with_zeros(
+    file: &dyn DiskFile,
+    size: u64,
+    goes_on: impl Fn(u64) -> bool,
+) -> io::Result<bool> {
+    let mut zeros = Arc::<BufferPool>::default().take(STEP);
+    zeros.bytes().resize(STEP, 0);
+    let mut offset = 0;
+    while offset < size {
+        let step = (size - offset).min(STEP as u64);
+        file.write_durably(&zeros.as_ref()[..step as usize], offset)?;
+        offset += step;
+        if !goes_on(step) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// A folder of the file system.

@@ -7,7 +7,7 @@ use bytes::{Buf, BufMut};
 use super::{
     PAGE_BYTES, Position,
     block::Salt,
-    disk::{Disk, DiskFile},
+    disk::{Disk, DiskFile, fill_with_zeros},
     invalid,
     spares::Spare,
 };
@@ -21,6 +21,9 @@ const SUFFIX: &str = ".seg";
 pub(super) const UNFINISHED_SUFFIX: &str = ".tmp";
 /// Bit of the flags: the file held other blocks before.
 const RECYCLED: u32 = 1;
+/// So much of the first segment, which is small, is written when the next one is
+/// begun to be made.
+const FIRST_AHEAD_BYTES: u64 = 2 << 20;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SegmentHeader {
@@ -59,6 +62,22 @@ impl SegmentHeader {
     /// Where the first block is.
     pub(super) fn first_block(&self) -> Position {
         Position(self.base.0 + PAGE_BYTES)
+    }
+
+    /// How much of it is written when the next one is begun to be made ahead of
+    /// need.
+    pub(super) fn when_the_next_is_made(&self) -> u64 {
+        let half = self.size / 2;
+        if self.is_first() {
+            half.min(FIRST_AHEAD_BYTES)
+        } else {
+            half
+        }
+    }
+
+    /// Whether the log begins with it.
+    fn is_first(&self) -> bool {
+        self.base == Position(0)
     }
 
     pub(super) fn encode(&self) -> Vec<u8> {
@@ -156,7 +175,11 @@ impl SegmentHeader {
             Some(spare) => (disk.open(&spare.name)?, spare.name),
             None => {
                 let unfinished = format!("{name}{UNFINISHED_SUFFIX}");
-                (disk.create(&unfinished, self.size)?, unfinished)
+                let file = disk.create(&unfinished, self.size)?;
+                if self.is_first() {
+                    fill_with_zeros(&*file, self.size, |_| true)?;
+                }
+                (file, unfinished)
             }
         };
         file.write_at(&self.encode(), 0)?;

@@ -22,6 +22,11 @@ use super::{
     syncer::{self, Told},
 };
 
+/// A log begins with a segment of zeros that is made at once, and so is small: it
+/// lasts until a whole one has been zeroed ahead of need. First writes into blocks
+/// that are only allocated take half as long again.
+const FIRST_SEGMENT_BYTES: u64 = 16 << 20;
+
 /// Why a block was not written.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{0}")]
@@ -266,8 +271,13 @@ impl Writer {
         let Where::Sealed { next_base } = self.at else {
             unreachable!("the other case has returned or become this one");
         };
+        let size = if next_base == Position(0) {
+            self.segment_bytes.min(FIRST_SEGMENT_BYTES)
+        } else {
+            self.segment_bytes
+        };
         // A segment that was made smaller than its largest block is made to fit.
-        let size = self.segment_bytes.max(length + 2 * PAGE_BYTES);
+        let size = size.max(length + 2 * PAGE_BYTES);
         let shared = &self.shared;
         self.at = shared.unless_poisoned(|| {
             let spare = shared.spares.take(size);
@@ -319,8 +329,8 @@ impl Writer {
         });
         let end = Position(position.0 + header.block_len());
         *next = end;
-        let half = segment.base.0 + segment.size / 2;
-        if position.0 < half && end.0 >= half {
+        let in_time = segment.base.0 + segment.when_the_next_is_made();
+        if position.0 < in_time && end.0 >= in_time {
             self.shared.spares.will_need_one();
         }
         self.prev_crc = header.crc;

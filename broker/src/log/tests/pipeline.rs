@@ -76,6 +76,35 @@ fn what_is_written_can_be_read_and_becomes_durable_by_itself() {
 }
 
 #[test]
+fn a_log_begins_with_a_small_segment_that_takes_any_block_and_goes_on_in_whole_ones() {
+    const MIB: usize = 1 << 20;
+    let mut config = CONFIG;
+    config.segment_bytes = 24 * MIB as u64;
+    // What is written, and how large the segments are then.
+    for (payloads, sizes) in [
+        (vec![10], vec![16]),
+        (vec![9 * MIB, 9 * MIB], vec![16, 24]),
+        (vec![16 * MIB - 100], vec![17]),
+    ] {
+        let disk = SimDisk::default();
+        let found = Found::on(std::sync::Arc::new(disk.clone())).unwrap();
+        let mut opened = found.open(config, None, &mut |_| Ok(())).unwrap();
+        let mut frames = Vec::new();
+        for bytes in payloads {
+            frames.extend(write(&mut opened.writer, &[vec![7; bytes]]).unwrap());
+        }
+        let segments = opened.reader.segments().into_iter();
+        let mib = |bytes: u64| bytes.div_ceil(MIB as u64);
+        let found: Vec<_> = segments.map(|s| mib(s.end.0 - s.base.0)).collect();
+        assert_eq!(found, sizes);
+        drop(opened);
+        disk.crash(&mut rand::rng());
+        let (_, read) = open(&disk, None).unwrap();
+        assert_eq!(read, frames);
+    }
+}
+
+#[test]
 fn the_next_segment_is_made_ahead_of_zeros_and_taken() {
     let disk = SimDisk::default();
     let mut config = CONFIG;
