@@ -197,8 +197,10 @@ impl Broker {
                 Some("the load says another channel")
             }
             Self::SluiceBuffered => None,
-            Self::SluiceMemory => waits
-                .then_some("a memory topic keeps the newest events only, and none over a restart"),
+            Self::SluiceMemory if waits || (spec.kind.reads() && spec.rate == 0.0) => {
+                Some("a memory topic keeps the newest events only, and none over a restart")
+            }
+            Self::SluiceMemory => None,
             Self::Bare => (spec.kind != Kind::Publish).then_some("nobody can read from it"),
             #[allow(unreachable_patterns, reason = "there may be no others in a build")]
             _ if spec.channel != Channel::Fsync => Some("it has no channels"),
