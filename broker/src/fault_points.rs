@@ -1,5 +1,6 @@
-//! Places at which the process can be told to kill itself, so that a test sees
-//! what a crash between two steps leaves. Only with the feature `fault-points`.
+//! Faults that a test asks for: places at which the process kills itself, so that
+//! it is seen what a crash between two steps leaves, a disk that fails, and a wall
+//! clock that is set. Only with the feature `fault-points`.
 //!
 //! `SLUICE_FAULT_POINT=NAME:N` ends the process at the point NAME when it comes
 //! there for the Nth time by SIGKILL, as if another had: nothing is flushed, nothing
@@ -10,10 +11,22 @@
 //!
 //! `SLUICE_FAULT_SWITCHES` names faults that the process has from its start, as
 //! [`Switch`] has them, with commas between.
+//!
+//! `SLUICE_FAULT_DISK=N` lets the Nth write or sync of the log's folder fail with EIO,
+//! and no other; a sync that fails takes away what was written before it. While it is
+//! set, also to 0, each is told on standard error.
+//!
+//! `SLUICE_FAULT_CLOCK=FILE` adds the milliseconds that stand in the file, with a
+//! sign, to the wall clock, each time anew.
 
-use std::sync::{
-    OnceLock,
-    atomic::{AtomicU32, Ordering},
+use std::{
+    ffi::OsString,
+    fs, io,
+    os::unix::fs::FileExt,
+    sync::{
+        Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
 use rustix::process::{Signal, getpid, kill_process};
@@ -164,4 +177,66 @@ fn end(value: &str) -> Option<End> {
             .parse()
             .unwrap_or_else(|_| panic!("{VARIABLE}: {time:?} is no number")),
     })
+}
+
+/// Comes to a write or sync of the log's folder.
+///
+/// # Errors
+/// EIO, when this is the one that is to fail.
+///
+/// # Panics
+/// When the variable is no number.
+pub fn disk(operation: &str) -> io::Result<()> {
+    static FAILS: OnceLock<Option<u32>> = OnceLock::new();
+    static DONE: AtomicU32 = AtomicU32::new(0);
+    let fails = FAILS.get_or_init(|| {
+        let number = std::env::var("SLUICE_FAULT_DISK").ok()?;
+        Some(number.parse().expect("SLUICE_FAULT_DISK is a number"))
+    });
+    let Some(fails) = fails else { return Ok(()) };
+    let number = DONE.fetch_add(1, Ordering::Relaxed) + 1;
+    if number == *fails {
+        eprintln!("fault disk {number} {operation}: it fails");
+        return Err(rustix::io::Errno::IO.into());
+    }
+    eprintln!("fault disk {number} {operation}");
+    Ok(())
+}
+
+/// What was written to a file since its last sync, which a sync that fails takes away:
+/// a system drops such pages, and says so once.
+#[derive(Debug, Default)]
+pub struct Unsynced(Mutex<Vec<(u64, usize)>>);
+
+impl Unsynced {
+    /// So many bytes were written at `offset`.
+    pub fn wrote(&self, offset: u64, length: usize) {
+        self.ranges().push((offset, length));
+    }
+
+    /// Comes to a sync of the file.
+    ///
+    /// # Errors
+    /// As [`disk`]; what was written is zeros then.
+    pub fn sync(&self, file: &fs::File) -> io::Result<()> {
+        let ranges = std::mem::take(&mut *self.ranges());
+        disk("sync").inspect_err(|_| {
+            for (offset, length) in ranges {
+                let _ = file.write_all_at(&vec![0; length], offset);
+            }
+        })
+    }
+
+    fn ranges(&self) -> MutexGuard<'_, Vec<(u64, usize)>> {
+        // Each change of it is whole.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the wall clock is ahead, in milliseconds; 0 while the file cannot be read.
+pub fn clock_ahead_ms() -> i64 {
+    static FILE: OnceLock<Option<OsString>> = OnceLock::new();
+    let file = FILE.get_or_init(|| std::env::var_os("SLUICE_FAULT_CLOCK"));
+    let text = file.as_ref().and_then(|file| fs::read_to_string(file).ok());
+    text.and_then(|text| text.trim().parse().ok()).unwrap_or(0)
 }

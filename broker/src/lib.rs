@@ -23,6 +23,14 @@ macro_rules! fault_switch {
     };
 }
 
+/// A write or sync of the log's folder, which a test may let fail.
+macro_rules! fault_disk {
+    ($operation:literal) => {
+        #[cfg(feature = "fault-points")]
+        crate::fault_points::disk($operation)?;
+    };
+}
+
 pub mod backup;
 pub mod commit;
 pub mod config;
@@ -38,5 +46,6 @@ pub mod retention;
 mod server;
 pub mod space;
 pub mod view;
+mod wall_clock;
 
 pub use self::server::{Broker, StartError};

@@ -115,7 +115,7 @@ impl Broker {
             reader: opened.reader.clone(),
             reclaimer: opened.reclaimer,
             followed: opened.followed,
-            log_time_ms: opened.log_time_ms,
+            retention_ms: opened.retention_ms,
         };
         let retaining = Retaining::start(parts, config.retention()).map_err(StartError::Thread)?;
         let info = BrokerInfo {

@@ -11,6 +11,8 @@ use crate::{client::Client, error::Error, sequence::Sequence};
 #[derive(Debug)]
 pub(crate) struct Committer {
     client: Client,
+    /// Outputs may go to memory topics.
+    allow_volatile: bool,
     session: AsyncMutex<Option<std::sync::Arc<Session>>>,
 }
 
@@ -23,9 +25,10 @@ struct Session {
 }
 
 impl Committer {
-    pub(crate) fn new(client: Client) -> Self {
+    pub(crate) fn new(client: Client, allow_volatile: bool) -> Self {
         Self {
             client,
+            allow_volatile,
             session: AsyncMutex::new(None),
         }
     }
@@ -46,7 +49,7 @@ impl Committer {
                 producer_epoch: session.producer_epoch,
                 sequence: number as i64,
             }),
-            allow_volatile: false,
+            allow_volatile: self.allow_volatile,
         };
         let api = self.client.publish_api();
         let result = self

@@ -29,6 +29,7 @@ pub struct Delivery {
     event: Event,
     partition: i32,
     offset: i64,
+    epoch: i64,
     attempt: i32,
     redrives: i32,
     append_time: Option<SystemTime>,
@@ -46,6 +47,7 @@ impl Delivery {
             event: delivery.event.unwrap_or_default().into(),
             partition: delivery.partition,
             offset: delivery.offset,
+            epoch: delivery.epoch,
             attempt: delivery.attempt,
             redrives: delivery.redrives,
             append_time: delivery.append_time.and_then(|time| time.try_into().ok()),
@@ -73,6 +75,14 @@ impl Delivery {
     #[must_use]
     pub fn offset(&self) -> i64 {
         self.offset
+    }
+
+    /// Tells the offset from an earlier one with the same number, which a restart
+    /// took away; 0 in topics whose acked events are never lost, and for an event
+    /// that was redriven.
+    #[must_use]
+    pub fn epoch(&self) -> i64 {
+        self.epoch
     }
 
     /// Which attempt this is, from 1.

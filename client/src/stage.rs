@@ -149,6 +149,7 @@ pub struct StageBuilder {
     topic: String,
     group: String,
     concurrency: u32,
+    allow_volatile: bool,
     consumer: ConsumerBuilder,
 }
 
@@ -160,6 +161,7 @@ impl StageBuilder {
             topic: topic.to_owned(),
             group: group.to_owned(),
             concurrency: 1,
+            allow_volatile: false,
         }
     }
 
@@ -185,6 +187,15 @@ impl StageBuilder {
         self
     }
 
+    /// Lets outputs go to memory topics, which lose their events when the broker
+    /// ends, while the input stays acked. Without this such a commit is refused, and
+    /// the input is tried again.
+    #[must_use]
+    pub fn allow_volatile(mut self) -> Self {
+        self.allow_volatile = true;
+        self
+    }
+
     /// Joins the group, and runs `handler` for each event.
     ///
     /// # Errors
@@ -197,7 +208,7 @@ impl StageBuilder {
         let consumer = self.consumer.clone().join().await?;
         let stop = CancellationToken::new();
         let runner = Runner {
-            committer: Arc::new(Committer::new(self.client)),
+            committer: Arc::new(Committer::new(self.client, self.allow_volatile)),
             topic: self.topic,
             group: self.group,
             handler: Arc::new(handler),

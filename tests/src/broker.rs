@@ -32,6 +32,8 @@ pub struct TestBroker {
     fault_point: Option<String>,
     /// Faults that it has from its start, see there.
     fault_switches: String,
+    /// Other faults, see there: variables and their values.
+    faults: Vec<(String, String)>,
     folder: TempDir,
     data: PathBuf,
     listen: String,
@@ -59,7 +61,8 @@ impl TestBroker {
     }
 
     /// As [`TestBroker::start_with`], of the program that can be told to kill
-    /// itself between two steps, by [`TestBroker::restart_to_end_at`].
+    /// itself between two steps, by [`TestBroker::restart_to_end_at`], and has other
+    /// faults, by [`TestBroker::set_fault`].
     #[must_use]
     pub fn start_with_fault_points(args: &[&str]) -> Self {
         Self::start_program(program_with_fault_points(), args)
@@ -123,6 +126,7 @@ impl TestBroker {
             program,
             fault_point: None,
             fault_switches: String::new(),
+            faults: Vec::new(),
             folder,
             data,
             listen: ANY_PORT.to_owned(),
@@ -211,6 +215,21 @@ impl TestBroker {
         let serves = self.try_start().is_ok();
         self.fault_point = None;
         serves
+    }
+
+    /// From the next start on, it has this fault of `broker/src/fault_points.rs`; an
+    /// empty value takes it away.
+    pub fn set_fault(&mut self, variable: &str, value: &str) {
+        self.faults.retain(|(name, _)| name != variable);
+        if !value.is_empty() {
+            self.faults.push((variable.to_owned(), value.to_owned()));
+        }
+    }
+
+    /// As [`TestBroker::restart`]; false when it has ended before it served.
+    pub fn try_restart(&mut self) -> bool {
+        self.kill();
+        self.try_start().is_ok()
     }
 
     /// Starts it again over the same data where it was, at `address`; kills it
@@ -346,6 +365,7 @@ impl TestBroker {
         if !self.fault_switches.is_empty() {
             command.env("SLUICE_FAULT_SWITCHES", &self.fault_switches);
         }
+        command.envs(self.faults.iter().map(|(name, value)| (name, value)));
         command.spawn().expect("the broker's program can be run")
     }
 }

@@ -12,7 +12,9 @@ use std::{
 };
 
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
-use sluice_proto::pb::{DescribeBrokerRequest, Event, GroupConfig};
+use sluice_proto::pb::{
+    CreateGroupRequest, CreateTopicRequest, DescribeBrokerRequest, Event, GroupConfig,
+};
 use sluice_tests::{
     api::{Api, Refusal, event, expect},
     broker::TestBroker,
@@ -105,7 +107,28 @@ impl Run {
         let status = admin.describe_broker(DescribeBrokerRequest {}).await;
         let status = status.unwrap().into_inner();
         assert_eq!(status.log_failure, "");
+        self.what_is_there_is_made_again_and_nothing_new().await;
         assert_ne!(status.low_space, "");
+    }
+
+    /// A worker that makes sure of its topic and group at its start can start.
+    async fn what_is_there_is_made_again_and_nothing_new(&self) {
+        self.api.create_topic("t", 1).await;
+        self.api
+            .create_group("t", "g", GroupConfig::default())
+            .await;
+        let mut admin = self.api.admin.clone();
+        let topic = CreateTopicRequest {
+            topic: "new".to_owned(),
+            ..CreateTopicRequest::default()
+        };
+        assert_low_space(&admin.create_topic(topic).await.unwrap_err());
+        let group = CreateGroupRequest {
+            topic: "t".to_owned(),
+            group: "new".to_owned(),
+            ..CreateGroupRequest::default()
+        };
+        assert_low_space(&admin.create_group(group).await.unwrap_err());
     }
 
     async fn publishing_resumes(&mut self) {

@@ -46,6 +46,16 @@ impl Status {
                 })
             })
             .collect();
+        let skipped_json: Vec<_> = recovery
+            .skipped_damage
+            .iter()
+            .map(|skipped| {
+                json!({
+                    "begin_position": skipped.begin_position,
+                    "end_position": skipped.end_position,
+                })
+            })
+            .collect();
         if self.common.json {
             output::json(&json!({
                 "version": of.version,
@@ -73,6 +83,7 @@ impl Status {
                     "replayed_bytes": recovery.replayed_bytes,
                     "cut_bytes": recovery.cut_bytes,
                     "view_rebuilt": recovery.view_rebuilt,
+                    "skipped_damage": skipped_json,
                     "duration": output::duration(recovery.duration),
                 },
             }))?;
@@ -100,6 +111,12 @@ impl Status {
         ));
         if recovery.view_rebuilt {
             found.push_str("; the view was built again");
+        }
+        for skipped in &recovery.skipped_damage {
+            found.push_str(&format!(
+                "; DAMAGED, and not to be read, from {:#x} to {:#x}",
+                skipped.begin_position, skipped.end_position
+            ));
         }
         let backup = of.backup.map_or("none under way".to_owned(), |backup| {
             format!(

@@ -169,6 +169,7 @@ fn describe(record: &Record) -> String {
         Record::GroupChanged(r) => format!("group-changed {r:?}"),
         Record::ProducerOpened(r) => format!("producer-opened {r:?}"),
         Record::EpochStarted(r) => format!("epoch-started {r:?}"),
+        Record::RetentionTime(r) => format!("retention-time {r:?}"),
         Record::Trimmed(r) => format!("trimmed {r:?}"),
     }
 }

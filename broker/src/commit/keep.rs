@@ -40,6 +40,8 @@ pub(super) enum Keep {
     Checkpoint(Box<Record>),
     /// What is not settled of these topics.
     Unread(Vec<TopicId>),
+    /// How far the time is by which events grow old.
+    Time(u64),
     /// Begin a checkpoint.
     Save,
 }
@@ -69,6 +71,7 @@ impl Keep {
                 Record::CheckpointChunk(chunk) => HEAD + prost::Message::encoded_len(chunk),
                 _ => HEAD,
             },
+            Self::Time(_) => HEAD,
             Self::Unread(_) | Self::Save => 0,
         }
     }
@@ -106,6 +109,14 @@ impl Keeper {
     /// Writes a piece of a checkpoint, durably.
     pub(super) fn checkpoint(&self, piece: Record) -> Result<(), Unavailable> {
         self.ask(Keep::Checkpoint(Box::new(piece))).map(drop)
+    }
+
+    /// Notes how far the time is by which events grow old, durably.
+    ///
+    /// # Errors
+    /// When the log is not to be had.
+    pub fn retention_time(&self, now_ms: u64) -> Result<(), Unavailable> {
+        self.ask(Keep::Time(now_ms)).map(drop)
     }
 
     /// Has a checkpoint written into the log, without waiting for it.

@@ -11,7 +11,6 @@ use std::{
     collections::BTreeMap,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 use sluice_proto::{GroupId, GroupName, ProducerId, TopicName};
@@ -24,7 +23,10 @@ use super::{
     pressure::{Backlog, BacklogLimit, Pressure},
     turns::{Ticket, Turns},
 };
-use crate::commit::{Topic, record::BacklogPolicy};
+use crate::{
+    commit::{Topic, record::BacklogPolicy},
+    wall_clock,
+};
 
 /// Who publishes, as far as fairness between producers goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -412,7 +414,7 @@ impl State {
     /// Looks at every group anew. Returns one because of which nothing is let in,
     /// a refusing one first.
     fn refresh(&mut self, topic: &Topic) -> Option<GroupId> {
-        let (end, now_ms) = (self.end(topic), now_ms());
+        let (end, now_ms) = (self.end(topic), wall_clock::now_ms());
         let entered_bytes = self.entered_bytes;
         let mut shut: Option<(GroupId, BacklogPolicy)> = None;
         for (id, group) in &mut self.groups {
@@ -438,7 +440,7 @@ impl State {
 
     fn backlog(&self, group: &Metered, topic: &Topic) -> Backlog {
         let end = self.end(topic);
-        group.backlog(end, self.entered_bytes, now_ms())
+        group.backlog(end, self.entered_bytes, wall_clock::now_ms())
     }
 
     fn end(&self, topic: &Topic) -> u64 {
@@ -491,9 +493,4 @@ impl Metered {
 fn end_sum(topic: &Topic) -> u64 {
     let ends = topic.partitions.iter().map(|p| p.visible_end().0);
     ends.sum()
-}
-
-fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| since.as_millis() as u64)
 }

@@ -70,6 +70,10 @@ pub struct Parked {
     /// What tells its offset there from an earlier one; 0 where there is nothing.
     #[prost(uint64, tag = "8")]
     pub epoch: u64,
+    /// How long it was to wait when it was parked, which is the longest that it
+    /// waits after a start whatever the wall clock says; absent in older logs.
+    #[prost(uint64, optional, tag = "9")]
+    pub wait_ms: Option<u64>,
 }
 
 impl Parked {

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::commit::{
     ATTEMPTS_REMEMBERED, AppendRequest, Changes, Group, Proposals, ReadError, Store, StoredEvent,
-    record::{AttemptFailed, Channel, NewEvent, Ordering, Settle, Source},
+    record::{AttemptFailed, Channel, NewEvent, Ordering, Settle, Source, due_ms},
 };
 
 /// Events that one frame moves at most.
@@ -51,6 +51,8 @@ pub(super) struct ToPark {
     home: Source,
     home_offset: Offset,
     not_before_ms: u64,
+    /// How long that is from now.
+    wait_ms: u64,
     attempts: Vec<AttemptFailed>,
     next_attempt: u32,
     suspect: bool,
@@ -113,6 +115,10 @@ impl GroupTask {
         let mut attempts = self.board.history(id).to_vec();
         attempts.extend(failed.cloned());
         let waits_until_ms = self.board.not_before_ms(id);
+        let wait_ms = failed.map_or_else(
+            || waits_until_ms.saturating_sub(self.clock.now_ms()),
+            |failed| failed.delay_ms.unwrap_or(0),
+        );
         ToPark {
             feed: self.feeds[at.source].clone(),
             at: at.offset,
@@ -122,6 +128,7 @@ impl GroupTask {
                 || self.clock.wall(waits_until_ms),
                 |failed| failed.not_before_ms,
             ),
+            wait_ms,
             next_attempt: failed.map_or_else(|| self.board.attempt(id), |f| f.next_attempt()),
             suspect: failed.map_or_else(|| self.board.is_suspect(id), |f| f.suspect),
             attempts,
@@ -244,7 +251,7 @@ impl GroupTask {
     }
 
     fn found(&mut self, scanned: Scanned) {
-        let ahead_ms = self.clock.wall_ahead_ms();
+        let (now_ms, ahead_ms) = (self.clock.now_ms(), self.clock.wall_ahead_ms());
         let found = scanned.matched.into_iter().filter_map(|(stored, key)| {
             let note = DeadLetterNote::decode(stored.note).ok()?;
             let parked = note.parked?;
@@ -254,7 +261,7 @@ impl GroupTask {
                 home_offset: Offset(parked.home_offset),
                 key,
                 size: stored.event.len() as u32,
-                not_before_ms: parked.not_before_ms.saturating_sub(ahead_ms),
+                not_before_ms: due_ms(parked.not_before_ms, parked.wait_ms, now_ms, ahead_ms),
                 next_attempt: parked.next_attempt,
                 suspect: parked.suspect,
             })
@@ -422,6 +429,7 @@ impl Mover {
             suspect: of.suspect,
             append_time_ms,
             epoch,
+            wait_ms: Some(of.wait_ms),
         });
         note
     }

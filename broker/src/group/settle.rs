@@ -20,11 +20,14 @@ use super::{
     note::AttemptEnd,
     parking::ParkedAt,
     retry::{self, Verdict},
-    task::{Continuation, GroupTask, wall_ms},
+    task::{Continuation, GroupTask},
 };
-use crate::commit::{
-    Changes, CommitError, Unavailable,
-    record::{AttemptFailed, Ordering, Settle},
+use crate::{
+    commit::{
+        Changes, CommitError, Unavailable,
+        record::{AttemptFailed, Ordering, Settle},
+    },
+    wall_clock,
 };
 
 /// An attempt that ended and could not be recorded is made again after so long.
@@ -229,23 +232,25 @@ impl GroupTask {
             _ if failure.uncounted => Verdict::RetryAfter(0),
             _ => retry::after_failure(self.config(), attempt, failure.delay_ms, rand::random()),
         };
-        let due_ms = match verdict {
-            Verdict::RetryAfter(delay) => self.clock.now_ms().saturating_add(delay),
+        let delay_ms = match verdict {
+            Verdict::RetryAfter(delay_ms) => delay_ms,
             Verdict::DeadLetter => 0,
         };
+        let wall_ms = wall_clock::now_ms();
         let failed = AttemptFailed {
             group: self.group.id.0,
             topic: source.topic.0,
             partition: source.partition.0,
             offset: at.offset.0,
             attempt,
-            not_before_ms: self.clock.wall(due_ms),
+            not_before_ms: wall_ms.saturating_add(delay_ms),
             end: failure.end as u32,
             member: failure.member,
             reason: failure.reason,
-            ended_ms: wall_ms(),
+            ended_ms: wall_ms,
             suspect: failure.suspect,
             uncounted: failure.uncounted,
+            delay_ms: Some(delay_ms),
         };
         match verdict {
             Verdict::RetryAfter(delay) if self.parks_for(delay, plan) => {
@@ -388,8 +393,7 @@ impl GroupTask {
         for (index, id, mut failed) in plan.retries {
             match &main {
                 Ok(()) => {
-                    let ahead = self.clock.wall_ahead_ms();
-                    failed.not_before_ms = failed.not_before_ms.saturating_sub(ahead);
+                    failed.not_before_ms = now.saturating_add(failed.delay_ms.unwrap_or(0));
                     self.board.failed(id, failed, now);
                 }
                 Err(error) => {
@@ -442,8 +446,7 @@ impl GroupTask {
         let now = self.clock.now_ms();
         match parked {
             ParkedAt::Offset(at) => {
-                let ahead = self.clock.wall_ahead_ms();
-                failed.not_before_ms = failed.not_before_ms.saturating_sub(ahead);
+                failed.not_before_ms = now.saturating_add(failed.delay_ms.unwrap_or(0));
                 self.board.parked(id, at, Some(&failed), now);
                 self.payloads.take(id);
                 fault_point!(ParkMoved);

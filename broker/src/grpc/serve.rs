@@ -7,10 +7,13 @@ use sluice_proto::{
     wire::{admin_service_server::AdminServiceServer, broker_service_server::BrokerServiceServer},
 };
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 use tonic::{Status, codegen::http::Response, transport::Server};
+use tonic_health::server::HealthReporter;
 use tower::util::MapResponseLayer;
 
 use super::{api::Api, connections, refusal::unread_message, service::Services};
+use crate::log;
 
 /// A connection that is silent for so long is asked, and cut when it does not
 /// answer in the same time again.
@@ -22,6 +25,8 @@ const CONNECTION_WINDOW_BYTES: u32 = 2 << 20;
 /// h2's own default, which tonic takes away: streams that the server resets
 /// because of the client's faults, before it cuts the connection.
 const ERROR_RESETS_MAX: usize = 1024;
+/// How often it is looked whether the log has failed, for the health service.
+const FAILURE_LOOK: Duration = Duration::from_millis(200);
 /// Room for a response that holds one event of the largest size.
 const RESPONSE_OVERHEAD: usize = 1 << 20;
 
@@ -38,6 +43,7 @@ pub(crate) async fn serve(
     let stopping = api.stopping.clone();
     let streams_max = api.limits.connection_streams_max;
     let connections_max = api.limits.connections_max;
+    let log = api.log.clone();
     let services = Services(api);
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<BrokerServiceServer<Services>>().await;
@@ -77,6 +83,11 @@ pub(crate) async fn serve(
                 .max_decoding_message_size(request_bytes_max)
                 .max_encoding_message_size(response_bytes_max * 16),
         );
+    tokio::spawn(no_health_after_a_failure(
+        health.clone(),
+        log,
+        stopping.clone(),
+    ));
     let stopped = async move {
         stopping.cancelled().await;
         health
@@ -88,6 +99,24 @@ pub(crate) async fn serve(
     };
     let incoming = connections::limited(listener, connections_max);
     router.serve_with_incoming_shutdown(incoming, stopped).await
+}
+
+/// A broker whose log has failed does the work of BrokerService no more, although it
+/// still reads; AdminService tells why.
+async fn no_health_after_a_failure(
+    health: HealthReporter,
+    log: log::Reader,
+    stopping: CancellationToken,
+) {
+    while log.failure().is_none() {
+        tokio::select! {
+            () = tokio::time::sleep(FAILURE_LOOK) => {}
+            () = stopping.cancelled() => return,
+        }
+    }
+    health
+        .set_not_serving::<BrokerServiceServer<Services>>()
+        .await;
 }
 
 /// Turns the status of a request that tonic refused, because it is too large or

@@ -7,7 +7,7 @@ use std::{
     io,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use super::{buffer::BufferPool, direct};
@@ -162,7 +162,13 @@ impl Folder {
             WriteWay::Direct => Some(direct::open(&self.path.join(name))?),
             WriteWay::Buffered => None,
         };
-        Ok(Arc::new(OnDisk { file, direct }))
+        Ok(Arc::new(OnDisk {
+            file,
+            direct,
+            sync_failed: Mutex::new(None),
+            #[cfg(feature = "fault-points")]
+            unsynced: Default::default(),
+        }))
     }
 }
 
@@ -184,6 +190,7 @@ impl Disk for Folder {
 
     fn create(&self, name: &str, size: u64) -> io::Result<Arc<dyn DiskFile>> {
         self.to_change()?;
+        fault_disk!("create");
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -224,6 +231,7 @@ impl Disk for Folder {
     }
 
     fn sync_dir(&self) -> io::Result<()> {
+        fault_disk!("sync-folder");
         File::open(&self.path)?.sync_all()
     }
 }
@@ -233,6 +241,20 @@ struct OnDisk {
     file: File,
     /// The same file, opened for direct writes.
     direct: Option<File>,
+    /// Why a sync has failed. The system tells that once, to whoever syncs next: another
+    /// one would succeed, also for whom the pages were that it has thrown away. So
+    /// there is one sync at a time, and none after that.
+    sync_failed: Mutex<Option<String>>,
+    #[cfg(feature = "fault-points")]
+    unsynced: crate::fault_points::Unsynced,
+}
+
+impl OnDisk {
+    fn sync_once(&self) -> io::Result<()> {
+        #[cfg(feature = "fault-points")]
+        self.unsynced.sync(&self.file)?;
+        self.file.sync_data()
+    }
 }
 
 impl DiskFile for OnDisk {
@@ -241,23 +263,37 @@ impl DiskFile for OnDisk {
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        fault_disk!("write");
+        #[cfg(feature = "fault-points")]
+        self.unsynced.wrote(offset, bytes.len());
         self.file.write_all_at(bytes, offset)
     }
 
     fn write_durably(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         fault_switch!(AckBeforeSync, self.file.write_all_at(bytes, offset));
         match &self.direct {
-            Some(direct) => direct::write_durably(direct, bytes, offset),
+            Some(direct) => {
+                fault_disk!("write-durably");
+                direct::write_durably(direct, bytes, offset)
+            }
             None => {
-                self.file.write_all_at(bytes, offset)?;
+                self.write_at(bytes, offset)?;
                 fault_point!(BlockUnsynced);
-                self.file.sync_data()
+                self.sync()
             }
         }
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.file.sync_data()
+        let mut failed = self
+            .sync_failed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(reason) = &*failed {
+            return Err(io::Error::other(format!("a sync has failed: {reason}")));
+        }
+        self.sync_once()
+            .inspect_err(|error| *failed = Some(error.to_string()))
     }
 
     fn size(&self) -> io::Result<u64> {

@@ -4,8 +4,9 @@
 /// that jumps ahead must not drop everything at once.
 ///
 /// A day is caught up within an hour, in which somebody can set the clock right.
-/// It begins at the time of the log's last event, so that the same holds for a
-/// broker that was stopped for long.
+/// It is noted in the log now and then, and a start goes on from there, so that the
+/// same holds for a broker that was stopped for long, and for one whose clock was
+/// set while it ran or while it did not.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Clock {
     now_ms: u64,
@@ -15,9 +16,9 @@ pub(super) struct Clock {
 const CATCH_UP: u64 = 24;
 
 impl Clock {
-    /// `log_ms` is the time of the log's last frame; 0 when it has none.
-    pub(super) fn start(log_ms: u64, wall_ms: u64) -> Self {
-        let now_ms = if log_ms == 0 { wall_ms } else { log_ms };
+    /// `noted_ms` is the time that the log knows; 0 when it is new.
+    pub(super) fn start(noted_ms: u64, wall_ms: u64) -> Self {
+        let now_ms = if noted_ms == 0 { wall_ms } else { noted_ms };
         Self { now_ms }
     }
 
@@ -37,6 +38,8 @@ impl Clock {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const HOUR: u64 = 3_600_000;
@@ -76,5 +79,34 @@ mod tests {
         assert_eq!(clock.now_ms(), DAY + 24 * 60_000);
         clock.advance(12 * DAY, DAY);
         assert_eq!(clock.now_ms(), 12 * DAY);
+    }
+
+    proptest! {
+        /// Whatever the wall clock is set to and when, over restarts too, the time
+        /// never goes back, never goes on faster than it may, and is right in the end.
+        #[test]
+        fn no_wall_clock_makes_it_jump(
+            steps in proptest::collection::vec((0..100_000_u64, -2 * DAY as i64..2 * DAY as i64, any::<bool>()), 1..50),
+        ) {
+            let began_ms = 10 * DAY;
+            let (mut real_ms, mut clock) = (began_ms, Clock::start(0, began_ms));
+            let mut noted_ms = clock.now_ms();
+            for (elapsed_ms, ahead_ms, restart) in steps {
+                real_ms += elapsed_ms;
+                let wall_ms = real_ms.saturating_add_signed(ahead_ms);
+                let before_ms = clock.now_ms();
+                if restart {
+                    clock = Clock::start(noted_ms, wall_ms);
+                    prop_assert_eq!(clock.now_ms(), noted_ms);
+                    continue;
+                }
+                clock.advance(wall_ms, elapsed_ms);
+                prop_assert!(clock.now_ms() >= before_ms);
+                prop_assert!(clock.now_ms() <= before_ms + CATCH_UP * elapsed_ms);
+                noted_ms = clock.now_ms();
+            }
+            clock.advance(real_ms + 10 * DAY, 10 * DAY);
+            prop_assert!(clock.now_ms() >= real_ms + 10 * DAY);
+        }
     }
 }

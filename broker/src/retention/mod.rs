@@ -36,7 +36,7 @@ use std::{
         mpsc::{self, RecvTimeoutError, SyncSender},
     },
     thread::JoinHandle,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 pub use self::trim::Held;
@@ -52,10 +52,14 @@ use crate::{
         record::Source,
     },
     log::{Position, Reader, ReclaimError, Reclaimer, SegmentInfo},
+    wall_clock,
 };
 
 /// Partitions that are trimmed in one frame.
 const TRIMS_PER_FRAME: usize = 1000;
+
+/// How often the time by which events grow old is noted in the log.
+const NOTE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// How the log is kept in bounds.
 #[derive(Clone, Copy, Debug)]
@@ -96,8 +100,8 @@ pub struct Parts {
     pub reclaimer: Reclaimer,
     /// How far view and checkpoints are.
     pub followed: Arc<Followed>,
-    /// Time of the log's last frame.
-    pub log_time_ms: u64,
+    /// The time by which events grow old, as far as the log knows it.
+    pub retention_ms: u64,
 }
 
 /// The running thread. It ends when this is dropped, or told to.
@@ -159,6 +163,8 @@ struct Keeping {
     config: RetentionConfig,
     clock: Clock,
     last_turn: Instant,
+    /// When the clock was noted in the log, and where the log ended then.
+    noted: Option<(Instant, Position)>,
     compaction: Compaction,
     /// Where the log ended after events were written again the last time. Until
     /// the index has that, nothing else is, so that nothing is written twice.
@@ -179,8 +185,9 @@ impl Keeping {
             reclaimer: parts.reclaimer,
             followed: parts.followed,
             config,
-            clock: Clock::start(parts.log_time_ms, wall_ms()),
+            clock: Clock::start(parts.retention_ms, wall_clock::now_ms()),
             last_turn: Instant::now(),
+            noted: None,
             compaction: Compaction::default(),
             // What was written again before may have been read back just now.
             rewritten_end: parts.reader.durable_end(),
@@ -194,7 +201,9 @@ impl Keeping {
     fn turn(&mut self) -> Result<(), Unavailable> {
         let elapsed = self.last_turn.elapsed();
         self.last_turn = Instant::now();
-        self.clock.advance(wall_ms(), elapsed.as_millis() as u64);
+        self.clock
+            .advance(wall_clock::now_ms(), elapsed.as_millis() as u64);
+        self.note_the_time()?;
         let catalog = self.catalog.borrow().clone();
         self.trim(&catalog)?;
         if self.index_is_settled() {
@@ -205,6 +214,19 @@ impl Keeping {
             self.rewrite(&catalog, &usages)?;
         }
         self.reclaim(&catalog, &usages)
+    }
+
+    /// Lets the log know how far the clock is, now and then and while there is
+    /// something new in it: a start goes on from there.
+    fn note_the_time(&mut self) -> Result<(), Unavailable> {
+        let due = self.noted.is_none_or(|(at, end)| {
+            at.elapsed() >= NOTE_INTERVAL && end != self.reader.durable_end()
+        });
+        if due {
+            self.keeper.retention_time(self.clock.now_ms())?;
+            self.noted = Some((Instant::now(), self.reader.durable_end()));
+        }
+        Ok(())
     }
 
     /// What was written again is in the index.
@@ -453,10 +475,4 @@ pub fn trim_to(
         bytes: trim::bytes_below(store, partition, start),
         force: true,
     }])
-}
-
-fn wall_ms() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_millis() as u64)
 }

@@ -99,7 +99,11 @@ pub(super) fn is_dead_by_the_log(
         }
         Ok(())
     };
-    reader
+    let whole_to = reader
         .scan(segment.base, &mut |frame| check(frame.payload))
-        .map_err(|error| error.to_string())
+        .map_err(|error| error.to_string())?;
+    if whole_to < segment.end {
+        return Err(format!("it is damaged at {whole_to}"));
+    }
+    Ok(())
 }

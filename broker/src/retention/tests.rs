@@ -84,7 +84,7 @@ impl Under {
             reader,
             reclaimer,
             followed,
-            log_time_ms,
+            retention_ms,
             running,
             ..
         } = open(dir, config).unwrap();
@@ -94,7 +94,7 @@ impl Under {
             reader,
             reclaimer,
             followed,
-            log_time_ms,
+            retention_ms,
         };
         Self {
             runtime: Runtime::new().unwrap(),

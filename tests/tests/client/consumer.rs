@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use sluice_client::{
-    Client, Consumer, Delivery, GroupOptions,
-    pb::{AttemptEnd, ErrorReason},
+    Client, Consumer, Delivery, GroupOptions, TopicOptions,
+    pb::{AttemptEnd, Channel, ErrorReason},
 };
 use sluice_tests::api::expect;
 
@@ -365,4 +365,22 @@ async fn a_group_that_is_not_there_or_goes_away_is_told() {
     let ended = expect("the end", consumer.next()).await.unwrap();
     assert_eq!(ended.unwrap_err().reason(), ErrorReason::UnknownGroup);
     assert!(consumer.next().await.is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delivery_tells_the_epoch_of_its_offset() {
+    let setting = setting(patient()).await;
+    let admin = setting.client.admin();
+    let buffered = TopicOptions::default().channel(Channel::Buffered);
+    admin.create_topic("buffered", buffered).await.unwrap();
+    setting.group("buffered", "workers", patient()).await;
+    let epoch = admin.describe_broker().await.unwrap().log_epoch;
+    let producer = setting.client.producer().await.unwrap();
+    for (topic, expected) in [("in", 0), ("buffered", epoch)] {
+        producer.publish(topic, event("e")).await.unwrap();
+        let consumer = setting.client.consumer(topic, "workers");
+        let delivery = next(&mut consumer.join().await.unwrap()).await;
+        assert_eq!(delivery.epoch(), expected, "{topic}");
+        delivery.ack().await.unwrap();
+    }
 }

@@ -10,7 +10,10 @@ use std::{
 };
 
 use futures_util::StreamExt;
-use sluice_client::{Event, GroupOptions, Outputs, StageError, pb::ErrorReason};
+use sluice_client::{
+    Event, GroupOptions, Outputs, StageError, TopicOptions,
+    pb::{Channel, ErrorReason},
+};
 use sluice_tests::api::expect;
 use tokio_util::sync::CancellationToken;
 
@@ -292,4 +295,35 @@ async fn a_stage_ends_when_its_group_is_deleted() {
     let again = setting.client.stage("in", "stage");
     let again = again.start(|_| async { Ok::<_, StageError>(output()) });
     assert_eq!(again.await.unwrap_err().reason(), ErrorReason::UnknownGroup);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn outputs_to_a_memory_topic_must_be_allowed() {
+    let setting = setting(patient().max_attempts(1)).await;
+    let admin = setting.client.admin();
+    let memory = TopicOptions::default().channel(Channel::Memory);
+    admin.create_topic("volatile", memory).await.unwrap();
+    let producer = setting.client.producer().await.unwrap();
+    let volatile = || Outputs::one("volatile", Event::new("/stage", "test.done"));
+
+    producer.publish("in", event("refused")).await.unwrap();
+    let stage = setting.client.stage("in", "stage");
+    let stage = stage.start(move |_| async move { Ok(volatile()) }).await;
+    let stage = stage.unwrap();
+    until_settled(&setting).await;
+    stage.stop().await;
+    let letters = admin.list_dead_letters("in", "stage").await.unwrap();
+    let reason = &letters[0].history.as_ref().unwrap().reason;
+    assert!(reason.contains("allow_volatile"), "{reason}");
+
+    let stage = setting.client.stage("in", "stage").allow_volatile();
+    let stage = stage.start(move |_| async move { Ok(volatile()) }).await;
+    let stage = stage.unwrap();
+    producer.publish("in", event("allowed")).await.unwrap();
+    until_settled(&setting).await;
+    stage.stop().await;
+    let mut events = setting.client.read("volatile").events().await.unwrap();
+    let output = events.next().await.unwrap().unwrap().event;
+    assert_eq!(output.get("causationid"), Some("allowed"));
+    assert!(events.next().await.is_none());
 }

@@ -3,7 +3,12 @@
 use std::{fs, path::Path};
 
 use rand::{Rng, RngExt};
-use sluice_tests::{api::Api, broker::TestBroker, seed::seeded};
+use sluice_proto::pb::DescribeBrokerRequest;
+use sluice_tests::{
+    api::Api,
+    broker::{TestBroker, program},
+    seed::seeded,
+};
 
 use super::{
     copy,
@@ -55,4 +60,37 @@ async fn a_view_that_is_gone_or_noise_is_built_again_with_the_same_state() {
         assert_eq!(state_hash(&data), sample.hash, "time {time}");
     }
     println!("lost and built again: {TIMES} times");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_below_the_checkpoint_is_named_when_the_view_is_built_again() {
+    let sample = Sample::make().await;
+    let data = sample.data();
+    fs::remove_dir_all(data.join("view")).unwrap();
+    let segments = fs::read_dir(data.join("log")).unwrap();
+    let segments = segments.map(|entry| entry.unwrap().path());
+    let first = segments.filter(|path| path.extension().is_some_and(|e| e == "seg"));
+    let first = first.min().unwrap();
+    let mut bytes = fs::read(&first).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&first, bytes).unwrap();
+
+    let broker = TestBroker::start_over(&data, ARGS);
+    assert!(broker.log().contains("damaged below its checkpoint"));
+    let api = Api::connect(broker.url()).await;
+    let mut admin = api.admin.clone();
+    let status = admin.describe_broker(DescribeBrokerRequest {}).await;
+    let recovery = status.unwrap().into_inner().recovery.unwrap();
+    let [skipped] = recovery.skipped_damage[..] else {
+        panic!("{recovery:?}");
+    };
+    assert!((1..=middle as i64).contains(&skipped.begin_position));
+    assert!(skipped.end_position > middle as i64);
+    let status = std::process::Command::new(program())
+        .args(["status", "--broker", broker.url()])
+        .output()
+        .unwrap();
+    let status = String::from_utf8_lossy(&status.stdout);
+    assert!(status.contains("DAMAGED"), "{status}");
 }

@@ -7,6 +7,7 @@ mod replay;
 
 use std::{
     fs, io,
+    ops::Range,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
     thread::JoinHandle,
@@ -80,6 +81,9 @@ pub struct Recovery {
     pub log: OpenReport,
     /// The view was dropped and built again from the log.
     pub view_rebuilt: bool,
+    /// Where the log was found to be damaged below the checkpoint from which it was
+    /// replayed, when the view was built again: the events there are not in it.
+    pub skipped: Vec<Range<Position>>,
     /// How long it took.
     pub took: std::time::Duration,
 }
@@ -97,8 +101,9 @@ pub struct Opened {
     pub reclaimer: log::Reclaimer,
     /// How far view and checkpoints have followed the log.
     pub followed: Arc<Followed>,
-    /// Time of the log's last frame before this run, milliseconds since 1970.
-    pub log_time_ms: u64,
+    /// The time by which events grow old, as far as it was noted, or else that of the
+    /// log's last frame before this run; milliseconds since 1970, 0 in a new log.
+    pub retention_ms: u64,
     /// What each group has settled.
     pub groups: Vec<(GroupId, GroupState)>,
     /// What was found.
@@ -182,6 +187,7 @@ pub fn open(data_dir: &Path, mut config: CommitConfig) -> Result<Opened, OpenErr
     let recovery = Recovery {
         log: replayed.report,
         view_rebuilt: view_rebuilt && !replayed.report.created,
+        skipped: replayed.skipped.clone(),
         took: started.elapsed(),
     };
     replayed.start(config, recovery)
@@ -276,6 +282,8 @@ struct Replayed {
     reader: log::Reader,
     reclaimer: log::Reclaimer,
     report: OpenReport,
+    /// As in [`Recovery::skipped`].
+    skipped: Vec<Range<Position>>,
 }
 
 impl Replayed {
@@ -315,6 +323,7 @@ impl Replayed {
             reader: opened.reader,
             reclaimer: opened.reclaimer,
             report,
+            skipped: Vec::new(),
         })
     }
 
@@ -327,7 +336,10 @@ impl Replayed {
             deleted_topics,
             ..
         } = self.replay;
-        let log_time_ms = state.time_ms;
+        let retention_ms = match state.retention_ms {
+            0 => state.time_ms,
+            noted_ms => noted_ms,
+        };
         let started = Frame {
             time_ms: state.time_ms,
             producer: None,
@@ -414,7 +426,7 @@ impl Replayed {
             reader: self.reader,
             reclaimer: self.reclaimer,
             followed,
-            log_time_ms,
+            retention_ms,
             groups,
             recovery,
             running: Running(threads),

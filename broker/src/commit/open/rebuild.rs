@@ -5,7 +5,7 @@
 //! is read from the segments that there are: of two copies of an event the one
 //! with the higher position wins.
 
-use std::{fs, path::Path};
+use std::{fs, ops::Range, path::Path};
 
 use super::{NO_LOG, OpenError, Paths, Replayed, replay::Replay};
 use crate::{
@@ -28,11 +28,12 @@ impl Replayed {
         let found = Found::new(&paths.log, config.log.write)?;
         let segments: Vec<SegmentInfo> = found.segments().collect();
         let mut collected: Option<LogPoint> = None;
+        let mut skipped = Vec::new();
         let (mut replay, from) = match checkpoint::find(&found)? {
             Some(FoundCheckpoint { point, entities }) => {
                 let mut replay = Replay::load(entities)?;
                 replay.save_state(&view, point, boot_id)?;
-                index_below(&found, &segments, point, boot_id, &view, &mut replay)?;
+                skipped = index_below(&found, &segments, point, boot_id, &view, &mut replay)?;
                 collected = Some(point);
                 (replay, Some(point))
             }
@@ -77,6 +78,7 @@ impl Replayed {
             reader: opened.reader,
             reclaimer: opened.reclaimer,
             report: opened.report,
+            skipped,
         })
     }
 }
@@ -89,7 +91,8 @@ fn empty_view(dir: &Path) -> Result<View, OpenError> {
     Ok(View::open(dir)?)
 }
 
-/// Indexes the events below a checkpoint.
+/// Indexes the events below a checkpoint. What is damaged there is passed over, as
+/// nobody needs to replay it: returns where, each to the end of its segment.
 fn index_below(
     found: &Found,
     segments: &[SegmentInfo],
@@ -97,20 +100,27 @@ fn index_below(
     boot_id: [u8; 16],
     view: &View,
     replay: &mut Replay,
-) -> Result<(), log::OpenError> {
+) -> Result<Vec<Range<Position>>, log::OpenError> {
+    let mut skipped = Vec::new();
     let below = segments.iter().filter(|s| s.base < point.position);
     let count = below.clone().count();
     for (at, segment) in below.enumerate() {
         tracing::info!(segment = at + 1, of = count, "building the view again");
-        found.scan(segment.base, &mut |frame| {
+        let whole_to = found.scan(segment.base, &mut |frame| {
             if frame.position < point.position {
                 replay.index(&frame)?;
             }
             Ok(())
         })?;
+        let needed_to = segment.end.min(point.position);
+        if whole_to < needed_to {
+            tracing::error!(from = %whole_to, to = %needed_to,
+                "the log is damaged below its checkpoint; the events there cannot be read");
+            skipped.push(whole_to..needed_to);
+        }
         replay
             .save_index(view, point, boot_id, segments)
             .map_err(|error| log::OpenError::Refused(segment.base, error.to_string()))?;
     }
-    Ok(())
+    Ok(skipped)
 }

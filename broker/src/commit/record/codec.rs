@@ -10,8 +10,8 @@ use sluice_proto::{GroupId, Offset, PartitionId, ProducerId, TopicId};
 use super::{
     Append, AttemptFailed, CheckpointBegun, CheckpointChunk, CheckpointEnded, EpochStarted, Frame,
     GroupChanged, GroupCreated, GroupDeleted, LeaseNoted, NewEvent, ProducerOpened,
-    ProducerSequence, Record, Relocated, RelocatedEvent, Settle, Source, TopicCreated,
-    TopicDeleted, TopicUpdated, Trimmed,
+    ProducerSequence, Record, Relocated, RelocatedEvent, RetentionTime, Settle, Source,
+    TopicCreated, TopicDeleted, TopicUpdated, Trimmed,
     events::{next_event, next_relocated},
 };
 
@@ -165,6 +165,7 @@ protobuf_records! {
     23 => CheckpointBegun,
     24 => CheckpointChunk,
     25 => CheckpointEnded,
+    26 => RetentionTime,
     30 => GroupChanged,
 }
 

@@ -50,7 +50,7 @@ pub use self::{
     events::{EventAt, EventsAt, events_at},
     retention::{
         CheckpointBegun, CheckpointChunk, CheckpointEnded, Relocated, RelocatedEvent, Retention,
-        SavedEntity, TopicUpdated, Trimmed,
+        RetentionTime, SavedEntity, TopicUpdated, Trimmed,
     },
 };
 
@@ -96,6 +96,7 @@ pub enum Record {
     EpochStarted(EpochStarted),
     Trimmed(Trimmed),
     TopicUpdated(TopicUpdated),
+    RetentionTime(RetentionTime),
     Relocated(Relocated),
     CheckpointBegun(CheckpointBegun),
     CheckpointChunk(CheckpointChunk),
@@ -201,6 +202,10 @@ pub struct AttemptFailed {
     /// It counts no attempt; the next one has the same number.
     #[prost(bool, tag = "12")]
     pub uncounted: bool,
+    /// How long the next attempt waits from the end of this one on, so that it never
+    /// waits longer because the wall clock was set back; absent in older logs.
+    #[prost(uint64, optional, tag = "13")]
+    pub delay_ms: Option<u64>,
 }
 
 impl AttemptFailed {
@@ -209,6 +214,15 @@ impl AttemptFailed {
     pub fn next_attempt(&self) -> u32 {
         self.attempt.saturating_add(u32::from(!self.uncounted))
     }
+}
+
+/// When something is due that was to be at a time of the wall clock, by a clock that
+/// nobody sets: that is `now_ms` now, and the wall clock is `wall_ahead_ms` ahead.
+/// It never waits longer than it was to wait at first, `wait_ms`.
+#[must_use]
+pub fn due_ms(at_wall_ms: u64, wait_ms: Option<u64>, now_ms: u64, wall_ahead_ms: u64) -> u64 {
+    let due_ms = at_wall_ms.saturating_sub(wall_ahead_ms);
+    wait_ms.map_or(due_ms, |wait_ms| due_ms.min(now_ms.saturating_add(wait_ms)))
 }
 
 /// A lease that has lasted long enough to be worth a wait for its holder after
@@ -544,4 +558,30 @@ pub struct EpochStarted {
     /// those that come next.
     #[prost(uint64, tag = "3")]
     pub last_id: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// A wait goes by the wall clock over a restart, and never gets longer by it.
+        #[test]
+        fn what_waits_for_a_time_is_due_by_it_and_never_later_than_it_was_to_be(
+            wait_ms in 0_u64..1 << 40, stopped_ms in 0_u64..1 << 40,
+            set_ms in -(1_i64 << 40)..1 << 40, began_wall_ms in 1_u64 << 41..1 << 42,
+            now_ms in 0_u64..1000,
+        ) {
+            let at_wall_ms = began_wall_ms + wait_ms;
+            let wall_ms = (began_wall_ms + stopped_ms).saturating_add_signed(set_ms);
+            let due = due_ms(at_wall_ms, Some(wait_ms), now_ms, wall_ms - now_ms);
+            prop_assert!(due <= now_ms + wait_ms);
+            prop_assert_eq!(due <= now_ms, at_wall_ms <= wall_ms || wait_ms == 0);
+            if wall_ms >= began_wall_ms {
+                prop_assert_eq!(due.saturating_sub(now_ms), at_wall_ms.saturating_sub(wall_ms));
+            }
+        }
+    }
 }

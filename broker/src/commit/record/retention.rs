@@ -50,6 +50,15 @@ pub struct TopicUpdated {
     pub retention: Retention,
 }
 
+/// The time by which events grow old, so that after a restart it goes on from there,
+/// whatever the wall clock says then.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct RetentionTime {
+    /// Milliseconds since 1970, as far as the wall clock is believed.
+    #[prost(uint64, tag = "1")]
+    pub now_ms: u64,
+}
+
 /// The oldest events of a partition are gone.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct Trimmed {

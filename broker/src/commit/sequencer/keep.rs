@@ -5,7 +5,7 @@ use sluice_proto::{GroupId, Offset, TopicId};
 use super::{Pending, Sequencer};
 use crate::commit::{
     keep::{Keep, KeepReply, Kept, Trim, Unread},
-    record::{Record, Relocated, Source, Trimmed},
+    record::{Record, Relocated, RetentionTime, Source, Trimmed},
 };
 
 impl Sequencer {
@@ -15,6 +15,7 @@ impl Sequencer {
             Keep::Trim(trims) => self.trims(trims),
             Keep::Relocate(ranges) => self.relocations(ranges),
             Keep::Checkpoint(piece) => vec![*piece],
+            Keep::Time(now_ms) => vec![Record::RetentionTime(RetentionTime { now_ms })],
             Keep::Save => {
                 // Begun before the next block is gathered, also when this one is
                 // empty.

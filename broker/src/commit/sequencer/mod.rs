@@ -18,7 +18,6 @@ mod volatile;
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex},
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 use sluice_proto::{Offset, PartitionId, ProducerId, TopicId};
@@ -45,7 +44,10 @@ use super::{
     },
     state::{Applied, State},
 };
-use crate::log::{BlockBuilder, FRAME_BYTES_MAX, Prepared, When, Writer};
+use crate::{
+    log::{BlockBuilder, FRAME_BYTES_MAX, Prepared, When, Writer},
+    wall_clock,
+};
 
 pub(super) struct Sequencer {
     pub(super) state: State,
@@ -435,10 +437,7 @@ impl Sequencer {
 
     /// The wall clock, never behind what the log has already.
     fn now_ms(&self) -> u64 {
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |d| d.as_millis() as u64);
-        now.max(self.state.time_ms)
+        wall_clock::now_ms().max(self.state.time_ms)
     }
 
     fn frame(&self, producer: Option<ProducerSequence>, records: Vec<Record>) -> Frame {

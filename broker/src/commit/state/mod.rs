@@ -39,6 +39,8 @@ pub struct State {
     pub time_ms: u64,
     /// The highest id given to a topic, group or producer; ids begin at 1.
     last_id: u64,
+    /// The time by which events grow old, as far as it was noted; 0 when it was not.
+    pub retention_ms: u64,
     topics: BTreeMap<TopicId, TopicState>,
     topic_names: HashMap<TopicName, TopicId>,
     groups: BTreeMap<GroupId, GroupState>,
@@ -168,6 +170,9 @@ impl State {
                     self.uses_id(started.last_id);
                 }
                 Record::Trimmed(trimmed) => applied.kept.extend(self.trimmed(trimmed)?),
+                Record::RetentionTime(time) => {
+                    self.retention_ms = self.retention_ms.max(time.now_ms);
+                }
                 Record::TopicUpdated(updated) => self.topic_updated(updated)?,
                 Record::Relocated(relocated) => {
                     let (placed, kept) = self.relocated(relocated)?;

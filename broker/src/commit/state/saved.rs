@@ -78,6 +78,7 @@ impl State {
                     epoch: self.epoch.0,
                     time_ms: self.time_ms,
                     last_id: self.last_id,
+                    retention_ms: self.retention_ms,
                 }
                 .encode_to_vec(),
             ),
@@ -139,6 +140,7 @@ impl State {
                 self.epoch = Epoch(saved.epoch);
                 self.time_ms = saved.time_ms;
                 self.last_id = self.last_id.max(saved.last_id);
+                self.retention_ms = self.retention_ms.max(saved.retention_ms);
             }
             EntityKey::Topic(_) => {
                 let created = TopicCreated::decode(bytes).map_err(text)?;
@@ -192,6 +194,8 @@ struct SavedCounters {
     time_ms: u64,
     #[prost(uint64, tag = "3")]
     last_id: u64,
+    #[prost(uint64, tag = "4")]
+    retention_ms: u64,
 }
 
 #[derive(Clone, PartialEq, Eq, Message)]

@@ -71,7 +71,7 @@ use self::{
 use super::{by_number::ByNumber, key_lock::KeyLocks, schedule::Schedule};
 use crate::commit::{
     SourceState,
-    record::{AttemptFailed, GroupConfig, Ordering, Source},
+    record::{AttemptFailed, GroupConfig, Ordering, Source, due_ms},
 };
 
 /// An event of the group.
@@ -209,7 +209,8 @@ impl Board {
         let indices: Vec<Source> = sources.iter().map(|(source, _)| *source).collect();
         for (at, (source, mut state)) in sources.into_iter().enumerate() {
             for failed in state.attempts.values_mut().flatten() {
-                failed.not_before_ms = failed.not_before_ms.saturating_sub(wall_ahead_ms);
+                let (at_wall_ms, wait_ms) = (failed.not_before_ms, failed.delay_ms);
+                failed.not_before_ms = due_ms(at_wall_ms, wait_ms, now_ms, wall_ahead_ms);
             }
             let committed_end = state.window.committed_end();
             board.sources.push(Progress {
@@ -245,6 +246,8 @@ impl Board {
                             0 => now_ms,
                             wall_ms => wall_ms.saturating_sub(wall_ahead_ms),
                         };
+                        // The wall clock may have been set back.
+                        let since_ms = since_ms.min(now_ms);
                         since_ms.saturating_add(rules.processing_limit_ms)
                     }),
                 };

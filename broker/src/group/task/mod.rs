@@ -9,12 +9,7 @@ mod gaps;
 mod notes;
 mod read_ahead;
 
-use std::{
-    collections::VecDeque,
-    pin::pin,
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{collections::VecDeque, pin::pin, sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use sluice_proto::Offset;
@@ -47,6 +42,7 @@ use crate::{
     commit::{AckWindow, Changes, Group, Proposals},
     filter::Counters,
     flow::Metering,
+    wall_clock,
 };
 
 /// Read ahead while fewer events are ready; with several members as many for each,
@@ -139,18 +135,16 @@ pub(super) struct Tally {
     pub(super) dead_lettered: u64,
 }
 
-/// The group's clock, which never goes back, beside the wall clock at its start.
+/// The group's clock, which nobody sets, beside the wall clock as it is now.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Clock {
     origin: Instant,
-    wall_ahead_ms: u64,
 }
 
 impl Clock {
     pub(super) fn start() -> Self {
         Self {
             origin: Instant::now(),
-            wall_ahead_ms: wall_ms(),
         }
     }
 
@@ -158,13 +152,14 @@ impl Clock {
         self.origin.elapsed().as_millis() as u64
     }
 
+    /// Another one whenever somebody has set the wall clock.
     pub(super) fn wall_ahead_ms(&self) -> u64 {
-        self.wall_ahead_ms
+        wall_clock::now_ms().saturating_sub(self.now_ms())
     }
 
     /// Wall clock of a time of this clock.
     pub(super) fn wall(&self, at_ms: u64) -> u64 {
-        at_ms.saturating_add(self.wall_ahead_ms)
+        at_ms.saturating_add(self.wall_ahead_ms())
     }
 
     fn instant(&self, at_ms: u64) -> Instant {
@@ -172,12 +167,6 @@ impl Clock {
         const LONGEST: u64 = 24 * 60 * 60 * 1000;
         self.origin + Duration::from_millis(at_ms.min(self.now_ms() + LONGEST))
     }
-}
-
-pub(super) fn wall_ms() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_millis() as u64)
 }
 
 /// What a group's task is made of.

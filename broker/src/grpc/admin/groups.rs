@@ -41,6 +41,9 @@ impl Api {
     ) -> Result<wire::CreateGroupResponse, Refusal> {
         let topic = self.topic(Action::Administer, &request.topic)?;
         let name = convert::group_name("group", &request.group)?;
+        if self.proposals.catalog().group(&topic.name, &name).is_none() {
+            self.room_to_grow()?;
+        }
         let or_as_it_is = request.config.is_none();
         let mut asked = request.config.unwrap_or_default();
         let filter = filters::compile(

@@ -22,6 +22,8 @@ use crate::filter::FILTER_BYTES_MAX;
 
 const PAGE_DEFAULT: usize = 100;
 const PAGE_MAX: usize = 1000;
+/// Damaged parts of the log that DescribeBroker tells.
+const SKIPPED_TOLD_MAX: usize = 100;
 
 impl Api {
     pub(in crate::grpc) fn describe_broker(&self) -> Result<wire::DescribeBrokerResponse, Refusal> {
@@ -76,6 +78,15 @@ impl Api {
                 cut_bytes: recovery.log.cut_bytes as i64,
                 duration: Some(convert::duration(recovery.took)),
                 view_rebuilt: recovery.view_rebuilt,
+                skipped_damage: recovery
+                    .skipped
+                    .iter()
+                    .take(SKIPPED_TOLD_MAX)
+                    .map(|skipped| wire::SkippedDamage {
+                        begin_position: skipped.start.0 as i64,
+                        end_position: skipped.end.0 as i64,
+                    })
+                    .collect(),
             }),
         })
     }

@@ -22,6 +22,9 @@ impl Api {
     ) -> Result<wire::CreateTopicResponse, Refusal> {
         self.allow(Action::Administer, Resource::Topic(&request.topic))?;
         let name = convert::topic_name("topic", &request.topic)?;
+        if self.proposals.catalog().topic(&name).is_none() {
+            self.room_to_grow()?;
+        }
         let max = self.limits.partitions_max as usize;
         let kept = request.config.as_ref().and_then(|asked| asked.retention);
         let kept = kept.map(|asked| retention::settings("config.retention", asked));

@@ -144,12 +144,13 @@ impl Scan {
         }
     }
 
-    /// Gives the frames of one segment alone, as far as its chain is whole.
+    /// Gives the frames of one segment alone, as far as its chain is whole. Returns
+    /// where that is, which is beyond the segment when it ends with its seal.
     pub(super) fn one_segment(
         disk: &dyn Disk,
         found: &FoundSegment,
         visit: &mut Visit<'_>,
-    ) -> Result<(), OpenError> {
+    ) -> Result<Position, OpenError> {
         let mut scan = Self {
             point: LogPoint {
                 position: found.header.first_block(),
@@ -164,7 +165,7 @@ impl Scan {
             replayed_bytes: 0,
         };
         scan.follow(disk, std::slice::from_ref(found), 0, visit)?;
-        Ok(())
+        Ok(scan.point.position)
     }
 
     pub(super) fn damaged(&self, found: &FoundSegment, position: Position) -> OpenError {

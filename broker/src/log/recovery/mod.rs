@@ -181,7 +181,8 @@ impl Found {
     }
 
     /// Gives the frames of the segment with this base to `visit`, in order, as
-    /// far as its chain of blocks is whole. Nothing is cut, nor found to be
+    /// far as its chain of blocks is whole, and returns where that is: beyond the
+    /// segment when it is sealed and whole. Nothing is cut, nor found to be
     /// damage: that is for [`Found::open`].
     ///
     /// # Errors
@@ -191,7 +192,7 @@ impl Found {
         &self,
         base: Position,
         visit: &mut dyn FnMut(ReplayedFrame<'_>) -> Result<(), String>,
-    ) -> Result<(), OpenError> {
+    ) -> Result<Position, OpenError> {
         let found = self
             .segments
             .iter()

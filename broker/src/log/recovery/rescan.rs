@@ -5,7 +5,8 @@ use crate::log::{Position, Reader};
 
 impl Reader {
     /// Gives the frames of the sealed segment with this base to `visit`, in
-    /// order, as far as its chain of blocks is whole. Only whoever removes
+    /// order, as far as its chain of blocks is whole, and returns where that is, as
+    /// [`Found::scan`](super::Found::scan) does. Only whoever removes
     /// segments may call this, as nothing keeps the segment in the meantime.
     ///
     /// # Errors
@@ -15,7 +16,7 @@ impl Reader {
         &self,
         base: Position,
         visit: &mut dyn FnMut(ReplayedFrame<'_>) -> Result<(), String>,
-    ) -> Result<(), OpenError> {
+    ) -> Result<Position, OpenError> {
         let disk = &*self.shared.disk;
         Scan::one_segment(disk, &find_segment(disk, base)?, visit)
     }

@@ -1,0 +1,10 @@
+//! Brokers whose disk fails, and whose wall clock is set.
+//!
+//! `cargo test -p sluice-tests --features fault-points --test faults`
+//!
+//! The broker is built with its faults (`broker/src/fault_points.rs`).
+
+#![allow(clippy::unwrap_used)]
+
+mod clock;
+mod disk;
