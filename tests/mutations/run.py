@@ -42,7 +42,7 @@ MUTATIONS = [
     ("a delayed event comes at once", "settling.rs",
      "if due_ms <= now_ms {", "if true {"),
     ("an event held over a restart does not hold its line", "mod.rs",
-     "            self.locks.arrive(line, id);\n        }\n        let progress",
+     "            self.locks.arrive(line, id, now_ms);\n        }\n        let progress",
      "            let _ = line;\n        }\n        let progress"),
     ("held leases do not count against the cap", "counts.rs",
      "self.in_flight + self.held", "self.in_flight"),
@@ -70,8 +70,11 @@ MUTATIONS = [
      "if let Some(held) = self.events.get_mut(&id) {",
      "if let (Some(held), true) = (self.events.get_mut(&id), false) {"),
     ("a parked event is settled in its first place", "settling.rs",
-     "let at = self.at(id);\n        self.sources[at.source].window.settle(at.offset);",
-     "let at = id;\n        self.sources[at.source].window.settle(at.offset);"),
+     "self.sources[self.lot.parking.source].window.settle(at);",
+     "self.sources[id.source].window.settle(id.offset);"),
+    ("a key whose ack is in line goes to nobody", "settling.rs",
+     "        if let Some(next) = next {\n            self.activate(next, now_ms);\n        }\n",
+     "        let _ = next;\n"),
 ]
 
 
