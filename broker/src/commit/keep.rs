@@ -84,10 +84,8 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    pub(super) fn new(queue: &tokio::sync::mpsc::Sender<Proposal>) -> Self {
-        Self {
-            queue: queue.downgrade(),
-        }
+    pub(super) fn new(queue: tokio::sync::mpsc::WeakSender<Proposal>) -> Self {
+        Self { queue }
     }
 
     /// Lets partitions begin later, durably.

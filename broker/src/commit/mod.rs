@@ -2,7 +2,7 @@
 //! passes here.
 //!
 //! ```text
-//!  Proposals ──queue──> Sequencer (one thread) ──block──> log
+//!  Proposals ──lines──> Sequencer (one thread) ──block──> log
 //!                          │ applies to State      │ durable
 //!                          │                       └─> Catalog, visible ends, replies
 //!                          └─ now and then ─> Checkpoints (a thread) ──> view
@@ -19,6 +19,7 @@ mod checkpoint;
 mod epochs;
 mod keep;
 mod lagging;
+mod lines;
 mod memory;
 mod occupancy;
 mod open;

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use sluice_proto::{GroupId, GroupName, ProducerId, TopicId, TopicName};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 
 use super::{
     catalog::Catalog,
     keep::{Keep, KeepReply, Keeper},
+    lines::{Line, Lines},
     producers::{Appended, SequenceError},
     record::{
         AttemptFailed, Channel, GroupConfig, GroupPosition, LeaseNoted, NewEvent, ProducerSequence,
@@ -299,7 +300,7 @@ pub(super) enum Proposal {
         changes: Changes,
         reply: Reply<Committed, CommitError>,
         /// Held until the reply, so that what waits here is bounded.
-        budget: OwnedSemaphorePermit,
+        room: OwnedSemaphorePermit,
     },
     Catalog {
         change: CatalogChange,
@@ -312,6 +313,7 @@ pub(super) enum Proposal {
     /// What became of a sequence; answered in turn, after what came before.
     Lookup {
         sequence: ProducerSequence,
+        line: Line,
         reply: Reply<Option<Committed>, CommitError>,
     },
     /// What keeping the log in bounds needs.
@@ -322,6 +324,15 @@ pub(super) enum Proposal {
 }
 
 impl Proposal {
+    /// Where it waits.
+    pub(super) fn line(&self) -> Line {
+        match self {
+            Self::Changes { changes, .. } => Line::of(changes),
+            Self::Lookup { line, .. } => *line,
+            _ => Line::Intake,
+        }
+    }
+
     /// About the bytes that it takes in the log.
     pub(super) fn frame_bytes(&self) -> usize {
         match self {
@@ -337,9 +348,7 @@ impl Proposal {
 /// Where proposals go in. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Proposals {
-    pub(super) queue: mpsc::Sender<Proposal>,
-    pub(super) budget: Arc<Semaphore>,
-    pub(super) budget_bytes: usize,
+    pub(super) lines: Lines,
     pub(super) catalog: watch::Receiver<Arc<Catalog>>,
 }
 
@@ -356,8 +365,9 @@ impl Proposals {
         self.submit(changes).await?.committed().await
     }
 
-    /// Puts changes in line; what is submitted one after the other is committed
-    /// in that order. Waits while the queue is full.
+    /// Puts changes in line. Waits while the line is full. What is published one
+    /// after the other is committed in that order, and so are settlements; but
+    /// they, and commits with outputs, do not wait behind what is published.
     ///
     /// # Errors
     /// When they do not fit the log.
@@ -366,35 +376,53 @@ impl Proposals {
         if bytes > FRAME_BYTES_MAX {
             return Err(CommitError::TooLarge(bytes));
         }
-        // Changes larger than the whole budget take all of it.
-        let permits = bytes.min(self.budget_bytes) as u32;
-        let budget = self
-            .budget
-            .clone()
-            .acquire_many_owned(permits)
-            .await
-            .map_err(|_| Unavailable::ShuttingDown)?;
+        let line = Line::of(&changes);
+        let room = self.lines.room(line, bytes).await?;
         let (reply, answer) = oneshot::channel();
         let proposal = Proposal::Changes {
             changes,
             reply,
-            budget,
+            room,
         };
-        let sent = self.queue.send(proposal).await;
-        sent.map_err(|_| Unavailable::ShuttingDown)?;
+        self.lines.put(line, proposal).await?;
         Ok(Submitted(answer))
     }
 
-    /// What became of a producer's sequence: its result if it was applied.
-    /// Whatever was proposed before is taken into account.
+    /// What became of the sequence of something published: its result if it was
+    /// applied. Whatever was published before is taken into account.
     ///
     /// # Errors
     /// When the sequence is not one of the current session.
-    pub async fn lookup(
+    pub async fn look_up_published(
         &self,
         sequence: ProducerSequence,
     ) -> Result<Option<Committed>, CommitError> {
-        self.ask(|reply| Proposal::Lookup { sequence, reply }).await
+        self.look_up(sequence, Line::Intake).await
+    }
+
+    /// The same of a commit with inputs; commits and settlements that were
+    /// proposed before are taken into account.
+    ///
+    /// # Errors
+    /// As [`Proposals::look_up_published`].
+    pub async fn look_up_commit(
+        &self,
+        sequence: ProducerSequence,
+    ) -> Result<Option<Committed>, CommitError> {
+        self.look_up(sequence, Line::Work).await
+    }
+
+    async fn look_up(
+        &self,
+        sequence: ProducerSequence,
+        line: Line,
+    ) -> Result<Option<Committed>, CommitError> {
+        self.ask(line, |reply| Proposal::Lookup {
+            sequence,
+            line,
+            reply,
+        })
+        .await
     }
 
     /// Changes the catalog; returns when the change is durable and in
@@ -406,7 +434,8 @@ impl Proposals {
         &self,
         change: CatalogChange,
     ) -> Result<CatalogChanged, CatalogError> {
-        self.ask(|reply| Proposal::Catalog { change, reply }).await
+        self.ask(Line::Intake, |reply| Proposal::Catalog { change, reply })
+            .await
     }
 
     /// Opens a producer session, durably. An empty name gives one of its own.
@@ -414,14 +443,15 @@ impl Proposals {
     /// # Errors
     /// When there are too many.
     pub async fn open_producer(&self, name: String) -> Result<ProducerSession, OpenProducerError> {
-        self.ask(|reply| Proposal::OpenProducer { name, reply })
+        self.ask(Line::Intake, |reply| Proposal::OpenProducer { name, reply })
             .await
     }
 
     /// Closes the log after all that was proposed before.
     pub async fn close(&self) {
         let (reply, closed) = oneshot::channel();
-        if self.queue.send(Proposal::Close { reply }).await.is_ok() {
+        let close = Proposal::Close { reply };
+        if self.lines.put(Line::Intake, close).await.is_ok() {
             let _ = closed.await;
         }
     }
@@ -441,18 +471,16 @@ impl Proposals {
     /// Where what keeps the log in bounds goes in. It does not keep the log open.
     #[must_use]
     pub fn keeper(&self) -> Keeper {
-        Keeper::new(&self.queue)
+        Keeper::new(self.lines.weak_intake())
     }
 
     async fn ask<T, E: From<Unavailable>>(
         &self,
+        line: Line,
         proposal: impl FnOnce(Reply<T, E>) -> Proposal,
     ) -> Result<T, E> {
         let (reply, answer) = oneshot::channel();
-        self.queue
-            .send(proposal(reply))
-            .await
-            .map_err(|_| Unavailable::ShuttingDown)?;
+        self.lines.put(line, proposal(reply)).await?;
         // The sequencer drops a proposal unanswered only when it ends.
         answer.await.map_err(|_| Unavailable::ShuttingDown)?
     }

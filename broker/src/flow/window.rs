@@ -3,13 +3,16 @@
 //! What is told is a limit on the bytes of the stream since it began, so a lost
 //! or repeated one does no harm. It is replenished as batches are done with, and
 //! never taken back: when the window shrinks, it is not renewed until what is
-//! under way fits. One batch may overshoot.
+//! under way fits. One batch may overshoot. What a producer sends without credit
+//! is not read beyond the most that its stream may have under way just now.
 
 /// The window of one stream.
 #[derive(Clone, Copy, Debug)]
 pub struct Window {
-    /// What it is when nobody is behind.
+    /// What it is when it is the only one and nobody is behind.
     bytes_max: u64,
+    /// What the number of streams leaves of it.
+    shared: u64,
     /// What it is now.
     bytes: u64,
     arrived: u64,
@@ -27,6 +30,7 @@ impl Window {
     pub fn new(bytes_max: u64) -> Self {
         Self {
             bytes_max,
+            shared: bytes_max,
             bytes: bytes_max,
             arrived: 0,
             done: 0,
@@ -44,10 +48,15 @@ impl Window {
         self.done += bytes;
     }
 
-    /// Makes the window a share of what it is at most, from 0 to 1.
-    pub fn set_share(&mut self, share: f64) {
-        let share = (self.bytes_max as f64 * share.clamp(0.0, 1.0)) as u64;
-        self.bytes = share.clamp(WINDOW_BYTES_MIN.min(self.bytes_max), self.bytes_max);
+    /// Makes the window a share of what it is at most, each from 0 to 1: as much as
+    /// other streams leave of it, and of that what those who are behind do.
+    pub fn set_share(&mut self, of_all: f64, of_topics: f64) {
+        let share = |share: f64| {
+            let bytes = (self.bytes_max as f64 * share.clamp(0.0, 1.0)) as u64;
+            bytes.clamp(WINDOW_BYTES_MIN.min(self.bytes_max), self.bytes_max)
+        };
+        self.shared = share(of_all);
+        self.bytes = share(of_all.min(of_topics));
     }
 
     /// Bytes under way.
@@ -56,10 +65,11 @@ impl Window {
         self.arrived.saturating_sub(self.done)
     }
 
-    /// Whether another batch is read; those beyond wait in the connection.
+    /// Whether another batch is read; those beyond wait in the connection. Also
+    /// while a topic is full, so that batches for others go on.
     #[must_use]
     pub fn takes_more(&self) -> bool {
-        self.under_way() < self.bytes_max
+        self.under_way() < self.shared
     }
 
     /// The limit that is to be told, if enough of it is new: a quarter of the
@@ -98,7 +108,7 @@ mod tests {
         Repeat(usize),
         /// It is lost, for a while: the next one heals it.
         Lose(usize),
-        Share(f64),
+        Share(f64, f64),
     }
 
     fn step() -> impl Strategy<Value = Step> {
@@ -108,7 +118,7 @@ mod tests {
             3 => any::<usize>().prop_map(Step::Arrive),
             1 => any::<usize>().prop_map(Step::Repeat),
             1 => any::<usize>().prop_map(Step::Lose),
-            1 => (0.0..1.0_f64).prop_map(Step::Share),
+            1 => (0.0..1.0_f64, 0.0..1.0_f64).prop_map(|(all, topics)| Step::Share(all, topics)),
         ]
     }
 
@@ -129,6 +139,11 @@ mod tests {
                 match step {
                     Step::Send(bytes) if sent < credit => {
                         prop_assert!(window.under_way() < bytes_max);
+                        // It waits in the connection as long as it is not read.
+                        if !window.takes_more() {
+                            prop_assert!(window.under_way() > 0, "never read");
+                            continue;
+                        }
                         sent += bytes;
                         window.arrived(bytes);
                         under_way.push_back(bytes);
@@ -150,7 +165,9 @@ mod tests {
                         limits.swap_remove(at % limits.len());
                     }
                     Step::Arrive(_) | Step::Repeat(_) | Step::Lose(_) => {}
-                    Step::Share(share) => window.set_share(share),
+                    Step::Share(of_all, of_topics) => {
+                        window.set_share(of_all, of_topics);
+                    }
                 }
                 if let Some(limit) = window.due() {
                     prop_assert!(limit > last_told);
@@ -176,7 +193,7 @@ mod tests {
         fn a_smaller_share_is_a_smaller_window(share in 0.0..1.0_f64) {
             let mut window = Window::new(4 << 20);
             let first = window.tell();
-            window.set_share(share);
+            window.set_share(1.0, share);
             window.arrived(first);
             window.done(first);
             let limit = window.tell();

@@ -14,7 +14,7 @@ use tonic::metadata::MetadataMap;
 use super::{api::Api, refusal::Refusal};
 use crate::{
     commit::{AppendRequest, Changes, Submitted},
-    flow::{Entered, InLine, Load, Producer},
+    flow::{Entered, InLine, Load, Producer, window::WINDOW_BYTES_MIN},
 };
 
 impl Api {
@@ -70,10 +70,23 @@ impl Api {
     /// A request of so many bytes is about to wait, if there are not too many.
     pub(super) fn wait_with(&self, bytes: usize) -> Result<Counted, Refusal> {
         let counted = Counted::add(&self.waiting_bytes, bytes);
-        if counted.after <= self.limits.publish_waiting_bytes.max(bytes) {
+        let limit = self.limits.publish_waiting_bytes;
+        if counted.after <= limit.max(bytes) {
             Ok(counted)
         } else {
-            Err(Refusal::overloaded())
+            Err(Refusal::too_much_waits(limit))
+        }
+    }
+
+    /// Another PublishStream begins, if there is a window for it.
+    pub(super) fn open_publish_stream(&self) -> Result<Counted, Refusal> {
+        let counted = Counted::add(&self.publish_streams, 1);
+        let bytes = self.limits.publish_windows_bytes;
+        let limit = bytes / WINDOW_BYTES_MIN as usize;
+        if counted.after <= limit {
+            Ok(counted)
+        } else {
+            Err(Refusal::too_many_publish_streams(limit, bytes))
         }
     }
 

@@ -116,7 +116,7 @@ impl Api {
             match input.group.freeze(input.tokens).await {
                 Ok(of_group) => frozen.push(of_group),
                 // Those that are frozen go on when they are dropped.
-                Err(error) => return self.applied_before(changes.producer, error.into()).await,
+                Err(error) => return self.committed_before(changes.producer, error.into()).await,
             }
         }
         for of_group in &frozen {

@@ -75,22 +75,38 @@ impl Api {
         Ok(appends.collect())
     }
 
-    /// A request is about to be refused, perhaps because it was applied before
-    /// and only its answer was lost: then it is answered again. What is refused
-    /// has not taken its number.
-    pub(super) async fn applied_before(
+    /// What is published is about to be refused, perhaps because it was applied
+    /// before and only its answer was lost: then it is answered again. What is
+    /// refused has not taken its number.
+    pub(super) async fn published_before(
         &self,
         producer: Option<ProducerSequence>,
         refusal: Refusal,
     ) -> Result<Committed, Refusal> {
-        if let Some(sequence) = producer {
-            match self.proposals.lookup(sequence).await {
-                Ok(Some(committed)) => return Ok(committed),
-                Ok(None) => {}
-                Err(error) => return Err(error.into()),
-            }
+        match producer {
+            Some(sequence) => self
+                .proposals
+                .look_up_published(sequence)
+                .await?
+                .ok_or(refusal),
+            None => Err(refusal),
         }
-        Err(refusal)
+    }
+
+    /// The same of a commit with inputs.
+    pub(super) async fn committed_before(
+        &self,
+        producer: Option<ProducerSequence>,
+        refusal: Refusal,
+    ) -> Result<Committed, Refusal> {
+        match producer {
+            Some(sequence) => self
+                .proposals
+                .look_up_commit(sequence)
+                .await?
+                .ok_or(refusal),
+            None => Err(refusal),
+        }
     }
 }
 

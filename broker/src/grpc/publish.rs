@@ -48,7 +48,7 @@ impl Api {
         let who = producer_of(producer.map(|of| of.producer), connection);
         let committed = match self.append_by(who, producer, appends, until).await {
             Ok((_held, submitted)) => submitted.committed().await?,
-            Err(refusal) => self.applied_before(producer, refusal).await?,
+            Err(refusal) => self.published_before(producer, refusal).await?,
         };
         Ok(wire::PublishResponse {
             ranges: convert::ranges(&committed, self),

@@ -18,7 +18,6 @@ use tokio::sync::{mpsc, oneshot};
 use tonic::{Status, Streaming};
 
 use super::{
-    admission::Counted,
     api::Api,
     convert, events,
     publish::producer_of,
@@ -90,7 +89,7 @@ impl<'a> PublishStream<'a> {
             return Err(Refusal::stream_state("the first message must be `open`").into());
         };
         let window = Window::new(api.limits.publish_window_bytes as u64);
-        let _open = Counted::add(&api.publish_streams, 1);
+        let _open = api.open_publish_stream()?;
         let session = u64::try_from(open.producer_id).ok().filter(|id| *id > 0);
         let mut stream = PublishStream {
             api,
@@ -215,8 +214,8 @@ impl<'a> PublishStream<'a> {
         let whole = limits.publish_window_bytes * streams;
         let of_all = limits.publish_windows_bytes as f64 / whole as f64;
         let gates = self.topics.keys().filter_map(|topic| flow.gate(*topic));
-        let share = gates.map(|gate| gate.share()).fold(of_all, f64::min);
-        self.window.set_share(share);
+        let of_topics = gates.map(|gate| gate.share()).fold(1.0, f64::min);
+        self.window.set_share(of_all, of_topics);
     }
 
     /// Tells the credit when a good part of the window is new.
@@ -255,7 +254,7 @@ async fn publish(
     // Held until it is readable.
     let _entered = match api.enter(who, &changes.appends, None).await {
         Ok(entered) => entered,
-        Err(refusal) => return api.applied_before(producer, refusal).await,
+        Err(refusal) => return api.published_before(producer, refusal).await,
     };
     // Held until it has an outcome.
     let (_in_line, submitted) = api.submit_by(who, changes, None).await?;

@@ -81,6 +81,24 @@ impl Refusal {
         Self::new(Code::ResourceExhausted, ErrorReason::Overloaded, message).retry(RETRY_WHEN_FREED)
     }
 
+    /// Requests that wait hold as much as they may.
+    pub(super) fn too_much_waits(limit: usize) -> Self {
+        let message = format!(
+            "requests that wait to be let in hold as much as they may, the limit is {limit} \
+             (publish_waiting_bytes); nothing was appended"
+        );
+        Self::new(Code::ResourceExhausted, ErrorReason::Overloaded, message).retry(RETRY_WHEN_FREED)
+    }
+
+    /// Each stream has a window, and there is none left.
+    pub(super) fn too_many_publish_streams(limit: usize, bytes: usize) -> Self {
+        let message = format!(
+            "there are {limit} PublishStreams, for which the limit of {bytes} bytes \
+             (publish_windows_bytes) has windows"
+        );
+        Self::new(Code::ResourceExhausted, ErrorReason::TooMany, message).retry(RETRY_WHEN_FREED)
+    }
+
     /// A declared output does not exist.
     pub(super) fn unknown_output(field: &str, name: &str) -> Self {
         let message = format!("{field}: topic {name:?} does not exist");

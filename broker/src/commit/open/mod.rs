@@ -15,13 +15,14 @@ use std::{
 };
 
 use sluice_proto::GroupId;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::watch;
 
 pub use self::check::{CheckError, Checked, StateFound, ViewFound, check};
 use self::replay::Replay;
 use super::{
     checkpoint::{Beginning, Checkpoints, Followed, Identity, Intervals, Mirror},
     lagging::{Lagging, LaggingLimits, Published},
+    lines::lines,
     occupancy::Occupancy,
     proposal::Proposals,
     record::{EpochStarted, Frame, Record},
@@ -380,12 +381,10 @@ impl Replayed {
             .groups()
             .map(|(id, group)| (id, group.clone()))
             .collect();
-        let (queue, proposed) = mpsc::channel(config.queue_len);
+        let (lines, waiting) = lines(config.queue_bytes, config.queue_len);
         let catalog = watch::Sender::new(Arc::new(catalog));
         let proposals = Proposals {
-            queue,
-            budget: Arc::new(Semaphore::new(config.queue_bytes)),
-            budget_bytes: config.queue_bytes,
+            lines,
             catalog: catalog.subscribe(),
         };
         let volatile = Volatile::new(config.memory_topic_bytes, config.memory_bytes);
@@ -412,9 +411,8 @@ impl Replayed {
             catalog: catalog.subscribe(),
             state,
             writer: self.writer,
-            queue: proposed,
-            held: None,
             published,
+            waiting,
             checkpoints: Some(checkpoints),
             config,
         };

@@ -21,7 +21,7 @@ use std::{
 };
 
 use sluice_proto::{Offset, PartitionId, ProducerId, TopicId};
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 
 pub(super) use self::{publisher::Publisher, turns::start, volatile::Volatile};
 use self::{
@@ -33,6 +33,7 @@ use super::{
     catalog::Catalog,
     checkpoint::Checkpoints,
     lagging::Published,
+    lines,
     open::CommitConfig,
     producers::Verdict,
     proposal::{
@@ -55,11 +56,9 @@ pub(super) struct Sequencer {
     pub(super) volatile: Arc<Mutex<Volatile>>,
     pub(super) catalog: watch::Receiver<Arc<Catalog>>,
     pub(super) writer: Writer,
-    pub(super) queue: mpsc::Receiver<Proposal>,
-    /// A proposal that begins the next block.
-    pub(super) held: Option<Proposal>,
     /// What lagging readers have to know of publishing.
     pub(super) published: Published,
+    pub(super) waiting: lines::Waiting,
     /// Until the log is closed.
     pub(super) checkpoints: Option<Checkpoints>,
     pub(super) config: CommitConfig,
@@ -128,23 +127,23 @@ impl Sequencer {
     fn gather(&mut self) -> Result<Vec<Proposal>, Option<oneshot::Sender<()>>> {
         let mut gathered = Vec::new();
         let mut bytes = 0;
-        let mut next = self.held.take().or_else(|| self.queue.blocking_recv());
+        let mut next = self.waiting.wait();
         while let Some(proposal) = next {
             if let Proposal::Close { reply } = proposal {
                 if gathered.is_empty() {
                     return Err(Some(reply));
                 }
-                self.held = Some(Proposal::Close { reply });
+                self.waiting.hold(Proposal::Close { reply });
                 break;
             }
             // What would make the block too large begins the next one.
             bytes += proposal.frame_bytes();
             if bytes > self.config.block_bytes && !gathered.is_empty() {
-                self.held = Some(proposal);
+                self.waiting.hold(proposal);
                 break;
             }
             gathered.push(proposal);
-            next = self.queue.try_recv().ok();
+            next = self.waiting.take();
         }
         if gathered.is_empty() {
             return Err(None);
@@ -201,13 +200,13 @@ impl Sequencer {
             Proposal::Changes {
                 changes,
                 reply,
-                budget,
+                room,
             } => match self.sequence_changes(changes, pending) {
                 Ok(Sequenced::InMemory(committed)) => {
                     let _ = reply.send(Ok(committed));
                 }
                 Ok(Sequenced::InBlock(committed)) => {
-                    answer_when_durable(reply, Ok(committed), Some(budget), pending);
+                    answer_when_durable(reply, Ok(committed), Some(room), pending);
                 }
                 Err(error) => drop(reply.send(Err(error))),
             },
@@ -221,7 +220,9 @@ impl Sequencer {
                 let result = self.sequence_open_producer(name, pending);
                 answer_when_durable(reply, result, None, pending);
             }
-            Proposal::Lookup { sequence, reply } => {
+            Proposal::Lookup {
+                sequence, reply, ..
+            } => {
                 let result = self.look_up(sequence);
                 answer_when_durable(reply, result, None, pending);
             }
@@ -490,8 +491,7 @@ impl Sequencer {
 
     /// Ends the log and the view in order, if the log has not failed.
     fn close_log(&mut self, publisher: &Mutex<Publisher>) {
-        self.queue.close();
-        while let Ok(proposal) = self.queue.try_recv() {
+        for proposal in self.waiting.rest() {
             refuse(proposal, Unavailable::ShuttingDown);
         }
         let Some(mut checkpoints) = self.checkpoints.take() else {
@@ -526,7 +526,7 @@ fn source(topic: u64, partition: u32) -> Source {
 fn answer_when_durable<T: Send + 'static, E: From<Unavailable> + Send + 'static>(
     reply: oneshot::Sender<Result<T, E>>,
     result: Result<T, E>,
-    budget: Option<OwnedSemaphorePermit>,
+    room: Option<OwnedSemaphorePermit>,
     pending: &mut Pending,
 ) {
     match result {
@@ -535,7 +535,7 @@ fn answer_when_durable<T: Send + 'static, E: From<Unavailable> + Send + 'static>
         }
         Ok(value) => pending.replies.push(Box::new(move |durable| {
             let _ = reply.send(durable.map(|()| value).map_err(E::from));
-            drop(budget);
+            drop(room);
         })),
     }
 }
