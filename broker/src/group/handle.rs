@@ -142,6 +142,14 @@ impl GroupHandle {
         let (outgoing, messages) = mpsc::channel(OUTGOING_LEN);
         let buffer = self.buffers.stream();
         let of_member = buffer.clone();
+        // There before it joins, so that what is sent to one that is given up
+        // half-way goes back.
+        let inbox = Inbox {
+            messages,
+            buffer,
+            room: self.room.clone(),
+            commands: self.commands.clone(),
+        };
         let joined = self
             .ask(|reply| Command::Join {
                 name: request.name,
@@ -154,12 +162,6 @@ impl GroupHandle {
             })
             .await
             .map_err(|GroupGone| JoinError::GroupGone)??;
-        let inbox = Inbox {
-            messages,
-            buffer,
-            room: self.room.clone(),
-            commands: self.commands.clone(),
-        };
         Ok((joined, inbox))
     }
 

@@ -153,13 +153,7 @@ impl Incoming {
         requests: Streaming<wire::ConsumeRequest>,
         inbox: oneshot::Sender<Inbox>,
     ) {
-        let stopping = self.api.stopping.clone();
-        let answers = self.answers.clone();
-        let result = tokio::select! {
-            result = self.read(requests, inbox) => result,
-            () = stopping.cancelled() => Err(Refusal::shutting_down().into()),
-            () = answers.closed() => Ok(End::Gone),
-        };
+        let result = self.serve(requests, inbox).await;
         if let Some(member) = self.member.take() {
             match result {
                 Ok(End::Left) => member.group.leave(member.id).await,
@@ -171,18 +165,43 @@ impl Incoming {
         }
     }
 
-    async fn read(
+    async fn serve(
         &mut self,
         mut requests: Streaming<wire::ConsumeRequest>,
         inbox: oneshot::Sender<Inbox>,
     ) -> Result<End, Status> {
-        let Some(first) = requests.message().await.map_err(unread_message)? else {
+        let (stopping, answers) = (self.api.stopping.clone(), self.answers.clone());
+        let over = async || {
+            tokio::select! {
+                () = stopping.cancelled() => Err(Refusal::shutting_down().into()),
+                () = answers.closed() => Ok(End::Gone),
+            }
+        };
+        let first = tokio::select! {
+            first = requests.message() => first.map_err(unread_message)?,
+            over = over() => return over,
+        };
+        let Some(first) = first else {
             return Ok(End::Gone);
         };
         let Some(In::Join(join)) = first.message else {
             return Err(Refusal::stream_state("the first message must be `join`").into());
         };
+        // To its end, also for a client that is gone: the group has to be told of
+        // whoever is in it.
         let (group, id) = self.join(join, inbox).await?;
+        tokio::select! {
+            result = self.read(requests, group, id) => result,
+            over = over() => over,
+        }
+    }
+
+    async fn read(
+        &self,
+        mut requests: Streaming<wire::ConsumeRequest>,
+        group: GroupHandle,
+        id: MemberId,
+    ) -> Result<End, Status> {
         let mut settling = FuturesUnordered::new();
         loop {
             tokio::select! {
