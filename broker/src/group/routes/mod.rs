@@ -74,20 +74,18 @@ impl Routes {
     }
 
     /// The route of a group with this filter, if the filter fixes anything. `wake` is
-    /// notified when there is something on it. A group with a backlog limit has
-    /// none: what it does not want is in the way of publishers until it has looked.
+    /// notified when there is something on it; of a group with a backlog limit also
+    /// when something has passed it by, which is in no publisher's way any more.
     pub(super) fn of(
         &self,
         group: &Group,
         filter: Option<&Filter>,
         wake: &Arc<Notify>,
     ) -> Option<Arc<Route>> {
-        if group.config.backlog_policy() != BacklogPolicy::Ignore {
-            return None;
-        }
         let fixed = filter?.fixed()?;
         let router = self.router(&group.topic);
-        let (subscriber, slots) = router.subscribe(fixed, wake.clone());
+        let follows = group.config.backlog_policy() != BacklogPolicy::Ignore;
+        let (subscriber, slots) = router.subscribe(fixed, wake.clone(), follows);
         Some(Arc::new(Route {
             router,
             subscriber,

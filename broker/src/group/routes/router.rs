@@ -1,7 +1,7 @@
 //! One topic's router: looks at each event once, and knows whom it concerns.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
@@ -54,6 +54,8 @@ struct Index {
     slots: HashMap<FixedAttribute, Values>,
     wanted: HashMap<Slot, Wanted>,
     subscribers: BTreeMap<u64, Arc<Notify>>,
+    /// Those that are woken for whatever comes.
+    followers: BTreeSet<u64>,
     next_slot: u32,
     next_subscriber: u64,
     /// Postings since all were woken.
@@ -88,6 +90,7 @@ impl Router {
             slots: HashMap::new(),
             wanted: HashMap::new(),
             subscribers: BTreeMap::new(),
+            followers: BTreeSet::new(),
             next_slot: 0,
             next_subscriber: 0,
             since_wake: 0,
@@ -107,12 +110,21 @@ impl Router {
         self.ended.clone()
     }
 
-    /// Looks for what a filter fixes, from now on.
-    pub(super) fn subscribe(&self, fixed: &Fixed, wake: Arc<Notify>) -> (u64, Vec<Slot>) {
+    /// Looks for what a filter fixes, from now on. One that follows is woken also
+    /// when it is passed by.
+    pub(super) fn subscribe(
+        &self,
+        fixed: &Fixed,
+        wake: Arc<Notify>,
+        follows: bool,
+    ) -> (u64, Vec<Slot>) {
         let mut index = self.index();
         let subscriber = index.next_subscriber;
         index.next_subscriber += 1;
         index.subscribers.insert(subscriber, wake);
+        if follows {
+            index.followers.insert(subscriber);
+        }
         let values = fixed.values.iter().cloned().map(Some);
         // Those that lack it are not dropped, but fail, unless another term drops
         // them; so each is looked at.
@@ -128,6 +140,7 @@ impl Router {
         let mut index = self.index();
         let before = index.postings.len();
         index.subscribers.remove(&subscriber);
+        index.followers.remove(&subscriber);
         for slot in slots {
             index.unwant(*slot, subscriber);
         }
@@ -224,7 +237,7 @@ impl Router {
 
     fn cover(&self, index: &mut Index, partition: usize, page: Page) {
         let before = index.postings.len();
-        let mut woken = HashSet::new();
+        let mut woken: HashSet<u64> = index.followers.iter().copied().collect();
         let mut slots = Vec::new();
         for stored in &page.events {
             slots.clear();
