@@ -202,6 +202,12 @@ impl Members {
             .collect()
     }
 
+    /// Whether any member waits to be told that nothing is left.
+    pub(super) fn any_draining(&self) -> bool {
+        let mut members = self.members.values();
+        members.any(|member| member.draining.is_some() && member.outgoing.is_some())
+    }
+
     /// Whether any member has credit, and room in its stream.
     pub(super) fn any_takes_more(&self) -> bool {
         self.members.values().any(|member| member.takes(0, None))

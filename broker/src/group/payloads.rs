@@ -9,7 +9,7 @@ use crate::commit::StoredEvent;
 
 /// A smaller event is copied: as a slice it would keep a whole block of the log in
 /// memory, at most a MiB, for as long as it waits here or in a member's stream.
-const COPIED_BELOW: usize = 16 << 10;
+const COPIED_BELOW: usize = 128 << 10;
 
 #[derive(Debug)]
 pub(super) struct Payloads {

@@ -54,7 +54,7 @@ impl GroupTask {
             || self.group.paused
             || self.changing.holds()
             || self.flow.held_back.is_some();
-        if stopped || (self.pulls.is_empty() && !self.members.any_takes_more()) {
+        if stopped || (self.pulls.is_empty() && self.are_all_full()) {
             return;
         }
         self.fetch_missing();
@@ -106,6 +106,11 @@ impl GroupTask {
         for (member, deliveries) in round.shared {
             self.send(member, deliveries);
         }
+    }
+
+    fn are_all_full(&mut self) -> bool {
+        self.all_are_full = self.all_are_full || !self.members.any_takes_more();
+        self.all_are_full
     }
 
     pub(super) fn size(&self, id: EventId) -> usize {
@@ -291,6 +296,9 @@ impl GroupTask {
 
     /// Tells those who asked for it that nothing is left for them.
     pub(super) fn tell_drained(&mut self) {
+        if !self.draining {
+            return;
+        }
         for id in self.members.draining() {
             let idle = self.idle_of(id);
             if idle == IdleReason::Delivering {
@@ -304,6 +312,7 @@ impl GroupTask {
                 let _ = outgoing.try_send(Outgoing::Drained { request_id, idle });
             }
         }
+        self.draining = self.members.any_draining();
     }
 
     /// What is sent for a lease of an event whose payload is at hand.

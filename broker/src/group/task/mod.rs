@@ -124,6 +124,11 @@ pub(super) struct GroupTask {
     flow: Flowing,
     /// Wakes the task: a member has room again, or there is something on the route.
     pub(super) room: Arc<Notify>,
+    /// No member takes more, until one is heard of or has room again. So a group
+    /// whose members do not read costs no look at each of them in every turn.
+    all_are_full: bool,
+    /// A member may wait to be told that nothing is left.
+    draining: bool,
 }
 
 /// What became of a feed's events without a delivery, since the broker's start.
@@ -227,6 +232,8 @@ impl GroupTask {
             dropped: 0,
             flow: Flowing::new(parts.metering),
             room: parts.room,
+            all_are_full: false,
+            draining: false,
         };
         // Before anybody can publish.
         task.tell_backlog();
@@ -274,7 +281,7 @@ impl GroupTask {
                 Some(continuation) = self.jobs.next() => continuation(&mut self),
                 Ok(()) = topic.changed(), if self.scanner.route.is_none() => {}
                 Ok(()) = parking.changed() => {}
-                () = room.notified() => {}
+                () = room.notified() => self.all_are_full = false,
                 Ok(()) = opened.changed(), if held_back => {}
                 () = &mut sleep, if wake.is_some() => {}
                 () = task::yield_now(), if more => {}
@@ -315,6 +322,7 @@ impl GroupTask {
     // ----------------------------------------------------------- commands
 
     fn handle(&mut self, command: Command) {
+        self.all_are_full = false;
         match command {
             Command::Join {
                 name,
@@ -357,6 +365,7 @@ impl GroupTask {
                 self.heard(member);
                 if let Some(member) = self.members.get_mut(member) {
                     member.draining = Some(request_id);
+                    self.draining = true;
                 }
             }
             Command::HandBack { tokens } => self.hand_back(&tokens),
