@@ -247,7 +247,7 @@ async fn overload_is_throttled_with_flat_memory_and_nothing_lost() {
 async fn modest_producers_get_what_they_ask_for_beside_a_greedy_one() {
     const MODEST: usize = 9;
     /// Each of them asks for one event of so many that the topic takes.
-    const SHARE: i64 = 12;
+    const SHARE: i64 = 10;
     let broker = TestBroker::start();
     let api = Api::connect(broker.url()).await;
     api.create_topic("in", 1).await;
@@ -294,8 +294,8 @@ async fn modest_producers_get_what_they_ask_for_beside_a_greedy_one() {
     let asked = total / SHARE;
     let got: Vec<_> = got.iter().map(|got| got.load(Relaxed)).collect();
     eprintln!("each modest producer asked for {asked} events, and got {got:?} in time");
-    // The last few were asked for just now.
-    let in_time = asked - asked / 10 - 2;
+    // All but the last few, which were asked for just now; however long it goes on.
+    let in_time = asked - 10;
     assert!(got.iter().all(|got| *got >= in_time), "{got:?} of {asked}");
     greedy.shutdown().await;
     modest.shutdown().await;

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod backlog;
+mod bounds;
 mod chain;
 mod load;
 mod pipeline;
