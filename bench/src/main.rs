@@ -9,6 +9,7 @@ mod bare_consume;
 mod consume;
 mod events;
 mod filter_suite;
+mod flow_suite;
 mod group_suite;
 mod load;
 mod log_suite;
@@ -44,6 +45,9 @@ enum Command {
     /// Filters: one beside none and beside the cel crate as it comes, and many
     /// groups whose filters ask for a type each.
     Filters(filter_suite::Filters),
+    /// Flow control: a slow last stage, consumers that never read, producers that
+    /// ask for too much.
+    Flow(flow_suite::Flow),
     /// Named loads on Sluice: throughput, latency, fan-out and more.
     Run(suite::Run),
     /// A short look at every load, in less than two minutes.
@@ -83,6 +87,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Log(log) => log_suite::run(log).await,
         Command::Filters(filters) => filter_suite::run(filters).await,
+        Command::Flow(flow) => flow_suite::run(flow).await,
         Command::Groups(groups) => group_suite::run(groups).await,
         Command::Run(run) => suite::run(run).await,
         Command::Quick => suite::quick().await,

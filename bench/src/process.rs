@@ -78,8 +78,7 @@ impl ServerProcess {
 
     /// Bytes of memory that it has now.
     pub(crate) fn memory(&self) -> anyhow::Result<u64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
-        Ok(number(&status, "VmRSS:")? * 1024)
+        memory(self.pid())
     }
 
     fn running(&self) -> MutexGuard<'_, Running> {
@@ -134,6 +133,12 @@ pub(crate) fn usage(process: &str) -> anyhow::Result<Usage> {
         read: number(&of("io")?, "read_bytes:")?,
         peak_memory: number(&of("status")?, "VmHWM:")? * 1024,
     })
+}
+
+/// Bytes of memory that a process has now.
+pub(crate) fn memory(pid: u32) -> anyhow::Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    Ok(number(&status, "VmRSS:")? * 1024)
 }
 
 fn number(text: &str, name: &str) -> anyhow::Result<u64> {

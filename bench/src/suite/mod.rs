@@ -1,11 +1,11 @@
 //! `sluice-bench run`, `quick`, `compare` and `report`: named loads on one broker
 //! or on several in turn.
 
-mod machine;
+pub(crate) mod machine;
 mod markdown;
 mod plots;
 mod results;
-mod svg;
+pub(crate) mod svg;
 
 use std::{
     fs,
