@@ -252,7 +252,8 @@ fn rates(samples: &[Sample], count: &dyn Fn(&Sample) -> u64) -> Vec<(f64, f64)> 
         let from = before.replace(last).unwrap_or(&of[0]);
         let time = last.at - from.at;
         let rate = (count(last) - count(from)) as f64 / time;
-        (time > 0.0).then_some((of[0].at, rate.max(1.0)))
+        // Not of the piece of a second at the end.
+        (time > POINT_SECONDS / 2.0).then_some((of[0].at, rate.max(1.0)))
     });
     points.collect()
 }
