@@ -83,7 +83,7 @@ async fn requests_wait_with_so_many_bytes_and_one_more_is_refused() {
     // Until it waits, others of its size are let in line behind it, too.
     let refused = expect("a refusal", async {
         loop {
-            let soon = Duration::from_millis(100);
+            let soon = Duration::from_secs(2);
             let status = publish_within(&api, "in", large(), soon).await.unwrap_err();
             let refusal = Refusal::from(&status);
             if refusal.reason == "OVERLOADED" {
@@ -100,7 +100,7 @@ async fn requests_wait_with_so_many_bytes_and_one_more_is_refused() {
     }
     assert!(status.get_error_details().retry_info().is_some());
     // What is small still fits, and what need not wait is in nobody's way.
-    let small = publish_within(&api, "in", events(1), Duration::from_millis(100)).await;
+    let small = publish_within(&api, "in", events(1), Duration::from_secs(2)).await;
     assert_eq!(Refusal::from(&small.unwrap_err()).reason, "BACKLOG_FULL");
     api.publish("free", events(1)).await.unwrap();
     // The one that waits is let in when there is room.
