@@ -9,7 +9,7 @@ use crate::{
         proposal::AppendRequest,
         record::{GroupConfig, NewEvent, Settle, Source},
     },
-    log::{LogConfig, WriteChoice},
+    config::Config,
 };
 
 const SOURCE: Source = Source {
@@ -152,39 +152,17 @@ proptest! {
     }
 }
 
-fn config() -> CommitConfig {
-    CommitConfig {
-        log: LogConfig {
-            segment_bytes: 64 << 20,
-            tail_cache_bytes: 0,
-            spares_max: 0,
-            write: WriteChoice::Auto,
-            sync_delay: None,
-            ahead_bytes_per_second: None,
-            epoch_ahead: 0,
-        },
-        blocks_in_flight: 2,
-        block_bytes: 256 << 10,
-        checkpoint_bytes: 1 << 30,
-        log_checkpoint_bytes: 1 << 30,
-        queue_len: 100,
-        queue_bytes: 1 << 20,
-        topics_max: 10,
-        groups_max: 10,
-        producers_max: 10,
-        producer_idle_ms: 1000,
-        memory_topic_bytes: 1 << 20,
-        memory_bytes: 1 << 20,
-        is_copy: false,
-    }
-}
-
 /// The same of the whole way to the disk.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_settlement_is_durable_before_what_was_published_before_it() {
     const PUBLISHED: usize = 200;
     let dir = tempfile::tempdir().expect("a folder");
-    let opened = open(dir.path(), config()).expect("a new log");
+    let config = CommitConfig {
+        queue_bytes: 1 << 20,
+        block_bytes: 256 << 10,
+        ..Config::local(dir.path()).commit()
+    };
+    let opened = open(dir.path(), config).expect("a new log");
     let proposals = opened.proposals;
     let topic = TopicName::new("in").expect("a name");
     let made = proposals.change_catalog(CatalogChange::CreateTopic {
