@@ -148,7 +148,7 @@ async fn dump_prints_blocks_and_frames_of_a_range() {
     let data = sample.data();
     let all = printed(&["dump"], &data);
     for what in [
-        "segment 0000000000000000.seg 0x0..0x1004000 log ",
+        "segment 0000000000000000.seg 0x0..0x1000000 log ",
         "block 0x1000 data ",
         ": epoch-started",
         "topic-created TopicCreated { topic: 1, name: \"t\"",
