@@ -15,10 +15,10 @@
 use std::{
     future::poll_fn,
     sync::Arc,
-    task::{Context, Poll, Wake, Waker},
-    thread::Thread,
+    task::{Context, Poll, Waker},
 };
 
+use futures_executor::block_on;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::proposal::{Changes, Proposal, Unavailable};
@@ -241,27 +241,6 @@ impl Waiting {
                 self.work_ahead = self.work_ahead.min(0);
                 None
             }
-        }
-    }
-}
-
-/// Waits in a thread of its own.
-fn block_on<T>(future: impl Future<Output = T>) -> T {
-    struct Unpark(Thread);
-
-    impl Wake for Unpark {
-        fn wake(self: Arc<Self>) {
-            self.0.unpark();
-        }
-    }
-
-    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
-    let mut context = Context::from_waker(&waker);
-    let mut future = std::pin::pin!(future);
-    loop {
-        match future.as_mut().poll(&mut context) {
-            Poll::Ready(value) => return value,
-            Poll::Pending => std::thread::park(),
         }
     }
 }
