@@ -135,6 +135,11 @@ pub(crate) fn usage(process: &str) -> anyhow::Result<Usage> {
     })
 }
 
+/// From now on its peak is the most memory that it will have had since.
+pub(crate) fn forget_peak_memory(pid: u32) -> anyhow::Result<()> {
+    Ok(fs::write(format!("/proc/{pid}/clear_refs"), "5")?)
+}
+
 /// Bytes of memory that a process has now.
 pub(crate) fn memory(pid: u32) -> anyhow::Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;

@@ -26,6 +26,11 @@ pub(crate) trait Target: Send + Sync {
     fn pid(&self) -> u32;
     /// Makes the topics and the groups of a load, new ones.
     async fn create(&self, topics: &[String], spec: &Spec) -> anyhow::Result<()>;
+    /// Removes them, so that another load can make its own; nothing where each load
+    /// has a server of its own.
+    async fn remove(&self, _topics: &[String], _spec: &Spec) -> anyhow::Result<()> {
+        Ok(())
+    }
     /// Kills the server and starts it again over what it has written; tells when
     /// it was started.
     async fn restart(&self) -> anyhow::Result<Instant>;

@@ -6,8 +6,9 @@ use anyhow::{Context, ensure};
 use serde::{Deserialize, Serialize};
 
 /// The workloads that come with the bench.
-const BUILT_IN: [&str; 13] = [
+const BUILT_IN: [&str; 14] = [
     include_str!("../../workloads/throughput.toml"),
+    include_str!("../../workloads/one-in-flight.toml"),
     include_str!("../../workloads/outstanding.toml"),
     include_str!("../../workloads/latency.toml"),
     include_str!("../../workloads/fan-out.toml"),
@@ -77,6 +78,10 @@ pub(crate) struct Spec {
     /// What the groups take, in CEL; of every `labels` events it has to pass the
     /// one with the label "0". Everything, if it is empty.
     pub(crate) filter: String,
+    /// Whether members take everything and leave out by themselves, by the field
+    /// `label` of the payload, what the filter would; so it is with brokers that
+    /// have no filters.
+    pub(crate) filter_in_client: bool,
     pub(crate) groups: usize,
     /// Members of each group.
     pub(crate) members: usize,
@@ -176,6 +181,7 @@ impl Default for Spec {
             keys: 0,
             labels: 0,
             filter: String::new(),
+            filter_in_client: false,
             groups: 0,
             members: 0,
             stages: 0,
@@ -231,12 +237,21 @@ impl Spec {
         (0..count).map(|topic| format!("{prefix}{topic}")).collect()
     }
 
-    /// Whether groups get the event with this number.
+    /// What a broker is to filter by; empty for nothing.
+    pub(crate) fn filter_of_groups(&self) -> &str {
+        if self.filter_in_client {
+            ""
+        } else {
+            &self.filter
+        }
+    }
+
+    /// Whether members are to have the event with this number.
     pub(crate) fn passes(&self, sequence: u64) -> bool {
         self.filter.is_empty() || sequence.is_multiple_of(self.labels.max(1))
     }
 
-    /// How many of the first events groups get.
+    /// How many of the first events members are to have.
     pub(crate) fn passing(&self, events: u64) -> u64 {
         if self.filter.is_empty() {
             events
@@ -302,6 +317,10 @@ impl Spec {
             self.filter.is_empty() || (self.labels >= 1 && self.kind == Kind::Drain),
             "a filter chooses by labels, of which there are {}, and only in a drain",
             self.labels
+        );
+        ensure!(
+            !self.filter_in_client || (!self.filter.is_empty() && self.payload == Payload::Json),
+            "filter_in_client is set, and members judge JSON by what a filter asks for"
         );
         ensure!(
             self.kind.publishes() || self.events >= 1,
@@ -372,6 +391,7 @@ mod tests {
         for (line, named) in [
             ("batch = 0", "batch is 0"),
             ("filter = 'true'", "by labels"),
+            ("filter_in_client = true", "filter_in_client is set"),
             (
                 "topics = 2\nkind = 'drain'\ngroups = 1\nmembers = 1",
                 "topics is 2",

@@ -19,7 +19,8 @@ Median (min–max) of the rounds, in each of which the brokers took turns. **Slu
 times as fast Sluice is as the broker of the row, of those that ack when an event is in the same \
 place; above 1, Sluice is faster. Where events come at a fixed rate or the server was killed, it \
 compares times. *client-bound*: the bench itself took more than 70 % of the processors in this row, \
-or in Sluice's; what a broker could do is not known then. Times count from when an event was due. \
+or in Sluice's; what a broker could do is not known then. Each load had a new server, but those of \
+RabbitMQ and Kafka take long to start and stay. Times count from when an event was due. \
 **of raw**: payload bytes per second over those of durable writes alone.\n";
 
 /// All of it. With `pictures`, the report shows those that are beside it.
@@ -194,6 +195,8 @@ fn comparison(kind: Kind, variant: &VariantResults, cell: &Cell) -> String {
     }
     let times = |theirs: Option<Figure>, ours: Option<Figure>| {
         let ratio = theirs.zip(ours).map(|(a, b)| a.median() / b.median());
+        // Of what has come to nothing there is none.
+        let ratio = ratio.filter(|ratio| ratio.is_finite());
         ratio.map_or_else(String::new, |ratio| format!("{ratio:.2}"))
     };
     if kind == Kind::Recovery {
@@ -269,6 +272,12 @@ mod tests {
         other.acks_when = AckedWhen::Written;
         let report = report(&results(vec![cell("sluice", &[1.0]), other]), false);
         assert_eq!(row_of(&report, "other")[5], "");
+    }
+
+    #[test]
+    fn what_has_come_to_nothing_has_no_ratio() {
+        let all = results(vec![cell("sluice", &[1.0]), cell("stuck", &[0.0])]);
+        assert_eq!(row_of(&report(&all, false), "stuck")[5], "");
     }
 
     #[test]

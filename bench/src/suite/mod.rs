@@ -5,6 +5,7 @@ pub(crate) mod machine;
 mod markdown;
 mod plots;
 mod results;
+mod servers;
 pub(crate) mod svg;
 
 use std::{
@@ -19,6 +20,7 @@ use clap::Args;
 use self::{
     machine::Machine,
     results::{Cell, Results, Round},
+    servers::Servers,
 };
 use crate::{
     load::{
@@ -126,6 +128,7 @@ pub(crate) fn report(settings: &Report) -> anyhow::Result<()> {
 async fn suite(settings: &Run, brokers: &[Broker]) -> anyhow::Result<()> {
     let workloads = choose(settings)?;
     let folder = folder(settings)?;
+    let mut servers = Servers::new(folder.path());
     let mut results = Results {
         commands: vec![command()],
         machine: Machine::of(folder.path()),
@@ -140,20 +143,23 @@ async fn suite(settings: &Run, brokers: &[Broker]) -> anyhow::Result<()> {
         for workload in &workloads {
             for spec in &workload.variants {
                 for broker in brokers {
-                    one(&mut results, workload, spec, *broker, folder.path()).await?;
+                    one(&mut results, workload, spec, *broker, &mut servers).await?;
                 }
+            }
+            // So that what is cut off later leaves what there is.
+            if let Some(file) = &settings.json {
+                let text = serde_json::to_string_pretty(&results)?;
+                fs::write(file, text).with_context(|| file.display().to_string())?;
             }
         }
     }
     print!("{}", markdown::report(&results, false));
-    if let Some(file) = &settings.json {
-        let text = serde_json::to_string_pretty(&results)?;
-        fs::write(file, text).with_context(|| file.display().to_string())?;
+    if let Some(folder) = &settings.report {
+        write_report(&results, folder)?;
     }
-    match &settings.report {
-        Some(folder) => write_report(&results, folder),
-        None => Ok(()),
-    }
+    let failed = results.failures_of_sluice();
+    anyhow::ensure!(failed.is_empty(), "Sluice failed: {}", failed.join("; "));
+    Ok(())
 }
 
 /// Runs one variant on one broker, once.
@@ -162,7 +168,7 @@ async fn one(
     workload: &Workload,
     spec: &Spec,
     broker: Broker,
-    folder: &Path,
+    servers: &mut Servers,
 ) -> anyhow::Result<()> {
     let mut cell = Cell {
         broker: broker.name().to_owned(),
@@ -178,20 +184,24 @@ async fn one(
     }
     let name = format!("{}, {}, {}", workload.name, spec.variant, broker.name());
     eprintln!("{name}");
+    let spec = &Spec {
+        filter_in_client: spec.filter_in_client || (!spec.filter.is_empty() && !broker.filters()),
+        ..spec.clone()
+    };
     let brokers = &mut results.brokers;
     let start = || {
-        let target = broker.start(tempfile::tempdir_in(folder)?)?;
+        let target = servers.start(broker, spec)?;
         brokers.insert(broker.name().to_owned(), target.settings().to_owned());
         Ok(target)
     };
     let outcome = engine::measure(start, spec).await;
+    servers.settle(broker, outcome.is_err())?;
     match outcome {
         Ok(outcome) => {
             let round = Round::of(&outcome, spec.event_bytes);
             results.cell(what, spec, cell).rounds.push(round);
             Ok(())
         }
-        Err(error) if broker == Broker::Sluice => Err(error.context(name)),
         // The others have their rows none the less.
         Err(error) => {
             eprintln!("{name}: {error:#}");

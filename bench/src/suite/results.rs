@@ -13,6 +13,7 @@ use crate::{
         workload::{Kind, Spec},
     },
     report::Figure,
+    targets::Broker,
 };
 
 /// Everything of one or more runs on one machine.
@@ -207,6 +208,24 @@ impl Results {
         entry(&mut variant.cells, |known| known.broker == broker, || cell)
     }
 
+    /// The loads at which Sluice has failed, and why: those that cannot run on one of
+    /// its channels can run on fsync.
+    pub(crate) fn failures_of_sluice(&self) -> Vec<String> {
+        let loads = self.workloads.iter().flat_map(|workload| {
+            let variants = workload.variants.iter();
+            variants.map(|variant| (&workload.name, variant))
+        });
+        let failures = loads.flat_map(|(workload, variant)| {
+            let cells = variant.cells.iter();
+            let failed = cells.filter(|cell| cell.broker == Broker::Sluice.name());
+            failed.filter_map(move |cell| {
+                let why = cell.missing.as_ref()?;
+                Some(format!("{workload}, {}: {why}", variant.name))
+            })
+        });
+        failures.collect()
+    }
+
     /// Adds what was measured in another run. Rounds of the same cell go
     /// together.
     pub(crate) fn join(&mut self, other: Self) -> anyhow::Result<()> {
@@ -359,6 +378,19 @@ pub(crate) mod tests {
         let mut other = results(Vec::new());
         other.machine.cores = 64;
         assert!(all.join(other).is_err());
+    }
+
+    #[test]
+    fn what_others_lack_is_no_failure_of_sluice() {
+        let with = |broker: &str, missing: &str| Cell {
+            missing: Some(missing.into()),
+            ..cell(broker, &[1.0])
+        };
+        let lacking = with("sluice, memory", "it keeps the newest only");
+        let all = results(vec![cell("sluice", &[1.0]), lacking]);
+        assert!(all.failures_of_sluice().is_empty());
+        let failures = results(vec![with("sluice", "lost")]).failures_of_sluice();
+        assert_eq!(failures, ["throughput, 1 KiB: lost"]);
     }
 
     #[test]

@@ -2,10 +2,14 @@
 //! that `bench/kafka/get` gets (<https://kafka.apache.org/documentation>).
 
 use std::{
+    collections::HashMap,
     env, fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    sync::Arc,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -19,9 +23,9 @@ use rskafka::{
     },
     record::Record,
 };
-use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::{
+    gather::{Gather, Limits},
     nodelay,
     peer::{PeerProcess, Start, free_port},
 };
@@ -30,10 +34,11 @@ use crate::load::{
     workload::Spec,
 };
 
-/// Batches of one producer that are under way at a time, as in its own client.
-const UNDER_WAY: usize = 5;
-/// Bytes of a batch; the server takes 1 MiB.
-const BATCH_BYTES: usize = 900 << 10;
+/// As in Kafka's own client with `linger.ms=0`; the server takes 1 MiB at once.
+const LIMITS: Limits = Limits {
+    under_way: 5,
+    bytes: 900 << 10,
+};
 /// Bytes that a read waits for, and the most that it gets.
 const FETCH_BYTES: std::ops::Range<i32> = 1..4 << 20;
 const FETCH_WAIT_MS: i32 = 500;
@@ -48,6 +53,9 @@ pub(crate) struct Kafka {
     process: PeerProcess,
     port: u16,
     settings: String,
+    is_warm: AtomicBool,
+    /// Members that each group of a topic has: each reads a partition of its own.
+    members: Mutex<HashMap<(String, usize), i32>>,
 }
 
 /// Where the server's artifacts are; `None` if they, or Java, are not there.
@@ -98,6 +106,7 @@ impl Kafka {
              controller.listener.names=CONTROLLER\n\
              log.dirs={}\n\
              offsets.topic.replication.factor=1\n\
+             log.segment.delete.delay.ms=1000\n\
              {sync}",
             data.display()
         );
@@ -132,16 +141,20 @@ impl Kafka {
             process: PeerProcess::start(start, dir)?,
             port,
             settings: format!(
-                "Kafka {}, one node, heap 1 GiB, acks all, {flush}; read without \
-                 committing offsets, after {} s of warm-up",
+                "Kafka {}, one node, heap 1 GiB, acks all, {flush}; a partition for each \
+                 member of a group; read without committing offsets, after {} s of warm-up",
                 version_of(&folder).unwrap_or_default(),
                 WARM_UP.as_secs()
             ),
+            is_warm: AtomicBool::new(false),
+            members: Mutex::default(),
         })
     }
 
     /// Publishes and reads for a while, so that what runs often is compiled.
-    async fn warm_up(&self, topic: String, spec: &Spec) -> anyhow::Result<()> {
+    async fn warm_up(&self, spec: &Spec) -> anyhow::Result<()> {
+        let topic = WARM_UP_TOPIC.to_owned();
+        self.make(&topic, 1).await?;
         let until = Instant::now() + WARM_UP;
         let mut reader = self.consumer(&topic, 0, spec).await?;
         let mut producer = self.producer(&[topic], spec).await?;
@@ -158,20 +171,43 @@ impl Kafka {
         Ok(())
     }
 
+    fn members(&self) -> MutexGuard<'_, HashMap<(String, usize), i32>> {
+        self.members.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     async fn connect(&self) -> anyhow::Result<Client> {
         let address = format!("127.0.0.1:{}", self.port);
         Ok(ClientBuilder::new(vec![address]).build().await?)
     }
 
-    /// A client of a topic, connected.
-    async fn open(&self, topic: &str) -> anyhow::Result<PartitionClient> {
-        let client = self.connect().await?;
-        let handling = UnknownTopicHandling::Retry;
-        let partition = client.partition_client(topic, 0, handling).await?;
-        partition.get_offset(OffsetAt::Latest).await?;
-        nodelay::set_on_connections_to(self.port)?;
-        Ok(partition)
+    async fn make(&self, topic: &str, partitions: i32) -> anyhow::Result<()> {
+        let controller = self.connect().await?.controller_client()?;
+        let (copies, patience_ms) = (1, 10_000);
+        controller
+            .create_topic(topic, partitions, copies, patience_ms)
+            .await?;
+        Ok(())
     }
+
+    /// The clients of some partitions, connected.
+    async fn open(&self, partitions: &[(&str, i32)]) -> anyhow::Result<Vec<PartitionClient>> {
+        let client = self.connect().await?;
+        let mut opened = Vec::new();
+        for (topic, partition) in partitions {
+            let handling = UnknownTopicHandling::Retry;
+            let partition = client.partition_client(*topic, *partition, handling);
+            let partition = partition.await?;
+            partition.get_offset(OffsetAt::Latest).await?;
+            opened.push(partition);
+        }
+        nodelay::set_on_connections_to(self.port)?;
+        Ok(opened)
+    }
+}
+
+/// Partitions of a topic: one for each member of a group.
+fn partitions(spec: &Spec) -> i32 {
+    spec.members.max(1) as i32
 }
 
 #[async_trait]
@@ -185,53 +221,85 @@ impl Target for Kafka {
     }
 
     async fn create(&self, topics: &[String], spec: &Spec) -> anyhow::Result<()> {
-        let client = self.connect().await?;
-        let controller = client.controller_client()?;
-        let warm_up = WARM_UP_TOPIC.to_owned();
-        for topic in topics.iter().chain([&warm_up]) {
-            controller.create_topic(topic, 1, 1, 10_000).await?;
+        if !self.is_warm.swap(true, Ordering::Relaxed) {
+            self.warm_up(spec).await?;
         }
-        self.warm_up(warm_up, spec).await
+        self.members().clear();
+        for topic in topics {
+            self.make(topic, partitions(spec)).await?;
+        }
+        Ok(())
+    }
+
+    async fn remove(&self, topics: &[String], _: &Spec) -> anyhow::Result<()> {
+        let controller = self.connect().await?.controller_client()?;
+        for topic in topics {
+            let patience_ms = 10_000;
+            controller.delete_topic(topic, patience_ms).await?;
+        }
+        Ok(())
     }
 
     async fn restart(&self) -> anyhow::Result<Instant> {
         self.process.restart()
     }
 
-    async fn producer(&self, topics: &[String], _: &Spec) -> anyhow::Result<Box<dyn Producer>> {
-        let mut queues = Vec::new();
+    async fn producer(&self, topics: &[String], spec: &Spec) -> anyhow::Result<Box<dyn Producer>> {
+        let partitions = partitions(spec);
+        let mut all = Vec::new();
         for topic in topics {
-            let partition = self.open(topic).await?;
-            let (queue, waiting) = mpsc::channel(UNDER_WAY);
-            tokio::spawn(publish(partition, waiting));
-            queues.push(queue);
+            all.extend((0..partitions).map(|number| (topic.as_str(), number)));
         }
-        Ok(Box::new(Publisher { queues }))
+        let opened = self.open(&all).await?.into_iter().map(|partition| {
+            let partition = Arc::new(partition);
+            Gather::new(LIMITS, move |records| {
+                let partition = partition.clone();
+                async move {
+                    partition
+                        .produce(records, Compression::NoCompression)
+                        .await?;
+                    Ok(())
+                }
+            })
+        });
+        Ok(Box::new(Publisher {
+            partitions: opened.collect(),
+            of_each: partitions as usize,
+            sent: 0,
+        }))
     }
 
-    async fn consumer(&self, topic: &str, _: usize, _: &Spec) -> anyhow::Result<Box<dyn Consumer>> {
+    async fn consumer(
+        &self,
+        topic: &str,
+        group: usize,
+        spec: &Spec,
+    ) -> anyhow::Result<Box<dyn Consumer>> {
+        let number = {
+            let mut members = self.members();
+            let joined = members.entry((topic.to_owned(), group)).or_default();
+            *joined += 1;
+            (*joined - 1) % partitions(spec)
+        };
+        let mut opened = self.open(&[(topic, number)]).await?;
         Ok(Box::new(Reader {
-            partition: self.open(topic).await?,
+            partition: opened.pop().context("it is open")?,
             next: 0,
         }))
     }
 }
 
-/// Events to publish, and whom to tell.
-struct Publish {
-    records: Vec<Record>,
-    bytes: usize,
-    acked: oneshot::Sender<anyhow::Result<()>>,
-}
-
 struct Publisher {
-    queues: Vec<mpsc::Sender<Publish>>,
+    /// By topic and partition.
+    partitions: Vec<Gather<Record>>,
+    /// Partitions of each topic; batches go to them in turn.
+    of_each: usize,
+    sent: usize,
 }
 
 #[async_trait]
 impl Producer for Publisher {
     async fn send(&mut self, topic: usize, batch: Vec<Message>) -> anyhow::Result<Acked> {
-        let (acked, ack) = oneshot::channel();
         let timestamp = chrono::DateTime::UNIX_EPOCH + chrono::Duration::days(20_000);
         let bytes = batch.iter().map(|message| message.payload.len()).sum();
         let records = batch.into_iter().map(|message| Record {
@@ -240,56 +308,11 @@ impl Producer for Publisher {
             headers: Default::default(),
             timestamp,
         });
-        let publish = Publish {
-            records: records.collect(),
-            bytes,
-            acked,
-        };
-        let sent = self.queues[topic].send(publish).await;
-        sent.ok().context("the producer has ended")?;
-        Ok(Box::pin(async move {
-            ack.await.context("the producer has ended")?
-        }))
-    }
-}
-
-/// What waits while batches are under way goes together, as in Kafka's own client
-/// with `linger.ms=0`.
-async fn publish(partition: PartitionClient, mut waiting: mpsc::Receiver<Publish>) {
-    let partition = Arc::new(partition);
-    let under_way = Arc::new(Semaphore::new(UNDER_WAY));
-    let mut next = waiting.recv().await;
-    while let Some(first) = next.take() {
-        let Ok(permit) = under_way.clone().acquire_owned().await else {
-            return;
-        };
-        let (mut records, mut bytes) = (first.records, first.bytes);
-        let mut acks = vec![first.acked];
-        while let Ok(more) = waiting.try_recv() {
-            if bytes + more.bytes > BATCH_BYTES {
-                next = Some(more);
-                break;
-            }
-            bytes += more.bytes;
-            records.extend(more.records);
-            acks.push(more.acked);
-        }
-        let partition = partition.clone();
-        tokio::spawn(async move {
-            let result = partition.produce(records, Compression::NoCompression).await;
-            drop(permit);
-            for acked in acks {
-                let result = match &result {
-                    Ok(_) => Ok(()),
-                    Err(error) => Err(anyhow::anyhow!("{error}")),
-                };
-                // Whoever does not wait any more has ended its load.
-                let _ = acked.send(result);
-            }
-        });
-        if next.is_none() {
-            next = waiting.recv().await;
-        }
+        let partition = topic * self.of_each + self.sent % self.of_each;
+        self.sent += 1;
+        self.partitions[partition]
+            .send(records.collect(), bytes)
+            .await
     }
 }
 

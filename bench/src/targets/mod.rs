@@ -1,6 +1,10 @@
 //! The brokers on which a load can run.
 
 pub(crate) mod bare;
+#[cfg(any(feature = "iggy", feature = "kafka"))]
+mod gather;
+#[cfg(feature = "iggy")]
+mod iggy;
 #[cfg(feature = "kafka")]
 mod kafka;
 #[cfg(feature = "nats")]
@@ -8,6 +12,7 @@ mod nats;
 #[cfg(feature = "kafka")]
 mod nodelay;
 #[cfg(any(
+    feature = "iggy",
     feature = "kafka",
     feature = "nats",
     feature = "rabbitmq",
@@ -25,7 +30,7 @@ use std::sync::Arc;
 use clap::ValueEnum;
 
 use self::{bare::Bare, sluice::Sluice};
-#[cfg(any(feature = "kafka", feature = "rabbitmq"))]
+#[cfg(any(feature = "iggy", feature = "kafka", feature = "rabbitmq"))]
 use crate::load::workload::Ack;
 use crate::load::{
     target::{AckedWhen, Target},
@@ -48,6 +53,9 @@ pub(crate) enum Peer {
     /// Kafka, which bench/kafka/get gets.
     #[cfg(feature = "kafka")]
     Kafka,
+    /// Apache Iggy, whose server the variable SLUICE_BENCH_IGGY names.
+    #[cfg(feature = "iggy")]
+    Iggy,
 }
 
 impl Peer {
@@ -68,6 +76,8 @@ impl Peer {
             Self::Rabbitmq => rabbitmq::version().is_some(),
             #[cfg(feature = "kafka")]
             Self::Kafka => kafka::version().is_some(),
+            #[cfg(feature = "iggy")]
+            Self::Iggy => iggy::is_there(),
         }
     }
 
@@ -84,6 +94,8 @@ impl Peer {
             Self::Rabbitmq => vec![Broker::RabbitmqQuorum, Broker::RabbitmqStream],
             #[cfg(feature = "kafka")]
             Self::Kafka => vec![Broker::KafkaSynced, Broker::Kafka],
+            #[cfg(feature = "iggy")]
+            Self::Iggy => vec![Broker::IggySynced, Broker::Iggy],
         }
     }
 }
@@ -115,6 +127,10 @@ pub(crate) enum Broker {
     KafkaSynced,
     #[cfg(feature = "kafka")]
     Kafka,
+    #[cfg(feature = "iggy")]
+    IggySynced,
+    #[cfg(feature = "iggy")]
+    Iggy,
 }
 
 impl Broker {
@@ -134,6 +150,23 @@ impl Broker {
 
     pub(crate) fn is_sluice(self) -> bool {
         self.is_own() && self != Self::Bare
+    }
+
+    /// Whether it gives a group only what its filter passes.
+    pub(crate) fn filters(self) -> bool {
+        self.is_own()
+    }
+
+    /// Whether a server of its own for each load would take longer than the loads.
+    pub(crate) fn starts_slowly(self) -> bool {
+        match self {
+            #[cfg(feature = "rabbitmq")]
+            Self::RabbitmqQuorum | Self::RabbitmqStream => true,
+            #[cfg(feature = "kafka")]
+            Self::KafkaSynced | Self::Kafka => true,
+            #[allow(unreachable_patterns, reason = "there may be no others in a build")]
+            _ => false,
+        }
     }
 
     /// For tables.
@@ -159,6 +192,10 @@ impl Broker {
             Self::KafkaSynced => "kafka, flush each",
             #[cfg(feature = "kafka")]
             Self::Kafka => "kafka",
+            #[cfg(feature = "iggy")]
+            Self::IggySynced => "iggy, enforce_fsync",
+            #[cfg(feature = "iggy")]
+            Self::Iggy => "iggy",
         }
     }
 
@@ -184,6 +221,10 @@ impl Broker {
             Self::KafkaSynced => AckedWhen::Synced,
             #[cfg(feature = "kafka")]
             Self::Kafka => AckedWhen::Written,
+            #[cfg(feature = "iggy")]
+            Self::IggySynced => AckedWhen::Synced,
+            #[cfg(feature = "iggy")]
+            Self::Iggy => AckedWhen::InMemory,
         }
     }
 
@@ -204,18 +245,12 @@ impl Broker {
             Self::Bare => (spec.kind != Kind::Publish).then_some("nobody can read from it"),
             #[allow(unreachable_patterns, reason = "there may be no others in a build")]
             _ if spec.channel != Channel::Fsync => Some("it has no channels"),
-            #[allow(unreachable_patterns, reason = "there may be no others in a build")]
-            _ if !spec.filter.is_empty() => Some("it does not filter by content"),
             #[cfg(feature = "redis")]
-            Self::RedisSynced | Self::Redis => {
-                (spec.partitions > 1).then_some("a stream has no partitions")
-            }
+            Self::RedisSynced | Self::Redis => None,
             #[cfg(feature = "nats")]
             Self::NatsSynced if waits => Some("to fill it takes too long"),
             #[cfg(feature = "nats")]
-            Self::NatsSynced | Self::Nats => {
-                (spec.partitions > 1).then_some("a stream has no partitions")
-            }
+            Self::NatsSynced | Self::Nats => None,
             #[cfg(feature = "rabbitmq")]
             Self::RabbitmqQuorum if spec.partitions > 1 => Some("a queue has no partitions"),
             #[cfg(feature = "rabbitmq")]
@@ -237,14 +272,21 @@ impl Broker {
                 .then_some("it has no acks of single events"),
             #[cfg(feature = "kafka")]
             Self::KafkaSynced | Self::Kafka if spec.partitions > 1 || spec.topics > 1 => {
-                Some("its client here sends a request for each partition")
-            }
-            #[cfg(feature = "kafka")]
-            Self::KafkaSynced | Self::Kafka if spec.members > 1 => {
-                Some("members of one group cannot share a partition")
+                Some("its client here has a connection for each partition")
             }
             #[cfg(feature = "kafka")]
             Self::KafkaSynced | Self::Kafka => (spec.kind == Kind::Drain && spec.ack == Ack::Event)
+                .then_some("it has no acks of single events"),
+            #[cfg(feature = "iggy")]
+            Self::IggySynced | Self::Iggy if spec.partitions > 1 => {
+                Some("a request of it goes to one partition")
+            }
+            #[cfg(feature = "iggy")]
+            Self::Iggy if spec.kind == Kind::Recovery => {
+                Some("what it has acked is in its memory only")
+            }
+            #[cfg(feature = "iggy")]
+            Self::IggySynced | Self::Iggy => (spec.kind == Kind::Drain && spec.ack == Ack::Event)
                 .then_some("it has no acks of single events"),
         }
     }
@@ -272,6 +314,10 @@ impl Broker {
             Self::KafkaSynced => Arc::new(kafka::Kafka::start(dir, true)?),
             #[cfg(feature = "kafka")]
             Self::Kafka => Arc::new(kafka::Kafka::start(dir, false)?),
+            #[cfg(feature = "iggy")]
+            Self::IggySynced => Arc::new(iggy::Iggy::start(dir, true)?),
+            #[cfg(feature = "iggy")]
+            Self::Iggy => Arc::new(iggy::Iggy::start(dir, false)?),
         })
     }
 }

@@ -104,7 +104,10 @@ impl Target for Nats {
         for topic in topics {
             let config = stream::Config {
                 name: topic.clone(),
-                subjects: vec![subject(topic)],
+                subjects: match spec.partitions {
+                    1 => vec![subject(topic)],
+                    _ => vec![format!("{}.*", subject(topic))],
+                },
                 storage: StorageType::File,
                 ..stream::Config::default()
             };
@@ -130,9 +133,10 @@ impl Target for Nats {
         self.process.restart()
     }
 
-    async fn producer(&self, topics: &[String], _: &Spec) -> anyhow::Result<Box<dyn Producer>> {
+    async fn producer(&self, topics: &[String], spec: &Spec) -> anyhow::Result<Box<dyn Producer>> {
         Ok(Box::new(Publisher {
             subjects: topics.iter().map(|topic| subject(topic)).collect(),
+            partitions: u64::from(spec.partitions),
             context: self.connect().await?,
         }))
     }
@@ -166,6 +170,8 @@ fn subject(topic: &str) -> String {
 
 struct Publisher {
     subjects: Vec<String>,
+    /// Each a subject below that of its topic, by the keys of events.
+    partitions: u64,
     context: jetstream::Context,
 }
 
@@ -174,7 +180,12 @@ impl Producer for Publisher {
     async fn send(&mut self, topic: usize, batch: Vec<Message>) -> anyhow::Result<Acked> {
         let mut acks = Vec::with_capacity(batch.len());
         for message in batch {
-            let subject = self.subjects[topic].clone();
+            let subject = match message.key {
+                Some(key) if self.partitions > 1 => {
+                    format!("{}.{}", self.subjects[topic], key % self.partitions)
+                }
+                _ => self.subjects[topic].clone(),
+            };
             let ack = self.context.publish(subject, message.payload).await?;
             // Spawned, because the client lets no more than so many wait that
             // nobody asks for.

@@ -1,7 +1,7 @@
 //! Redis Streams: XADD in pipelines, XREADGROUP and XACK
 //! (<https://redis.io/docs/latest/develop/data-types/streams/>).
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use async_trait::async_trait;
@@ -65,6 +65,22 @@ impl Redis {
         })
     }
 
+    /// Where a sync once a second takes long, it answers and writes later, and what it
+    /// has not written goes with the process: no recovery could bring that back.
+    async fn until_all_is_written(&self) -> anyhow::Result<()> {
+        let mut connection = self.connect().await?;
+        loop {
+            let info: String = redis::cmd("INFO")
+                .arg("persistence")
+                .query_async(&mut connection)
+                .await?;
+            if info.lines().any(|line| line == "aof_buffer_length:0") {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     async fn connect(&self) -> anyhow::Result<MultiplexedConnection> {
         let address = self.url.as_str().into_connection_info()?;
         let at_once = TcpSettings::default().set_nodelay(true);
@@ -97,6 +113,7 @@ impl Target for Redis {
     }
 
     async fn restart(&self) -> anyhow::Result<Instant> {
+        self.until_all_is_written().await?;
         let started = self.process.restart()?;
         // It listens before it has loaded its data, and refuses until then.
         loop {
@@ -104,16 +121,17 @@ impl Target for Redis {
             match redis::cmd("PING").query_async::<()>(&mut connection).await {
                 Ok(()) => return Ok(started),
                 Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::BusyLoading) => {
-                    tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+                    tokio::time::sleep(Duration::from_millis(2)).await;
                 }
                 Err(error) => return Err(error.into()),
             }
         }
     }
 
-    async fn producer(&self, topics: &[String], _: &Spec) -> anyhow::Result<Box<dyn Producer>> {
+    async fn producer(&self, topics: &[String], spec: &Spec) -> anyhow::Result<Box<dyn Producer>> {
         Ok(Box::new(Publisher {
             topics: topics.to_vec(),
+            partitions: u64::from(spec.partitions),
             connection: self.connect().await?,
         }))
     }
@@ -144,6 +162,8 @@ impl Target for Redis {
 
 struct Publisher {
     topics: Vec<String>,
+    /// Each a stream, by the keys of events.
+    partitions: u64,
     connection: MultiplexedConnection,
 }
 
@@ -152,7 +172,16 @@ impl Producer for Publisher {
     async fn send(&mut self, topic: usize, batch: Vec<Message>) -> anyhow::Result<Acked> {
         let mut pipeline = redis::pipe();
         for message in &batch {
-            let add = pipeline.cmd("XADD").arg(&self.topics[topic]).arg("*");
+            let add = pipeline.cmd("XADD");
+            match message.key {
+                Some(key) if self.partitions > 1 => {
+                    add.arg(format!("{}-{}", self.topics[topic], key % self.partitions));
+                }
+                _ => {
+                    add.arg(&self.topics[topic]);
+                }
+            }
+            add.arg("*");
             if let Some(key) = message.key {
                 add.arg("k").arg(key);
             }

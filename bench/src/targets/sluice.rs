@@ -137,7 +137,7 @@ impl Target for Sluice {
                 let config = pb::GroupConfig {
                     ordering: ordering.into(),
                     max_in_flight: 100_000,
-                    filter: spec.filter.clone(),
+                    filter: spec.filter_of_groups().to_owned(),
                     ..pb::GroupConfig::default()
                 };
                 let request = pb::CreateGroupRequest {

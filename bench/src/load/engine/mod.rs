@@ -152,12 +152,15 @@ pub(crate) async fn measure(
 pub(crate) async fn run(target: Arc<dyn Target>, spec: &Spec) -> anyhow::Result<Outcome> {
     let topics = spec.topic_names();
     target.create(&topics, spec).await?;
-    match spec.kind {
+    let (server, names) = (target.clone(), topics.clone());
+    let outcome = match spec.kind {
         Kind::Publish | Kind::EndToEnd | Kind::Chain => {
-            publish_and_read(target, topics, spec.clone()).await
+            publish_and_read(server, names, spec.clone()).await?
         }
-        Kind::Drain | Kind::Recovery => drain(target, topics, spec.clone()).await,
-    }
+        Kind::Drain | Kind::Recovery => drain(server, names, spec.clone()).await?,
+    };
+    target.remove(&topics, spec).await?;
+    Ok(outcome)
 }
 
 async fn publish_and_read(

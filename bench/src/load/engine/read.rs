@@ -8,6 +8,7 @@ use std::{
 
 use anyhow::{Context, ensure};
 use bytes::Bytes;
+use serde::Deserialize;
 use tokio::{sync::watch, task::JoinSet, time::sleep_until};
 
 use super::{Latencies, Run, latencies, micros};
@@ -133,6 +134,11 @@ async fn work(
             }
             payloads = consumer.next() => payloads?,
         };
+        let payloads = if run.spec.filter_in_client {
+            wanted(payloads)?
+        } else {
+            payloads
+        };
         seen.note(&run, &reader, &payloads)?;
         if reader.slow && run.spec.slow_micros > 0.0 {
             let each = Duration::from_secs_f64(run.spec.slow_micros / 1e6);
@@ -147,6 +153,24 @@ async fn work(
     }
     consumer.finish().await?;
     Ok(seen)
+}
+
+/// What of the payloads a filter would have passed.
+fn wanted(payloads: Vec<Bytes>) -> anyhow::Result<Vec<Bytes>> {
+    let mut wanted = Vec::new();
+    for payload in payloads {
+        let event: Labelled = serde_json::from_slice(&payload).context("a foreign event")?;
+        if event.label == "0" {
+            wanted.push(payload);
+        }
+    }
+    Ok(wanted)
+}
+
+/// What a member has to know of a payload to judge it.
+#[derive(Deserialize)]
+struct Labelled<'a> {
+    label: &'a str,
 }
 
 /// Publishes to the next stage; is done when that is acked.

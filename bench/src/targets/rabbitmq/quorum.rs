@@ -11,7 +11,8 @@ use lapin::{
     BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, ExchangeKind,
     options::{
         BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions,
-        ConfirmSelectOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
+        ConfirmSelectOptions, ExchangeDeclareOptions, ExchangeDeleteOptions, QueueBindOptions,
+        QueueDeclareOptions, QueueDeleteOptions,
     },
     types::{AMQPValue, FieldTable},
 };
@@ -98,6 +99,22 @@ impl Target for Quorum {
                     )
                     .await?;
             }
+        }
+        Ok(())
+    }
+
+    async fn remove(&self, topics: &[String], spec: &Spec) -> anyhow::Result<()> {
+        let (_connection, channel) = self.connect().await?;
+        for topic in topics {
+            for group in 0..spec.groups.max(1) {
+                let queue = queue(topic, group);
+                let options = QueueDeleteOptions::default();
+                channel.queue_delete(queue.as_str().into(), options).await?;
+            }
+            let options = ExchangeDeleteOptions::default();
+            channel
+                .exchange_delete(topic.as_str().into(), options)
+                .await?;
         }
         Ok(())
     }

@@ -222,6 +222,27 @@ async fn a_filter_has_to_pass_what_it_should_and_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn members_leave_out_what_a_broker_without_filters_does_not() {
+    let lax = Slow {
+        filters: false,
+        ..Slow::new()
+    };
+    let spec = Spec {
+        filter_in_client: true,
+        ..filtered()
+    };
+    assert_eq!(outcome_of(lax, &spec).await.consumed, 1000);
+    // Number 500 from zero.
+    let losing = Slow {
+        loses: Some(501),
+        filters: false,
+        ..Slow::new()
+    };
+    let why = refusal(losing, &spec).await;
+    assert!(why.contains("have not arrived"), "{why}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_rate_of_few_batches_is_measured_for_longer_or_refused() {
     let spec = Spec {
         kind: Kind::Publish,

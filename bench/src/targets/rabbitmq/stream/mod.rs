@@ -80,6 +80,16 @@ impl Target for Streams {
         Ok(())
     }
 
+    async fn remove(&self, topics: &[String], _: &Spec) -> anyhow::Result<()> {
+        let mut connection = self.connect().await?;
+        for topic in topics {
+            connection
+                .request(Key::Delete, |request| request.text(topic))
+                .await?;
+        }
+        Ok(())
+    }
+
     async fn restart(&self) -> anyhow::Result<Instant> {
         self.server.node.restart()
     }

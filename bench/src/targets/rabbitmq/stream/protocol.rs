@@ -24,6 +24,7 @@ pub(super) enum Key {
     Credit = 9,
     StoreOffset = 10,
     Create = 13,
+    Delete = 14,
     PeerProperties = 17,
     SaslHandshake = 18,
     SaslAuthenticate = 19,
