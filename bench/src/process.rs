@@ -5,6 +5,7 @@ use std::{
     fs,
     io::{BufRead, BufReader},
     net::SocketAddr,
+    path::Path,
     process::{Child, Command, Stdio},
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -20,6 +21,15 @@ impl Drop for Killed {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+/// A folder in `dir`, or where the system has its own; it goes when it is dropped.
+pub(crate) fn temporary_folder(dir: Option<&Path>) -> anyhow::Result<tempfile::TempDir> {
+    let folder = match dir {
+        Some(dir) => tempfile::tempdir_in(dir),
+        None => tempfile::tempdir(),
+    };
+    folder.context("no temporary folder can be made")
 }
 
 /// This program as a server, in a process that is killed when this is dropped.

@@ -2,12 +2,11 @@
 
 use std::{ffi::OsStr, path::Path};
 
-use anyhow::Context;
 use sluice_proto::pb::{self, admin_service_client::AdminServiceClient};
 use tonic::transport::Channel;
 
 use super::connect;
-use crate::process::ServerProcess;
+use crate::process::{self, ServerProcess};
 
 /// It is killed, and its folder removed, when this is dropped.
 pub(crate) struct OwnBroker {
@@ -18,11 +17,7 @@ pub(crate) struct OwnBroker {
 impl OwnBroker {
     /// Starts one over a new folder in `dir`, or where the system has its own.
     pub(crate) fn start(dir: Option<&Path>) -> anyhow::Result<Self> {
-        let dir = match dir {
-            Some(dir) => tempfile::tempdir_in(dir),
-            None => tempfile::tempdir(),
-        };
-        let dir = dir.context("no temporary folder can be made")?;
+        let dir = process::temporary_folder(dir)?;
         let args: [&OsStr; 2] = ["broker".as_ref(), dir.path().as_os_str()];
         Ok(Self {
             process: ServerProcess::start(&args)?,

@@ -4,12 +4,12 @@
 use std::time::Duration;
 
 use super::{
-    Findings, Flow, Picture,
+    Findings, Flow,
     pipeline::{Pipeline, SOURCE_UNDER_WAY, Sample, Step},
 };
 use crate::{
     report::markdown_table,
-    suite::svg::{Chart, Line, XAxis, YAxis},
+    suite::svg::{Chart, Line, Picture, XAxis, YAxis},
 };
 
 const LIMIT: u64 = 100;

@@ -15,7 +15,7 @@ use std::{
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 
-use crate::suite::{machine::Machine, svg::Chart};
+use crate::suite::{machine::Machine, svg::Picture};
 
 /// Settings of the run.
 #[derive(Clone, Debug, Args)]
@@ -64,12 +64,6 @@ struct Findings {
     pictures: Vec<Picture>,
 }
 
-/// A chart and what its file is called.
-struct Picture {
-    name: String,
-    chart: Chart,
-}
-
 /// Runs the suite and prints what it finds.
 pub(crate) async fn run(settings: Flow) -> anyhow::Result<()> {
     anyhow::ensure!(settings.scale > 0.0, "the scale must be above 0");
@@ -101,19 +95,13 @@ fn write(settings: &Flow, part: Part, findings: &Findings, folder: &Path) -> any
         scale => format!(" --scale {scale}"),
     };
     let mut text = format!(
-        "{}\n```sh\ncargo run --release -p sluice-bench -- flow {}{scale}\n```\n\n{} cores ({}), {} \
-         GiB, Linux {}, {}.\n",
+        "{}\n```sh\ncargo run --release -p sluice-bench -- flow {}{scale}\n```\n\n{machine}.\n",
         findings.text.trim_start(),
         part.name(),
-        machine.cores,
-        machine.cpu,
-        machine.memory_gib,
-        machine.kernel,
-        machine.file_system,
     );
-    for Picture { name, chart } in &findings.pictures {
-        fs::write(folder.join(format!("{name}.svg")), chart.draw())?;
-        text += &format!("\n![{}]({name}.svg)\n", chart.title);
+    for picture in &findings.pictures {
+        picture.write(folder)?;
+        text += &picture.in_markdown();
     }
     fs::write(folder.join(format!("{}.md", part.name())), text)?;
     Ok(())

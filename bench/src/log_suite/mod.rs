@@ -19,6 +19,7 @@ use clap::{Args, ValueEnum};
 
 use crate::{
     load::{target::Target, workload::Spec},
+    process,
     targets::{bare::Bare, sluice::Sluice},
 };
 
@@ -126,11 +127,7 @@ impl Log {
     }
 
     fn temporary_folder(&self) -> anyhow::Result<tempfile::TempDir> {
-        let dir = match &self.dir {
-            Some(dir) => tempfile::tempdir_in(dir),
-            None => tempfile::tempdir(),
-        };
-        dir.context("no temporary folder can be made")
+        process::temporary_folder(self.dir.as_deref())
     }
 
     fn broker(&self) -> anyhow::Result<Arc<dyn Target>> {

@@ -1,6 +1,6 @@
 //! What a run was measured on.
 
-use std::{fs, path::Path, time::Duration};
+use std::{fmt, fs, path::Path, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +16,22 @@ pub(crate) struct Machine {
     pub(crate) kernel: String,
     /// Of the folder that was written to.
     pub(crate) file_system: String,
+}
+
+impl fmt::Display for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            cpu,
+            cores,
+            memory_gib,
+            kernel,
+            file_system,
+        } = self;
+        write!(
+            f,
+            "{cores} processors ({cpu}), {memory_gib} GiB, Linux {kernel}, {file_system}"
+        )
+    }
 }
 
 impl Machine {

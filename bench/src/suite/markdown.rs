@@ -36,7 +36,7 @@ pub(super) fn report(results: &Results, pictures: bool) -> String {
         text += &notes(workload);
         if pictures {
             for picture in plots::of_workload(results, workload) {
-                text += &format!("\n![{}]({}.svg)\n", picture.chart.title, picture.name);
+                text += &picture.in_markdown();
             }
         }
     }
@@ -44,11 +44,7 @@ pub(super) fn report(results: &Results, pictures: bool) -> String {
 }
 
 fn head(results: &Results) -> String {
-    let machine = &results.machine;
-    let mut text = format!(
-        "{} processors ({}) for brokers and bench together, {} GiB, Linux {}, {}.\n",
-        machine.cores, machine.cpu, machine.memory_gib, machine.kernel, machine.file_system
-    );
+    let mut text = format!("{}, for brokers and bench together.\n", results.machine);
     if !results.raw.is_empty() {
         let speed = Figure::of(results.raw.iter().map(|raw| raw.bytes_per_second).collect());
         let small = results.raw.iter().map(|raw| raw.small_writes_per_second);

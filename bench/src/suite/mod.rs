@@ -28,6 +28,7 @@ use crate::{
         target::AckedWhen,
         workload::{self, Spec, Workload},
     },
+    process,
     targets::{Broker, Peer},
 };
 
@@ -127,7 +128,7 @@ pub(crate) fn report(settings: &Report) -> anyhow::Result<()> {
 
 async fn suite(settings: &Run, brokers: &[Broker]) -> anyhow::Result<()> {
     let workloads = choose(settings)?;
-    let folder = folder(settings)?;
+    let folder = process::temporary_folder(settings.dir.as_deref())?;
     let mut servers = Servers::new(folder.path());
     let mut results = Results {
         commands: vec![command()],
@@ -215,8 +216,7 @@ fn write_report(results: &Results, folder: &Path) -> anyhow::Result<()> {
     fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
     for workload in &results.workloads {
         for picture in plots::of_workload(results, workload) {
-            let file = folder.join(format!("{}.svg", picture.name));
-            fs::write(file, picture.chart.draw())?;
+            picture.write(folder)?;
         }
     }
     let text = format!("# Load tests\n\n{}", markdown::report(results, true));
@@ -238,14 +238,6 @@ fn command() -> String {
     });
     let words = ["sluice-bench".to_owned()].into_iter().chain(words);
     words.collect::<Vec<_>>().join(" ")
-}
-
-fn folder(settings: &Run) -> anyhow::Result<tempfile::TempDir> {
-    let dir = match &settings.dir {
-        Some(dir) => tempfile::tempdir_in(dir),
-        None => tempfile::tempdir(),
-    };
-    dir.context("no temporary folder can be made")
 }
 
 /// The workloads that are asked for, as long as they are to be.

@@ -2,7 +2,7 @@
 
 use super::{
     results::{Cell, Results, VariantResults, WorkloadResults},
-    svg::{Chart, Line, XAxis, YAxis},
+    svg::{Chart, Line, Picture, XAxis, YAxis},
 };
 use crate::{
     load::{target::AckedWhen, workload::Kind},
@@ -10,12 +10,6 @@ use crate::{
 };
 
 const ALL_ACKS: [AckedWhen; 3] = [AckedWhen::Synced, AckedWhen::Written, AckedWhen::InMemory];
-
-/// A chart and what its file is called.
-pub(super) struct Picture {
-    pub(super) name: String,
-    pub(super) chart: Chart,
-}
 
 /// The pictures of a workload; none where a table tells as much.
 pub(super) fn of_workload(results: &Results, workload: &WorkloadResults) -> Vec<Picture> {

@@ -1,6 +1,8 @@
 //! Line charts as SVG: small, without scripts or fonts of their own.
 
-use std::fmt::Write;
+use std::{fmt::Write, fs, path::Path};
+
+use anyhow::Context;
 
 const WIDTH: f64 = 860.0;
 const HEIGHT: f64 = 460.0;
@@ -50,6 +52,25 @@ pub(crate) enum YAxis {
 pub(crate) struct Line {
     pub(crate) name: String,
     pub(crate) points: Vec<(f64, f64)>,
+}
+
+/// A chart and what its file is called.
+pub(crate) struct Picture {
+    pub(crate) name: String,
+    pub(crate) chart: Chart,
+}
+
+impl Picture {
+    /// Writes its file.
+    pub(crate) fn write(&self, folder: &Path) -> anyhow::Result<()> {
+        let file = folder.join(format!("{}.svg", self.name));
+        fs::write(&file, self.chart.draw()).with_context(|| file.display().to_string())
+    }
+
+    /// As a report shows it that is beside its file.
+    pub(crate) fn in_markdown(&self) -> String {
+        format!("\n![{}]({}.svg)\n", self.chart.title, self.name)
+    }
 }
 
 /// What is on the axes.

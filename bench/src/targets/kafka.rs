@@ -2,12 +2,11 @@
 //! that `bench/kafka/get` gets (<https://kafka.apache.org/documentation>).
 
 use std::{
-    collections::HashMap,
     env, fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
@@ -27,6 +26,7 @@ use rskafka::{
 use super::{
     gather::{Gather, Limits},
     nodelay,
+    partitions::{self, Members, Partitions},
     peer::{PeerProcess, Start, free_port},
 };
 use crate::load::{
@@ -54,8 +54,7 @@ pub(crate) struct Kafka {
     port: u16,
     settings: String,
     is_warm: AtomicBool,
-    /// Members that each group of a topic has: each reads a partition of its own.
-    members: Mutex<HashMap<(String, usize), i32>>,
+    members: Members,
 }
 
 /// Where the server's artifacts are; `None` if they, or Java, are not there.
@@ -147,7 +146,7 @@ impl Kafka {
                 WARM_UP.as_secs()
             ),
             is_warm: AtomicBool::new(false),
-            members: Mutex::default(),
+            members: Members::default(),
         })
     }
 
@@ -171,31 +170,27 @@ impl Kafka {
         Ok(())
     }
 
-    fn members(&self) -> MutexGuard<'_, HashMap<(String, usize), i32>> {
-        self.members.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     async fn connect(&self) -> anyhow::Result<Client> {
         let address = format!("127.0.0.1:{}", self.port);
         Ok(ClientBuilder::new(vec![address]).build().await?)
     }
 
-    async fn make(&self, topic: &str, partitions: i32) -> anyhow::Result<()> {
+    async fn make(&self, topic: &str, partitions: u32) -> anyhow::Result<()> {
         let controller = self.connect().await?.controller_client()?;
         let (copies, patience_ms) = (1, 10_000);
         controller
-            .create_topic(topic, partitions, copies, patience_ms)
+            .create_topic(topic, partitions as i32, copies, patience_ms)
             .await?;
         Ok(())
     }
 
     /// The clients of some partitions, connected.
-    async fn open(&self, partitions: &[(&str, i32)]) -> anyhow::Result<Vec<PartitionClient>> {
+    async fn open(&self, partitions: &[(&str, u32)]) -> anyhow::Result<Vec<PartitionClient>> {
         let client = self.connect().await?;
         let mut opened = Vec::new();
         for (topic, partition) in partitions {
             let handling = UnknownTopicHandling::Retry;
-            let partition = client.partition_client(*topic, *partition, handling);
+            let partition = client.partition_client(*topic, *partition as i32, handling);
             let partition = partition.await?;
             partition.get_offset(OffsetAt::Latest).await?;
             opened.push(partition);
@@ -203,11 +198,6 @@ impl Kafka {
         nodelay::set_on_connections_to(self.port)?;
         Ok(opened)
     }
-}
-
-/// Partitions of a topic: one for each member of a group.
-fn partitions(spec: &Spec) -> i32 {
-    spec.members.max(1) as i32
 }
 
 #[async_trait]
@@ -224,9 +214,9 @@ impl Target for Kafka {
         if !self.is_warm.swap(true, Ordering::Relaxed) {
             self.warm_up(spec).await?;
         }
-        self.members().clear();
+        self.members.clear();
         for topic in topics {
-            self.make(topic, partitions(spec)).await?;
+            self.make(topic, partitions::of_each(spec)).await?;
         }
         Ok(())
     }
@@ -245,7 +235,7 @@ impl Target for Kafka {
     }
 
     async fn producer(&self, topics: &[String], spec: &Spec) -> anyhow::Result<Box<dyn Producer>> {
-        let partitions = partitions(spec);
+        let partitions = partitions::of_each(spec);
         let mut all = Vec::new();
         for topic in topics {
             all.extend((0..partitions).map(|number| (topic.as_str(), number)));
@@ -262,11 +252,8 @@ impl Target for Kafka {
                 }
             })
         });
-        Ok(Box::new(Publisher {
-            partitions: opened.collect(),
-            of_each: partitions as usize,
-            sent: 0,
-        }))
+        let partitions = Partitions::new(opened.collect(), spec);
+        Ok(Box::new(Publisher(partitions)))
     }
 
     async fn consumer(
@@ -275,12 +262,7 @@ impl Target for Kafka {
         group: usize,
         spec: &Spec,
     ) -> anyhow::Result<Box<dyn Consumer>> {
-        let number = {
-            let mut members = self.members();
-            let joined = members.entry((topic.to_owned(), group)).or_default();
-            *joined += 1;
-            (*joined - 1) % partitions(spec)
-        };
+        let number = self.members.join(topic, group, spec);
         let mut opened = self.open(&[(topic, number)]).await?;
         Ok(Box::new(Reader {
             partition: opened.pop().context("it is open")?,
@@ -289,13 +271,7 @@ impl Target for Kafka {
     }
 }
 
-struct Publisher {
-    /// By topic and partition.
-    partitions: Vec<Gather<Record>>,
-    /// Partitions of each topic; batches go to them in turn.
-    of_each: usize,
-    sent: usize,
-}
+struct Publisher(Partitions<Record>);
 
 #[async_trait]
 impl Producer for Publisher {
@@ -308,11 +284,7 @@ impl Producer for Publisher {
             headers: Default::default(),
             timestamp,
         });
-        let partition = topic * self.of_each + self.sent % self.of_each;
-        self.sent += 1;
-        self.partitions[partition]
-            .send(records.collect(), bytes)
-            .await
+        self.0.send(topic, records.collect(), bytes).await
     }
 }
 

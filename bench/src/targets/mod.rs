@@ -11,6 +11,8 @@ mod kafka;
 mod nats;
 #[cfg(feature = "kafka")]
 mod nodelay;
+#[cfg(any(feature = "iggy", feature = "kafka"))]
+mod partitions;
 #[cfg(any(
     feature = "iggy",
     feature = "kafka",

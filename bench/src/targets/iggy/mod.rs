@@ -9,22 +9,22 @@ mod connection;
 mod protocol;
 
 use std::{
-    collections::HashMap,
     env,
     path::PathBuf,
     process::{Command, Stdio},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::Context;
 use async_trait::async_trait;
 use bytes::Bytes;
-use tokio::sync::Mutex as AsyncMutex;
+use tokio::sync::Mutex;
 
 use self::{connection::Connection, protocol::Request};
 use super::{
     gather::{Gather, Limits},
+    partitions::{self, Members, Partitions},
     peer::{PeerProcess, Start, free_port},
 };
 use crate::load::{
@@ -49,8 +49,7 @@ pub(crate) struct Iggy {
     process: PeerProcess,
     port: u16,
     settings: String,
-    /// Members that each group of a topic has: each polls a partition of its own.
-    members: Mutex<HashMap<(String, usize), u32>>,
+    members: Members,
 }
 
 /// The server's program; `None` if nobody says where it is.
@@ -107,12 +106,8 @@ impl Iggy {
                 "{version}, {setting}; a partition for each member of a group; polls of up to \
                  {POLL_COUNT} that commit"
             ),
-            members: Mutex::default(),
+            members: Members::default(),
         })
-    }
-
-    fn members(&self) -> MutexGuard<'_, HashMap<(String, usize), u32>> {
-        self.members.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Tries until it is done: the server listens before it takes commands.
@@ -138,11 +133,6 @@ fn version(program: &PathBuf) -> String {
     text.unwrap_or_default()
 }
 
-/// Partitions of a topic: one for each member of a group.
-fn partitions(spec: &Spec) -> u32 {
-    spec.members.max(1) as u32
-}
-
 #[async_trait]
 impl Target for Iggy {
     fn settings(&self) -> &str {
@@ -157,7 +147,7 @@ impl Target for Iggy {
         let mut connection = self.connect().await?;
         connection.request(Request::create_stream(STREAM)).await?;
         for topic in topics {
-            let request = Request::create_topic(STREAM, topic, partitions(spec));
+            let request = Request::create_topic(STREAM, topic, partitions::of_each(spec));
             connection.request(request).await?;
         }
         Ok(())
@@ -168,13 +158,12 @@ impl Target for Iggy {
     }
 
     async fn producer(&self, topics: &[String], spec: &Spec) -> anyhow::Result<Box<dyn Producer>> {
-        let connection = Arc::new(AsyncMutex::new(self.connect().await?));
-        let of_each = partitions(spec);
-        let mut partitions = Vec::new();
+        let connection = Arc::new(Mutex::new(self.connect().await?));
+        let mut all = Vec::new();
         for topic in topics {
-            for partition in 0..of_each {
+            for partition in 0..partitions::of_each(spec) {
                 let (connection, topic) = (connection.clone(), topic.clone());
-                partitions.push(Gather::new(LIMITS, move |payloads: Vec<Bytes>| {
+                all.push(Gather::new(LIMITS, move |payloads: Vec<Bytes>| {
                     let request = Request::send(STREAM, &topic, partition, &payloads);
                     let connection = connection.clone();
                     async move {
@@ -184,11 +173,7 @@ impl Target for Iggy {
                 }));
             }
         }
-        Ok(Box::new(Publisher {
-            partitions,
-            of_each: of_each as usize,
-            sent: 0,
-        }))
+        Ok(Box::new(Publisher(Partitions::new(all, spec))))
     }
 
     async fn consumer(
@@ -198,12 +183,7 @@ impl Target for Iggy {
         spec: &Spec,
     ) -> anyhow::Result<Box<dyn Consumer>> {
         let connection = self.connect().await?;
-        let partition = {
-            let mut members = self.members();
-            let joined = members.entry((topic.to_owned(), group)).or_default();
-            *joined += 1;
-            (*joined - 1) % partitions(spec)
-        };
+        let partition = self.members.join(topic, group, spec);
         let count = POLL_COUNT.min(spec.window as u32);
         Ok(Box::new(Reader {
             poll: Request::poll(STREAM, topic, group as u32 + 1, partition, count),
@@ -212,24 +192,14 @@ impl Target for Iggy {
     }
 }
 
-struct Publisher {
-    /// By topic and partition.
-    partitions: Vec<Gather<Bytes>>,
-    /// Partitions of each topic; batches go to them in turn.
-    of_each: usize,
-    sent: usize,
-}
+struct Publisher(Partitions<Bytes>);
 
 #[async_trait]
 impl Producer for Publisher {
     async fn send(&mut self, topic: usize, batch: Vec<Message>) -> anyhow::Result<Acked> {
         let bytes = batch.iter().map(|message| message.payload.len()).sum();
         let payloads = batch.into_iter().map(|message| message.payload);
-        let partition = topic * self.of_each + self.sent % self.of_each;
-        self.sent += 1;
-        self.partitions[partition]
-            .send(payloads.collect(), bytes)
-            .await
+        self.0.send(topic, payloads.collect(), bytes).await
     }
 }
 
