@@ -19,7 +19,7 @@ use super::{
 use crate::{
     commit::{Group, Proposals, Recovery, Store, Topic},
     config::Limits,
-    flow::Intake,
+    flow::{Intake, Reading},
     group::{GroupHandle, Groups},
     log,
     retention::RetentionStatus,
@@ -36,6 +36,8 @@ pub(crate) struct Api {
     pub(crate) limits: Limits,
     /// The line for the log, as publishers see it.
     pub(super) intake: Intake,
+    /// What PublishStreams have on the way to the log.
+    pub(super) reading: Reading,
     /// PublishStreams that are open.
     pub(super) publish_streams: Arc<AtomicUsize>,
     /// Bytes of Publish requests that wait to be let in.
@@ -73,6 +75,7 @@ impl Api {
             groups,
             space,
             intake: limits.intake(),
+            reading: Reading::new(limits.publish_reading_bytes as u64),
             publish_streams: Arc::default(),
             waiting_bytes: Arc::default(),
             limits,

@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 use tonic::{Status, Streaming};
 
 use super::{
+    admission::bytes_of,
     api::Api,
     convert, events,
     publish::producer_of,
@@ -25,7 +26,7 @@ use super::{
 };
 use crate::{
     commit::{Changes, Committed},
-    flow::{Producer, window::Window},
+    flow::{OnItsWay, Producer, Turn, window::Window},
 };
 
 type Responses = mpsc::Sender<Result<wire::PublishStreamResponse, Status>>;
@@ -105,16 +106,21 @@ impl<'a> PublishStream<'a> {
             .respond(Out::Opened(wire::PublishOpened { credit }))
             .await?;
         let mut under_way = FuturesUnordered::new();
+        let mut turn = stream.api.reading.stream();
         let mut open = true;
         while open || !under_way.is_empty() {
             let may_read = open && stream.window.takes_more() && under_way.len() < BATCHES_MAX;
             tokio::select! {
                 biased;
                 Some(done) = under_way.next() => stream.finish(done).await?,
-                request = requests.message(), if may_read => match request.map_err(unread_message)? {
+                request = next(&mut turn, &mut requests), if may_read => match request.map_err(unread_message)? {
                     None => open = false,
                     Some(request) => match request.message {
-                        Some(In::Batch(batch)) => under_way.push(stream.take(batch)),
+                        Some(In::Batch(batch)) => {
+                            let bytes = batch.events.iter().map(|event| event.len() as u64).sum();
+                            turn.read(bytes);
+                            under_way.push(stream.take(batch, bytes));
+                        }
                         Some(In::Open(_)) => {
                             let message = "`open` was sent before; it comes once, first";
                             return Err(Refusal::stream_state(message).into());
@@ -128,11 +134,14 @@ impl<'a> PublishStream<'a> {
         Ok(())
     }
 
-    /// Takes a batch, which goes in line behind those of its topic that came
+    /// Takes a batch of so many bytes, which goes in line behind those of its topic that came
     /// before.
-    fn take(&mut self, batch: wire::PublishBatch) -> impl Future<Output = Done> + use<> {
+    fn take(
+        &mut self,
+        batch: wire::PublishBatch,
+        bytes: u64,
+    ) -> impl Future<Output = Done> + use<> {
         let request_id = batch.request_id;
-        let bytes = batch.events.iter().map(|event| event.len() as u64).sum();
         self.window.arrived(bytes);
         let changes = self.changes(batch);
         let topic = changes.as_ref().ok().and_then(|changes| {
@@ -147,12 +156,15 @@ impl<'a> PublishStream<'a> {
             self.topics.retain(|_, line| waits(line));
         }
         let (api, who) = (self.api.clone(), self.who);
+        // What waits at a gate, or behind what does, is on no way to the log.
+        let gate = topic.and_then(|topic| api.groups.flow().gate(topic));
+        let on_its_way = gate.is_none().then(|| api.reading.on_its_way(bytes));
         async move {
             if let Some(before) = before {
                 let _ = before.await;
             }
             let result = match changes {
-                Ok(changes) => publish(&api, who, changes, in_line).await,
+                Ok(changes) => publish(&api, who, changes, in_line, on_its_way).await,
                 Err(refusal) => Err(refusal),
             };
             Done {
@@ -242,13 +254,23 @@ fn credit(max_bytes: u64) -> wire::PublishCredit {
     }
 }
 
+/// The next message of a stream, once streams may be read.
+async fn next(
+    turn: &mut Turn,
+    requests: &mut Streaming<wire::PublishStreamRequest>,
+) -> Result<Option<wire::PublishStreamRequest>, Status> {
+    turn.wait().await;
+    requests.message().await
+}
+
 /// Publishes a batch; `in_line` is dropped when the next one of its topic may
-/// follow.
+/// follow. One that is not on its way to the log is as soon as it is let in.
 async fn publish(
     api: &Api,
     who: Producer,
     changes: Changes,
     in_line: oneshot::Sender<()>,
+    on_its_way: Option<OnItsWay>,
 ) -> Result<Committed, Refusal> {
     let producer = changes.producer;
     // Held until it is readable.
@@ -257,6 +279,8 @@ async fn publish(
         Err(refusal) => return api.published_before(producer, refusal).await,
     };
     // Held until it has an outcome.
+    let bytes = bytes_of(&changes.appends) as u64;
+    let _on_its_way = on_its_way.unwrap_or_else(|| api.reading.on_its_way(bytes));
     let (_in_line, submitted) = api.submit_by(who, changes, None).await?;
     drop(in_line);
     Ok(submitted.committed().await?)
