@@ -9,10 +9,12 @@ use crate::{
     commit::{self, CommitConfig, Running},
     config::{Config, ConfigError},
     data_dir::{self, LockError},
+    flow::Flow,
     group::Groups,
     grpc::{self, Api, BrokerInfo},
     retention::{self, Retaining},
     space::Space,
+    wall_clock::AgeClock,
 };
 
 /// A broker that serves.
@@ -99,11 +101,13 @@ impl Broker {
             cut_bytes = recovery.log.cut_bytes, view_rebuilt = recovery.view_rebuilt,
             took_ms = recovery.took.as_millis() as u64, "data folder opened",
         );
+        let clock = AgeClock::start(opened.retention_ms);
         let groups = Groups::new(
             opened.proposals.clone(),
             opened.store.clone(),
             config.group(),
             recovery.log.epoch,
+            Flow::new(clock.clone()),
         );
         for (id, state) in opened.groups {
             groups.start(id, state);
@@ -115,7 +119,7 @@ impl Broker {
             reader: opened.reader.clone(),
             reclaimer: opened.reclaimer,
             followed: opened.followed,
-            retention_ms: opened.retention_ms,
+            clock,
         };
         let retaining = Retaining::start(parts, config.retention()).map_err(StartError::Thread)?;
         let info = BrokerInfo {
@@ -167,6 +171,8 @@ impl Broker {
                 serving.abort();
             }
         }
+        // What comes now is not worth waiting for more than a write.
+        self.api.proposals.wait_for_no_room();
         self.api.groups.shut_down().await;
         let retaining = self.retaining;
         let _ = tokio::task::spawn_blocking(move || retaining.stop()).await;

@@ -177,9 +177,19 @@ impl Member {
             settlements,
         }))
         .await;
+        self.settled().await
+    }
+
+    /// Waits for the answer to what was settled last: again, after somebody gave up
+    /// waiting.
+    ///
+    /// # Errors
+    /// How the broker ended the stream.
+    pub async fn settled(&mut self) -> Result<Vec<SettlementFailure>, Status> {
         loop {
             if let Some(Response::Settled(settled)) = self.receive().await? {
-                assert_eq!(settled.request_id, request_id, "answers come in order");
+                let last = self.last_request_id;
+                assert_eq!(settled.request_id, last, "answers come in order");
                 return Ok(settled.failures);
             }
         }

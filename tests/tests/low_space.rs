@@ -1,5 +1,6 @@
 //! A disk that runs full: publishing is refused in time, everything else goes
-//! on, and publishing too when there is room again, without a restart.
+//! on, and publishing too when there is room again, without a restart. When what is
+//! reserved is used up as well, whatever needs room waits for it.
 //!
 //! `cargo test -p sluice-tests --features root --test low_space`, as root.
 
@@ -13,7 +14,8 @@ use std::{
 
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
 use sluice_proto::pb::{
-    CreateGroupRequest, CreateTopicRequest, DescribeBrokerRequest, Event, GroupConfig,
+    CreateGroupRequest, CreateTopicRequest, DescribeBrokerRequest, Event, GroupConfig, Reject,
+    Settlement, settlement::Action,
 };
 use sluice_tests::{
     api::{Api, Refusal, event, expect},
@@ -111,6 +113,16 @@ impl Run {
         assert_ne!(status.low_space, "");
     }
 
+    /// What was on its way to the full disk is answered, and so is what comes after.
+    async fn the_rest_goes_on_with_room(&mut self) {
+        let answer = expect("what waited for room", self.member.settled()).await;
+        assert_eq!(answer.unwrap(), []);
+        let delivery = expect("a delivery", self.member.delivery()).await.unwrap();
+        let settled = self.member.settle(vec![ack(delivery.lease.unwrap())]);
+        let failures = expect("an ack", settled).await.unwrap();
+        assert!(failures.is_empty(), "{failures:?}");
+    }
+
     /// A worker that makes sure of its topic and group at its start can start.
     async fn what_is_there_is_made_again_and_nothing_new(&self) {
         self.api.create_topic("t", 1).await;
@@ -188,4 +200,80 @@ async fn a_disk_that_takes_no_more_files_refuses_publishing_and_heals() {
         run.publishing_resumes().await;
         println!("full and freed: {time} times");
     }
+}
+
+const NO_ROOM: &str = "there is no room for the log's next segment";
+
+/// Rejects large events, each of which is written again as a dead letter, until the
+/// reserve is used up and the log waits for room. Returns how many were rejected.
+async fn use_up_the_reserve(broker: &TestBroker, run: &mut Run) -> usize {
+    let waits_before = broker.log().matches(NO_ROOM).count();
+    for rejected in 0.. {
+        let delivery = expect("a delivery", run.member.delivery()).await.unwrap();
+        let reject = Settlement {
+            lease: delivery.lease,
+            action: Some(Action::Reject(Reject {
+                reason: "no".to_owned(),
+            })),
+        };
+        let settled = run.member.settle(vec![reject]);
+        let waits = async {
+            while broker.log().matches(NO_ROOM).count() == waits_before {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::select! {
+            failures = expect("a rejection", settled) => {
+                let failures = failures.unwrap();
+                assert!(failures.is_empty(), "{failures:?}");
+            }
+            () = waits => return rejected,
+        }
+    }
+    unreachable!("the disk has an end")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_needs_room_waits_when_the_reserve_is_used_up_and_goes_on() {
+    let mount = Mount::tmpfs("size=320m");
+    let data = mount.path().join("data");
+    let args = [ARGS, &["--limit=ahead_bytes_per_second=0"]].concat();
+    let mut broker = TestBroker::start_over(&data, &args);
+    let mut run = Run::start(&broker).await;
+    for _ in 0..120 {
+        run.publish(large).await.unwrap();
+    }
+    let ballast = mount.path().join("ballast");
+    let mut rejected = 0;
+    for heals in [true, false] {
+        fill(&ballast, 4 * MIB);
+        run.publish_until_refused(event).await;
+        rejected += use_up_the_reserve(&broker, &mut run).await;
+        // One is on its way.
+        rejected += 1;
+        let mut admin = run.api.admin.clone();
+        let status = admin.describe_broker(DescribeBrokerRequest {}).await;
+        let status = status.unwrap().into_inner();
+        assert_eq!(status.log_failure, "");
+        assert_ne!(status.low_space, "");
+        assert_eq!(run.api.ids("t").await, run.published);
+        if !heals {
+            break;
+        }
+        fs::remove_file(&ballast).unwrap();
+        run.publishing_resumes().await;
+        run.the_rest_goes_on_with_room().await;
+        let dead = run.api.describe_group("t", "g").await.dead_letter_count;
+        assert_eq!(dead, rejected as i64);
+    }
+    // A broker that waits for room can be stopped, and loses nothing that was acked.
+    assert!(tokio::task::block_in_place(|| broker.stop()).success());
+    fs::remove_file(&ballast).unwrap();
+    tokio::task::block_in_place(|| broker.restart());
+    let api = Api::connect(broker.url()).await;
+    assert_eq!(api.ids("t").await, run.published);
+    let dead = api.describe_group("t", "g").await.dead_letter_count;
+    // What was on its way had no answer.
+    assert_eq!(dead, rejected as i64 - 1);
+    api.publish("t", vec![event("after")]).await.unwrap();
 }

@@ -16,7 +16,7 @@ use super::{
     },
     state::GroupState,
 };
-use crate::log::FRAME_BYTES_MAX;
+use crate::log::{EndOfWaiting, FRAME_BYTES_MAX};
 
 /// Events to append to one partition.
 #[derive(Debug)]
@@ -350,6 +350,7 @@ impl Proposal {
 pub struct Proposals {
     pub(super) lines: Lines,
     pub(super) catalog: watch::Receiver<Arc<Catalog>>,
+    pub(super) end_of_waiting: EndOfWaiting,
 }
 
 impl Proposals {
@@ -445,6 +446,12 @@ impl Proposals {
     pub async fn open_producer(&self, name: String) -> Result<ProducerSession, OpenProducerError> {
         self.ask(Line::Intake, |reply| Proposal::OpenProducer { name, reply })
             .await
+    }
+
+    /// From now on the log does not wait for room on the disk: what needs it is
+    /// answered "unknown". To be called before what is under way is waited for.
+    pub fn wait_for_no_room(&self) {
+        self.end_of_waiting.come();
     }
 
     /// Closes the log after all that was proposed before.

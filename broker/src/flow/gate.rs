@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     commit::{Topic, record::BacklogPolicy},
-    wall_clock,
+    wall_clock::AgeClock,
 };
 
 /// Who publishes, as far as fairness between producers goes.
@@ -134,8 +134,10 @@ pub struct Gate {
     opened: watch::Sender<u64>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
+    /// By which backlogs grow old.
+    clock: AgeClock,
     groups: BTreeMap<GroupId, Metered>,
     /// Requests that were let in and have no outcome.
     under_way: usize,
@@ -183,10 +185,10 @@ impl Drop for Waiting<'_> {
 }
 
 impl Gate {
-    pub(super) fn new(topic: Arc<Topic>, opened: watch::Sender<u64>) -> Self {
+    pub(super) fn new(topic: Arc<Topic>, opened: watch::Sender<u64>, clock: AgeClock) -> Self {
         Self {
             topic,
-            state: Mutex::default(),
+            state: Mutex::new(State::new(clock)),
             opened,
         }
     }
@@ -411,10 +413,22 @@ impl Gate {
 }
 
 impl State {
+    fn new(clock: AgeClock) -> Self {
+        Self {
+            clock,
+            groups: BTreeMap::new(),
+            under_way: 0,
+            expected_end: 0,
+            entered_bytes: 0,
+            waiting: Turns::default(),
+            was_shut: false,
+        }
+    }
+
     /// Looks at every group anew. Returns one because of which nothing is let in,
     /// a refusing one first.
     fn refresh(&mut self, topic: &Topic) -> Option<GroupId> {
-        let (end, now_ms) = (self.end(topic), wall_clock::now_ms());
+        let (end, now_ms) = (self.end(topic), self.clock.now_ms());
         let entered_bytes = self.entered_bytes;
         let mut shut: Option<(GroupId, BacklogPolicy)> = None;
         for (id, group) in &mut self.groups {
@@ -440,7 +454,7 @@ impl State {
 
     fn backlog(&self, group: &Metered, topic: &Topic) -> Backlog {
         let end = self.end(topic);
-        group.backlog(end, self.entered_bytes, wall_clock::now_ms())
+        group.backlog(end, self.entered_bytes, self.clock.now_ms())
     }
 
     fn end(&self, topic: &Topic) -> u64 {

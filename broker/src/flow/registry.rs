@@ -13,17 +13,22 @@ use super::{
     gate::{Full, Gate, Measure, Report},
     pressure::BacklogLimit,
 };
-use crate::commit::{
-    Catalog, Group, Topic,
-    record::{BacklogPolicy, GroupConfig},
+use crate::{
+    commit::{
+        Catalog, Group, Topic,
+        record::{BacklogPolicy, GroupConfig},
+    },
+    wall_clock::AgeClock,
 };
 
 /// The gates of all topics that have a group with a limit. Cheap to clone.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Flow(Arc<Shared>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
+    /// What the age of a backlog goes by.
+    clock: AgeClock,
     gates: RwLock<HashMap<TopicId, Arc<Gate>>>,
     opened: watch::Sender<u64>,
     /// Of the catalog that was looked at last.
@@ -70,6 +75,17 @@ impl Outputs {
 }
 
 impl Flow {
+    /// Without any gate. Backlogs grow old by this clock.
+    #[must_use]
+    pub(crate) fn new(clock: AgeClock) -> Self {
+        Self(Arc::new(Shared {
+            clock,
+            gates: RwLock::default(),
+            opened: watch::Sender::default(),
+            outputs: Mutex::default(),
+        }))
+    }
+
     /// The gate of a topic; `None` when no group of it has a limit.
     #[must_use]
     pub fn gate(&self, topic: TopicId) -> Option<Arc<Gate>> {
@@ -134,7 +150,10 @@ impl Flow {
     fn open_gate(&self, topic: &Arc<Topic>) -> Arc<Gate> {
         let gates = self.0.gates.write();
         let mut gates = gates.unwrap_or_else(PoisonError::into_inner);
-        let new = || Arc::new(Gate::new(topic.clone(), self.0.opened.clone()));
+        let new = || {
+            let (opened, clock) = (self.0.opened.clone(), self.0.clock.clone());
+            Arc::new(Gate::new(topic.clone(), opened, clock))
+        };
         gates.entry(topic.id).or_insert_with(new).clone()
     }
 

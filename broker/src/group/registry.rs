@@ -72,9 +72,15 @@ struct Running {
 }
 
 impl Groups {
-    /// No groups run. `epoch` is the log's.
+    /// No groups run. `epoch` is the log's, and `flow` has no gate yet.
     #[must_use]
-    pub fn new(proposals: Proposals, store: Store, limits: GroupLimits, epoch: u64) -> Self {
+    pub fn new(
+        proposals: Proposals,
+        store: Store,
+        limits: GroupLimits,
+        epoch: u64,
+        flow: Flow,
+    ) -> Self {
         let tasks = TaskTracker::new();
         Self {
             routes: Routes::new(store.clone(), limits.postings_max, tasks.clone()),
@@ -82,7 +88,7 @@ impl Groups {
             store,
             limits,
             epoch,
-            flow: Flow::default(),
+            flow,
             buffers: Buffers::new(limits.buffer),
             running: Mutex::default(),
             tasks,

@@ -113,8 +113,12 @@
 //! A failed write or sync poisons the log for good: what reached the disk is
 //! unknown, and trying a sync again would not tell
 //! (<https://wiki.postgresql.org/wiki/Fsync_Errors>).
+//!
+//! That a segment's file cannot be made for want of room is none of these: nothing
+//! was written. An open log then waits for room, and goes on by itself (`blank.rs`).
 
 mod ahead;
+mod blank;
 mod block;
 mod buffer;
 mod cache;
@@ -134,6 +138,7 @@ mod writer;
 use std::{fmt, io, path::Path, time::Duration};
 
 pub use self::{
+    blank::EndOfWaiting,
     block::{BlockBuilder, FrameSlot},
     disk::{WriteChoice, WriteWay},
     reader::{ReadError, Reader, SegmentInfo},

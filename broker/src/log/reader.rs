@@ -14,6 +14,7 @@ use bytes::Bytes;
 
 use super::{
     Position,
+    blank::Patience,
     block::{self, FRAME_HEADER_BYTES},
     cache::TailCache,
     disk::{Disk, DiskFile},
@@ -63,6 +64,7 @@ pub(super) struct Shared {
     pub(super) cache: RwLock<TailCache>,
     pub(super) segments: RwLock<BTreeMap<Position, Segment>>,
     pub(super) spares: Spares,
+    pub(super) patience: Patience,
     /// Segments that begin in here are still to be copied, and not to be removed.
     pub(super) held: Mutex<Option<Range<Position>>>,
     /// What was read from files for readers, since the start.

@@ -6,10 +6,10 @@ use bytes::{Buf, BufMut};
 
 use super::{
     PAGE_BYTES, Position,
+    blank::Blank,
     block::Salt,
     disk::{Disk, DiskFile, fill_with_zeros},
     invalid,
-    spares::Spare,
 };
 
 const MAGIC: &[u8; 8] = b"SLUICEsg";
@@ -47,6 +47,11 @@ pub(super) fn base_of(name: &str) -> Option<Position> {
     let digits = name.strip_suffix(SUFFIX)?;
     let base = u64::from_str_radix(digits, 16).ok()?;
     (digits.len() == 16).then_some(Position(base))
+}
+
+/// The name of the segment's file while it is made.
+pub(super) fn unfinished_name(base: Position) -> String {
+    file_name(base) + UNFINISHED_SUFFIX
 }
 
 pub(super) fn is_unfinished(name: &str) -> bool {
@@ -163,28 +168,15 @@ impl SegmentHeader {
         Ok(header)
     }
 
-    /// Makes the segment's file, whole and durable or not at all: of a spare one,
-    /// or a new one.
-    pub(super) fn create(
-        &self,
-        disk: &dyn Disk,
-        spare: Option<Spare>,
-    ) -> io::Result<Arc<dyn DiskFile>> {
-        let name = file_name(self.base);
-        let (file, from) = match spare {
-            Some(spare) => (disk.open(&spare.name)?, spare.name),
-            None => {
-                let unfinished = format!("{name}{UNFINISHED_SUFFIX}");
-                let file = disk.create(&unfinished, self.size)?;
-                if self.is_first() {
-                    fill_with_zeros(&*file, self.size, |_| true)?;
-                }
-                (file, unfinished)
-            }
-        };
+    /// Makes the segment's file of a blank one, whole and durable or not at all.
+    pub(super) fn create(&self, disk: &dyn Disk, blank: Blank) -> io::Result<Arc<dyn DiskFile>> {
+        let Blank { name, file, used } = blank;
+        if self.is_first() && !used {
+            fill_with_zeros(&*file, self.size, |_| true)?;
+        }
         file.write_at(&self.encode(), 0)?;
         file.sync()?;
-        disk.rename(&from, &name)?;
+        disk.rename(&name, &file_name(self.base))?;
         disk.sync_dir()?;
         Ok(file)
     }

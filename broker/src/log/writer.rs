@@ -13,7 +13,7 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    FrameSlot, LogPoint, PAGE_BYTES, Position, When,
+    EndOfWaiting, FrameSlot, LogPoint, PAGE_BYTES, Position, When,
     block::{BlockBuilder, Header, Kind, Place, Salt},
     buffer::BufferPool,
     disk::DiskFile,
@@ -167,6 +167,15 @@ impl Writer {
         self.told = Told(Box::new(told));
     }
 
+    /// From now on waits when there is no room for the next segment, until there is
+    /// or somebody says that it is not worth waiting any longer. Without this the
+    /// log fails.
+    #[must_use]
+    pub fn wait_for_room(&self) -> EndOfWaiting {
+        self.shared.patience.begin();
+        EndOfWaiting(self.shared.clone())
+    }
+
     /// The epoch of what it writes.
     #[must_use]
     pub fn epoch(&self) -> u64 {
@@ -194,7 +203,7 @@ impl Writer {
     }
 
     /// Gives a block its place, behind all before. Waits until nothing is under
-    /// way where a new segment begins.
+    /// way where a new segment begins, and for room for that.
     ///
     /// # Errors
     /// When the log has failed, or fails as the next segment is made.
@@ -280,7 +289,7 @@ impl Writer {
         let size = size.max(length + 2 * PAGE_BYTES);
         let shared = &self.shared;
         self.at = shared.unless_poisoned(|| {
-            let spare = shared.spares.take(size);
+            let blank = shared.blank(next_base, size)?;
             let segment = SegmentHeader {
                 log_id: self.log_id,
                 base: next_base,
@@ -288,9 +297,9 @@ impl Writer {
                 epoch: self.epoch,
                 prev_crc: self.prev_crc,
                 salt: Salt(rand::random()),
-                recycled: spare.as_ref().is_some_and(|spare| spare.used),
+                recycled: blank.used,
             };
-            let file = segment.create(&*shared.disk, spare)?;
+            let file = segment.create(&*shared.disk, blank)?;
             shared.add_segment(&segment, Some(file.clone()));
             let next = segment.first_block();
             shared.go_on_at(next);

@@ -20,7 +20,6 @@
 //! Whoever reads from it at that moment is not disturbed, and finds what has
 //! moved when it looks again.
 
-mod clock;
 mod compact;
 mod reclaim;
 mod rewrite;
@@ -41,7 +40,6 @@ use std::{
 
 pub use self::trim::Held;
 use self::{
-    clock::Clock,
     compact::Compaction,
     reclaim::Usage,
     rewrite::{Rewriting, settled_end},
@@ -52,7 +50,7 @@ use crate::{
         record::Source,
     },
     log::{Position, Reader, ReclaimError, Reclaimer, SegmentInfo},
-    wall_clock,
+    wall_clock::AgeClock,
 };
 
 /// Partitions that are trimmed in one frame.
@@ -100,8 +98,8 @@ pub struct Parts {
     pub reclaimer: Reclaimer,
     /// How far view and checkpoints are.
     pub followed: Arc<Followed>,
-    /// The time by which events grow old, as far as the log knows it.
-    pub retention_ms: u64,
+    /// By which events grow old.
+    pub clock: AgeClock,
 }
 
 /// The running thread. It ends when this is dropped, or told to.
@@ -161,8 +159,7 @@ struct Keeping {
     reclaimer: Reclaimer,
     followed: Arc<Followed>,
     config: RetentionConfig,
-    clock: Clock,
-    last_turn: Instant,
+    clock: AgeClock,
     /// When the clock was noted in the log, and where the log ended then.
     noted: Option<(Instant, Position)>,
     compaction: Compaction,
@@ -185,8 +182,7 @@ impl Keeping {
             reclaimer: parts.reclaimer,
             followed: parts.followed,
             config,
-            clock: Clock::start(parts.retention_ms, wall_clock::now_ms()),
-            last_turn: Instant::now(),
+            clock: parts.clock,
             noted: None,
             compaction: Compaction::default(),
             // What was written again before may have been read back just now.
@@ -199,10 +195,6 @@ impl Keeping {
     }
 
     fn turn(&mut self) -> Result<(), Unavailable> {
-        let elapsed = self.last_turn.elapsed();
-        self.last_turn = Instant::now();
-        self.clock
-            .advance(wall_clock::now_ms(), elapsed.as_millis() as u64);
         self.note_the_time()?;
         let catalog = self.catalog.borrow().clone();
         self.trim(&catalog)?;

@@ -94,7 +94,7 @@ impl Under {
             reader,
             reclaimer,
             followed,
-            retention_ms,
+            clock: AgeClock::start(retention_ms),
         };
         Self {
             runtime: Runtime::new().unwrap(),

@@ -4,8 +4,8 @@
 use std::{fs, path::PathBuf, time::Duration};
 
 use sluice_proto::pb::{
-    CreateTopicRequest, Delivery, GroupConfig, Join, LeaseToken, Nack, Retention, Settlement,
-    TopicConfig, settlement::Action,
+    BacklogLimit, BacklogPolicy, CreateTopicRequest, Delivery, GroupConfig, Join, LeaseToken, Nack,
+    Retention, Settlement, TopicConfig, settlement::Action,
 };
 use sluice_tests::{
     api::{Api, event, expect},
@@ -217,5 +217,28 @@ async fn retention_does_not_jump_with_the_clock_nor_over_a_restart() {
         kept.sort();
         ids.sort();
         assert_eq!(kept, ids, "the clock is {ahead_ms} ms ahead");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backlog_does_not_grow_old_with_the_clock() {
+    let clocked = Clocked::start();
+    let api = clocked.api().await;
+    api.create_topic("t", 1).await;
+    let config = GroupConfig {
+        backlog: Some(BacklogLimit {
+            policy: BacklogPolicy::Reject.into(),
+            max_age: seconds(3600),
+            ..BacklogLimit::default()
+        }),
+        ..GroupConfig::default()
+    };
+    api.create_group("t", "g", config).await;
+    api.publish("t", vec![event("old")]).await.unwrap();
+    for ahead_ms in [DAY_MS, -DAY_MS, 2 * DAY_MS] {
+        clocked.set(ahead_ms);
+        // Until its age was measured.
+        tokio::time::sleep(A_MOMENT).await;
+        api.publish("t", vec![event("new")]).await.unwrap();
     }
 }

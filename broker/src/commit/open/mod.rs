@@ -2,6 +2,8 @@
 //! the log says since.
 
 mod check;
+#[cfg(test)]
+mod flips;
 mod rebuild;
 mod replay;
 
@@ -386,6 +388,7 @@ impl Replayed {
         let proposals = Proposals {
             lines,
             catalog: catalog.subscribe(),
+            end_of_waiting: self.writer.wait_for_room(),
         };
         let volatile = Volatile::new(config.memory_topic_bytes, config.memory_bytes);
         let volatile = Arc::new(Mutex::new(volatile));

@@ -28,6 +28,7 @@ pub use self::{
 };
 use super::{
     LogConfig, LogPoint, Opened, Position, ahead,
+    blank::Patience,
     cache::TailCache,
     disk::{Disk, Folder, WriteChoice, WriteWay},
     flight::Flight,
@@ -305,6 +306,7 @@ impl Found {
             cache: RwLock::new(TailCache::new(config.tail_cache_bytes)),
             segments: RwLock::new(BTreeMap::new()),
             spares,
+            patience: Patience::default(),
             held: Mutex::new(None),
             bytes_from_files: AtomicU64::new(0),
         });

@@ -8,6 +8,7 @@ mod damage;
 mod faults;
 mod pipeline;
 mod reclaim;
+mod room;
 mod sim_disk;
 mod snapshot;
 

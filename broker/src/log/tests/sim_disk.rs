@@ -34,6 +34,10 @@ struct State {
     recycled: usize,
     /// Syncs do nothing.
     syncs_lie: bool,
+    /// No file can be made.
+    is_full: bool,
+    /// So many were not made because of that.
+    refused: usize,
 }
 
 #[derive(Debug)]
@@ -74,6 +78,16 @@ impl SimDisk {
 
     pub(super) fn let_syncs_lie(&self) {
         self.state().syncs_lie = true;
+    }
+
+    /// Whether files can be made.
+    pub(super) fn let_there_be_room(&self, room: bool) {
+        self.state().is_full = !room;
+    }
+
+    /// How many files could not be made for want of room.
+    pub(super) fn refused(&self) -> usize {
+        self.state().refused
     }
 
     pub(super) fn names(&self) -> Vec<String> {
@@ -236,6 +250,10 @@ impl Disk for SimDisk {
     fn create(&self, name: &str, size: u64) -> io::Result<Arc<dyn DiskFile>> {
         let mut state = self.state();
         state.operation()?;
+        if state.is_full {
+            state.refused += 1;
+            return Err(io::Error::new(io::ErrorKind::StorageFull, "no room"));
+        }
         let file = state.files.len();
         state.files.push(File {
             bytes: vec![0; size as usize],
