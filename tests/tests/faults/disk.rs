@@ -40,7 +40,7 @@ struct Published {
 
 /// What the broker says of the operations of its disk: the number, which, and whether
 /// it fails.
-fn operations(log: &str) -> Vec<(u32, String, bool)> {
+pub(super) fn operations(log: &str) -> Vec<(u32, String, bool)> {
     let lines = log.lines().filter_map(|line| {
         let (number, operation) = line.strip_prefix("fault disk ")?.split_once(' ')?;
         let name = operation.split(':').next()?.to_owned();

@@ -1,4 +1,4 @@
-//! Brokers whose disk fails, and whose wall clock is set.
+//! Brokers whose disk fails or is watched, and whose wall clock is set.
 //!
 //! `cargo test -p sluice-tests --features fault-points --test faults`
 //!
@@ -6,5 +6,6 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod channels;
 mod clock;
 mod disk;
