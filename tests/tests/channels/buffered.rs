@@ -16,7 +16,7 @@ use tonic::Code;
 use crate::place::{Place, ack, ids, nack};
 
 /// Nothing is synced but for what must be.
-const NEVER_SYNCED: &[&str] = &[
+pub(crate) const NEVER_SYNCED: &[&str] = &[
     "--limit=buffered_sync_ms=60000",
     "--limit=segment_bytes=16793600",
 ];
@@ -152,7 +152,7 @@ async fn a_power_cut_takes_the_tail_of_a_buffered_topic_and_all_that_refers_to_i
 }
 
 /// Overwrites with zeros all blocks behind the last one that has `what` in it.
-fn cut_behind(log: &Path, what: &[u8]) {
+pub(crate) fn cut_behind(log: &Path, what: &[u8]) {
     const PAGE: usize = 4096;
     let mut cut = 0;
     for entry in fs::read_dir(log).unwrap() {

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use sluice_proto::pb::Channel;
+use futures_util::future::join_all;
+use sluice_proto::pb::{Channel, Event};
+use sluice_tests::api::{event, expect};
 
 use crate::place::{Place, ack, ids};
 
@@ -29,4 +31,25 @@ async fn what_an_fsync_topic_has_acked_survives_a_kill_with_its_offsets() {
     place.settle("f", "g", &delivery, ack()).await;
     let none = place.pull_within("f", "g", Duration::from_millis(50)).await;
     assert!(none.is_empty());
+}
+
+/// Many more bytes at once than may wait for the log: nobody is refused.
+#[tokio::test(flavor = "multi_thread")]
+async fn publishing_waits_when_there_is_no_room() {
+    let place = Place::start(&["--limit=commit_queue_bytes=1048576"]).await;
+    for (topic, channel) in [("f", Channel::Fsync), ("b", Channel::Buffered)] {
+        place.topic(topic, channel).await;
+        let publish = |n: usize| {
+            let large = Event {
+                data: vec![b'x'; 500_000].into(),
+                ..event(&n.to_string())
+            };
+            place.api.publish(topic, vec![large])
+        };
+        let all = expect("all to be acked", join_all((0..20).map(publish))).await;
+        for published in all {
+            published.unwrap();
+        }
+        assert_eq!(place.partition(topic).await.visible_end, 20);
+    }
 }

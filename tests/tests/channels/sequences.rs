@@ -1,4 +1,4 @@
-//! Producer sessions over memory topics.
+//! Producer sessions over topics of each channel.
 
 use sluice_proto::pb::{
     Channel, OpenProducerRequest, OpenProducerResponse, ProducerSequence, PublishRequest,
@@ -6,7 +6,10 @@ use sluice_proto::pb::{
 };
 use sluice_tests::api::{Refusal, event};
 
-use crate::place::{Place, ids};
+use crate::{
+    buffered::{NEVER_SYNCED, cut_behind},
+    place::{Place, ids},
+};
 
 impl Place {
     async fn session(&self) -> OpenProducerResponse {
@@ -69,4 +72,53 @@ async fn sequences_of_a_memory_topic_count_once_until_the_broker_ends() {
     assert_eq!(early.reason, "SEQUENCE_TOO_NEW");
     assert_eq!(ids(&place.read_from("m", 0, 0).await.unwrap()), ["301"]);
     assert_eq!(ids(&place.read_from("f", 0, 0).await.unwrap()), ["101"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sequences_of_durable_topics_count_once_after_a_kill() {
+    let mut place = Place::start(NEVER_SYNCED).await;
+    let topics = ["f", "b"];
+    place.topic("f", Channel::Fsync).await;
+    place.topic("b", Channel::Buffered).await;
+    let session = place.session().await;
+    let mut first = Vec::new();
+    for sequence in 1..=10 {
+        let topic = topics[sequence as usize % 2];
+        let published = place.publish_as(&session, sequence, topic).await.unwrap();
+        assert!(!published.duplicate);
+        first.push(published);
+    }
+    place.kill_and_restart().await;
+    for sequence in 1..=10 {
+        let topic = topics[sequence as usize % 2];
+        let again = place.publish_as(&session, sequence, topic).await.unwrap();
+        assert!(again.duplicate, "{sequence}");
+        assert_eq!(again.ranges, first[sequence as usize - 1].ranges);
+    }
+    for topic in topics {
+        assert_eq!(place.read_from(topic, 0, 0).await.unwrap().len(), 5);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sequence_that_a_power_cut_took_is_appended_again() {
+    let mut place = Place::start(NEVER_SYNCED).await;
+    place.topic("f", Channel::Fsync).await;
+    place.topic("b", Channel::Buffered).await;
+    let session = place.session().await;
+    place.publish_as(&session, 1, "b").await.unwrap();
+    place.publish("f", "the-anchor").await;
+    for sequence in 2..=5 {
+        place.publish_as(&session, sequence, "b").await.unwrap();
+    }
+    place.broker.kill();
+    cut_behind(&place.broker.data_dir().join("log"), b"the-anchor");
+    place.kill_and_restart().await;
+    assert_eq!(ids(&place.read_from("b", 0, 0).await.unwrap()), ["1"]);
+    for sequence in 1..=5 {
+        let again = place.publish_as(&session, sequence, "b").await.unwrap();
+        assert_eq!(again.duplicate, sequence == 1, "{sequence}");
+    }
+    let all = place.read_from("b", 0, 0).await.unwrap();
+    assert_eq!(ids(&all), ["1", "2", "3", "4", "5"]);
 }
