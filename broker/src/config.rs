@@ -187,8 +187,8 @@ limits! {
     publish_windows_bytes: usize = 256 * MIB, MIB..=1 << 40;
     /// Bytes of batches that all PublishStreams together have on the way to the log,
     /// those left out that wait for a full topic; one batch of each stream may exceed
-    /// it. With more, streams are read by turns. Default 16 MiB.
-    publish_reading_bytes: usize = 16 * MIB, 64 * KIB..=1 << 40;
+    /// it. With more, streams are read by turns. Default 8 MiB.
+    publish_reading_bytes: usize = 8 * MIB, 64 * KIB..=1 << 40;
     /// Bytes of Publish requests that wait for a full topic or a full queue; one
     /// more is refused. Default 64 MiB.
     publish_waiting_bytes: usize = 64 * MIB, MIB..=1 << 40;
