@@ -4,15 +4,15 @@ use std::time::Duration;
 
 use sluice_proto::pb::{
     BacklogPolicy, ConnectionLoss, ConsumeRequest, DescribeBrokerRequest, Grant, GroupConfig,
-    Heartbeat, IdleReason, Ordering, PublishOpen, PublishStreamRequest, consume_request,
-    consume_response, publish_stream_request, publish_stream_response,
+    Heartbeat, IdleReason, Ordering, PublishBatch, PublishOpen, PublishStreamRequest,
+    consume_request, consume_response, publish_stream_request, publish_stream_response,
 };
 use sluice_tests::{
     api::{Api, Refusal, event, expect},
     broker::TestBroker,
     member::{Member, ack, join},
 };
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 use tonic_types::StatusExt;
@@ -128,9 +128,43 @@ async fn requests_wait_with_so_many_bytes_and_one_more_is_refused() {
 
 /// A PublishStream that is open, and the credit that it has.
 struct Open {
-    _requests: mpsc::Sender<PublishStreamRequest>,
-    _responses: Streaming<sluice_proto::pb::PublishStreamResponse>,
+    requests: mpsc::Sender<PublishStreamRequest>,
+    responses: Streaming<sluice_proto::pb::PublishStreamResponse>,
     credit: i64,
+}
+
+impl Open {
+    /// Sends batches of one event of so many bytes, whatever the credit.
+    fn send(&self, topic: &str, batches: i64, bytes: usize) -> JoinHandle<()> {
+        let (requests, topic) = (self.requests.clone(), topic.to_owned());
+        tokio::spawn(async move {
+            for request_id in 1..=batches {
+                let mut event = event(&request_id.to_string());
+                event.data = vec![b'x'; bytes].into();
+                let batch = publish_stream_request::Message::Batch(PublishBatch {
+                    request_id,
+                    topic: topic.clone(),
+                    events: vec![event],
+                    ..PublishBatch::default()
+                });
+                let message = Some(batch);
+                let sent = requests.send(PublishStreamRequest { message }).await;
+                sent.expect("the stream goes on");
+            }
+        })
+    }
+
+    /// Waits until so many batches are acked.
+    async fn acked(&mut self, batches: i64) {
+        let mut acked = 0;
+        while acked < batches {
+            match self.responses.message().await.unwrap().unwrap().message {
+                Some(publish_stream_response::Message::Ack(_)) => acked += 1,
+                Some(publish_stream_response::Message::Credit(_)) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
 }
 
 async fn open(api: &Api) -> Result<Open, Status> {
@@ -147,8 +181,8 @@ async fn open(api: &Api) -> Result<Open, Status> {
     let first = expect("the answer", responses.message()).await?;
     match first.unwrap().message.unwrap() {
         publish_stream_response::Message::Opened(opened) => Ok(Open {
-            _requests: requests,
-            _responses: responses,
+            requests,
+            responses,
             credit: opened.credit.unwrap().max_bytes,
         }),
         other => panic!("{other:?}"),
@@ -185,6 +219,43 @@ async fn many_streams_have_smaller_windows_and_one_too_many_is_refused() {
         }
     })
     .await;
+}
+
+/// What waits at a topic's gate is on no way to the log.
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_that_are_read_by_turns_all_go_on_but_for_those_of_a_full_topic() {
+    const BATCHES: i64 = 30;
+    let broker = TestBroker::start_with(&["--limit", "publish_reading_bytes=65536"]);
+    let api = Api::connect(broker.url()).await;
+    api.create_topic("full", 1).await;
+    api.create_topic("free", 1).await;
+    let config = limited(events_max(BacklogPolicy::Throttle, 1));
+    api.create_group("full", "workers", config).await;
+    api.publish("full", events(1)).await.unwrap();
+    let mut held = open(&api).await.unwrap();
+    let sending = held.send("full", 5, 50_000);
+    let mut free = Vec::new();
+    for number in 0..8 {
+        let api = Api::connect(broker.url()).await;
+        let stream = open(&api).await.unwrap();
+        // A batch that is larger than all that may be on its way has it alone.
+        let sending = stream.send("free", BATCHES, 20_000 * (1 + number));
+        free.push((stream, sending));
+    }
+    for (stream, sending) in &mut free {
+        expect("all batches", stream.acked(BATCHES)).await;
+        sending.await.unwrap();
+    }
+    let mut member = Member::join(&api, join("full", "workers", 10))
+        .await
+        .unwrap();
+    for _ in 0..6 {
+        let delivery = expect("an event", member.delivery()).await.unwrap();
+        let lease = delivery.lease.unwrap();
+        assert!(member.settle(vec![ack(lease)]).await.unwrap().is_empty());
+    }
+    expect("those of the full topic", held.acked(5)).await;
+    sending.await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
