@@ -17,15 +17,25 @@ use std::{
     hash::Hash,
 };
 
+use slab::Slab;
+
 /// Locks by line. `K` names a line, `E` an event.
 #[derive(Clone, Debug)]
 pub struct KeyLocks<K, E> {
-    keys: HashMap<K, Line<E>>,
+    /// Others choose keys, so this is a map that withstands them. It is looked into
+    /// once for each event.
+    ids: HashMap<K, LineId>,
+    lines: Slab<Line<K, E>>,
     waiting: usize,
 }
 
+/// A line, for as long as somebody holds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LineId(u32);
+
 #[derive(Clone, Debug)]
-struct Line<E> {
+struct Line<K, E> {
+    name: K,
     holder: E,
     /// When it came to hold the line.
     since_ms: u64,
@@ -46,51 +56,65 @@ pub enum Arrival {
 #[error("the line is not held by this event")]
 pub struct NotHeld;
 
-impl<K: Eq + Hash, E: Copy + PartialEq> KeyLocks<K, E> {
+impl<K: Clone + Eq + Hash, E: Copy + PartialEq> KeyLocks<K, E> {
     /// No lines.
     #[must_use]
     pub fn new() -> Self {
         Self {
-            keys: HashMap::new(),
+            ids: HashMap::new(),
+            lines: Slab::new(),
             waiting: 0,
         }
     }
 
     /// An event of the line arrives, after all that arrived before.
-    pub fn arrive(&mut self, key: K, event: E, now_ms: u64) -> Arrival {
+    pub fn arrive(&mut self, key: K, event: E, now_ms: u64) -> (LineId, Arrival) {
         self.enter(key, event, now_ms, VecDeque::push_back)
     }
 
     /// An event that stepped aside has its turn again, before all that are in
     /// line, and after the one that holds it.
-    pub fn come_back(&mut self, key: K, event: E, now_ms: u64) -> Arrival {
+    pub fn come_back(&mut self, key: K, event: E, now_ms: u64) -> (LineId, Arrival) {
         self.enter(key, event, now_ms, VecDeque::push_front)
     }
 
-    fn enter(&mut self, key: K, event: E, now_ms: u64, push: fn(&mut VecDeque<E>, E)) -> Arrival {
-        match self.keys.entry(key) {
+    fn enter(
+        &mut self,
+        key: K,
+        event: E,
+        now_ms: u64,
+        push: fn(&mut VecDeque<E>, E),
+    ) -> (LineId, Arrival) {
+        match self.ids.entry(key) {
             Entry::Vacant(vacant) => {
-                vacant.insert(Line {
+                let line = self.lines.insert(Line {
+                    name: vacant.key().clone(),
                     holder: event,
                     since_ms: now_ms,
                     next: VecDeque::new(),
                 });
-                Arrival::Free
+                // Memory ends long before numbers do.
+                let id = *vacant.insert(LineId(line as u32));
+                (id, Arrival::Free)
             }
-            Entry::Occupied(mut line) => {
-                push(&mut line.get_mut().next, event);
-                self.waiting += 1;
-                Arrival::Queued
+            Entry::Occupied(id) => {
+                let id = *id.get();
+                if let Some(line) = self.lines.get_mut(id.0 as usize) {
+                    push(&mut line.next, event);
+                    self.waiting += 1;
+                }
+                (id, Arrival::Queued)
             }
         }
     }
 
-    /// The holder is settled, or steps aside. Returns who holds the line now.
+    /// The holder is settled, or steps aside. Returns who holds the line now; when
+    /// nobody does, the line is no more.
     ///
     /// # Errors
     /// When the event does not hold it; nothing has changed then.
-    pub fn release(&mut self, key: &K, event: E, now_ms: u64) -> Result<Option<E>, NotHeld> {
-        let line = self.keys.get_mut(key).ok_or(NotHeld)?;
+    pub fn release(&mut self, id: LineId, event: E, now_ms: u64) -> Result<Option<E>, NotHeld> {
+        let line = self.lines.get_mut(id.0 as usize).ok_or(NotHeld)?;
         if line.holder != event {
             return Err(NotHeld);
         }
@@ -102,33 +126,38 @@ impl<K: Eq + Hash, E: Copy + PartialEq> KeyLocks<K, E> {
                 Ok(Some(next))
             }
             None => {
-                self.keys.remove(key);
+                let line = self.lines.remove(id.0 as usize);
+                self.ids.remove(&line.name);
                 Ok(None)
             }
         }
     }
 
+    fn line(&self, id: LineId) -> Option<&Line<K, E>> {
+        self.lines.get(id.0 as usize)
+    }
+
     /// Who holds the line.
     #[must_use]
-    pub fn holder(&self, key: &K) -> Option<&E> {
-        self.keys.get(key).map(|line| &line.holder)
+    pub fn holder(&self, id: LineId) -> Option<&E> {
+        self.line(id).map(|line| &line.holder)
     }
 
     /// Since when the line has the holder that it has.
     #[must_use]
-    pub fn held_since(&self, key: &K) -> Option<u64> {
-        self.keys.get(key).map(|line| line.since_ms)
+    pub fn held_since(&self, id: LineId) -> Option<u64> {
+        self.line(id).map(|line| line.since_ms)
     }
 
     /// Who is in line behind its holder, in order.
-    pub fn waiting_behind(&self, key: &K) -> impl Iterator<Item = &E> {
-        self.keys.get(key).into_iter().flat_map(|line| &line.next)
+    pub fn waiting_behind(&self, id: LineId) -> impl Iterator<Item = &E> {
+        self.line(id).into_iter().flat_map(|line| &line.next)
     }
 
     /// Takes an event out of a line that it does not hold. Looks through the
     /// line.
-    pub fn withdraw(&mut self, key: &K, event: E) {
-        if let Some(line) = self.keys.get_mut(key) {
+    pub fn withdraw(&mut self, id: LineId, event: E) {
+        if let Some(line) = self.lines.get_mut(id.0 as usize) {
             let before = line.next.len();
             line.next.retain(|waiting| *waiting != event);
             self.waiting -= before - line.next.len();
@@ -142,7 +171,7 @@ impl<K: Eq + Hash, E: Copy + PartialEq> KeyLocks<K, E> {
     }
 }
 
-impl<K: Eq + Hash, E: Copy + PartialEq> Default for KeyLocks<K, E> {
+impl<K: Clone + Eq + Hash, E: Copy + PartialEq> Default for KeyLocks<K, E> {
     fn default() -> Self {
         Self::new()
     }
@@ -180,6 +209,8 @@ mod tests {
             steps in proptest::collection::vec((step(), 0_u8..4), 0..200),
         ) {
             let mut locks = KeyLocks::new();
+            // The latest line of each key.
+            let mut ids: HashMap<u8, LineId> = HashMap::new();
             let mut model: HashMap<u8, VecDeque<usize>> = HashMap::new();
             let mut aside: HashMap<u8, Vec<usize>> = HashMap::new();
             // Since when each line has its holder.
@@ -191,29 +222,39 @@ mod tests {
                 let arrival = if line.is_empty() { Arrival::Free } else { Arrival::Queued };
                 match step {
                     Step::Arrive => {
+                        let alone = line.is_empty();
                         line.push_back(event);
-                        prop_assert_eq!(locks.arrive(key, event, now), arrival);
+                        let (id, arrived) = locks.arrive(key, event, now);
+                        prop_assert_eq!(arrived, arrival);
+                        let before = ids.insert(key, id);
+                        prop_assert!(alone || before == Some(id));
                     }
                     Step::Back => if let Some(event) = aside.pop() {
+                        let alone = line.is_empty();
                         line.insert(line.len().min(1), event);
-                        prop_assert_eq!(locks.come_back(key, event, now), arrival);
+                        let (id, arrived) = locks.come_back(key, event, now);
+                        prop_assert_eq!(arrived, arrival);
+                        let before = ids.insert(key, id);
+                        prop_assert!(alone || before == Some(id));
                     },
                     Step::Withdraw => if line.len() > 1 {
                         let last = line.pop_back().expect("there are two");
-                        locks.withdraw(&key, last);
+                        locks.withdraw(ids[&key], last);
                     },
                     Step::Release | Step::Aside => match line.pop_front() {
                         Some(holder) => {
                             if let Some(other) = line.front() {
-                                prop_assert_eq!(locks.release(&key, *other, now), Err(NotHeld));
+                                prop_assert_eq!(locks.release(ids[&key], *other, now), Err(NotHeld));
                             }
                             let next = line.front().copied();
-                            prop_assert_eq!(locks.release(&key, holder, now), Ok(next));
+                            prop_assert_eq!(locks.release(ids[&key], holder, now), Ok(next));
                             if let Step::Aside = step {
                                 aside.push(holder);
                             }
                         }
-                        None => prop_assert_eq!(locks.release(&key, event, now), Err(NotHeld)),
+                        None => if let Some(id) = ids.get(&key) {
+                            prop_assert_eq!(locks.release(*id, event, now), Err(NotHeld));
+                        },
                     },
                 }
                 match line.front() {
@@ -223,13 +264,19 @@ mod tests {
                     Some(_) => {}
                     None => drop(since.remove(&key)),
                 }
-                prop_assert_eq!(locks.held_since(&key), since.get(&key).map(|(_, at)| *at));
-                let behind: VecDeque<_> = locks.waiting_behind(&key).copied().collect();
-                let whole: VecDeque<_> = locks.holder(&key).copied().into_iter().chain(behind).collect();
-                prop_assert_eq!(Some(&whole), model.get(&key));
+                if let (Some(id), Some(line)) = (locks.ids.get(&key), model.get(&key)) {
+                    prop_assert_eq!(Some(id), ids.get(&key));
+                    prop_assert_eq!(locks.held_since(*id), since.get(&key).map(|(_, at)| *at));
+                    let behind: VecDeque<_> = locks.waiting_behind(*id).copied().collect();
+                    let whole: VecDeque<_> = locks.holder(*id).copied().into_iter().chain(behind).collect();
+                    prop_assert_eq!(&whole, line);
+                }
                 let waiting: usize = model.values().map(|line| line.len().saturating_sub(1)).sum();
                 prop_assert_eq!(locks.waiting(), waiting);
-                prop_assert_eq!(locks.keys.len(), model.values().filter(|l| !l.is_empty()).count());
+                let held = model.iter().filter(|(_, line)| !line.is_empty()).map(|(key, _)| *key);
+                let held: std::collections::BTreeSet<u8> = held.collect();
+                prop_assert_eq!(locks.ids.keys().copied().collect::<std::collections::BTreeSet<_>>(), held);
+                prop_assert_eq!(locks.ids.len(), locks.lines.len());
             }
         }
     }

@@ -9,6 +9,7 @@
 
 pub mod board;
 mod buffered;
+mod by_event;
 mod by_number;
 mod change;
 mod command;

@@ -121,11 +121,15 @@ pub(super) fn grant(path: &str, given: wire::Grant) -> Result<Grant, Refusal> {
 
 pub(super) fn token(field: &str, given: Option<wire::LeaseToken>) -> Result<LeaseToken, Refusal> {
     let given = given.ok_or_else(|| Refusal::field(field, "it is required"))?;
+    Ok(lease_token(given))
+}
+
+fn lease_token(given: wire::LeaseToken) -> LeaseToken {
     // A negative number is no lease that was ever given.
-    Ok(LeaseToken {
+    LeaseToken {
         epoch: given.epoch as u64,
         counter: given.counter as u64,
-    })
+    }
 }
 
 pub(super) fn wire_token(token: LeaseToken) -> wire::LeaseToken {
@@ -241,12 +245,14 @@ pub(super) fn dead_letter_history(event: &StoredEvent) -> Option<wire::DeadLette
     })
 }
 
+/// What is at `index` in a list of `settlements`.
 pub(super) fn settlement(
-    path: &str,
+    index: usize,
     given: wire::Settlement,
 ) -> Result<group::Settlement, Refusal> {
     use wire::settlement::Action;
     const DELAY_MS_MAX: u64 = 24 * 60 * 60 * 1000;
+    let path = |field: &str| format!("settlements[{index}].{field}");
     // Cut, not refused: a long reason is most often the trace of an error, and
     // its settlement must not be lost for it.
     let reason = |mut reason: String| {
@@ -258,7 +264,7 @@ pub(super) fn settlement(
         Some(Action::Nack(nack)) => group::SettlementAction::Nack {
             delay_ms: nack
                 .delay
-                .map(|delay| ms_of(&format!("{path}.nack.delay"), delay, 0, DELAY_MS_MAX))
+                .map(|delay| ms_of(&path("nack.delay"), delay, 0, DELAY_MS_MAX))
                 .transpose()?,
             reason: reason(nack.reason),
         },
@@ -266,22 +272,28 @@ pub(super) fn settlement(
             reason: reason(reject.reason),
         },
         Some(Action::Extend(extend)) => group::SettlementAction::Extend(report(path, extend)?),
-        None => return Err(Refusal::field(format!("{path}.action"), "it is required")),
+        None => return Err(Refusal::field(path("action"), "it is required")),
+    };
+    let Some(lease) = given.lease else {
+        return Err(Refusal::field(path("lease"), "it is required"));
     };
     Ok(group::Settlement {
-        token: token(&format!("{path}.lease"), given.lease)?,
+        token: lease_token(lease),
         action,
     })
 }
 
-fn report(path: &str, given: wire::Extend) -> Result<Option<group::Report>, Refusal> {
+fn report(
+    path: impl Fn(&str) -> String,
+    given: wire::Extend,
+) -> Result<Option<group::Report>, Refusal> {
     if given.percent.is_none() && given.note.is_empty() {
         return Ok(None);
     }
     let percent = given.percent.map(|percent| match u8::try_from(percent) {
         Ok(percent @ 0..=100) => Ok(percent),
         _ => {
-            let field = format!("{path}.extend.percent");
+            let field = path("extend.percent");
             Err(Refusal::limit(field, percent, "0 to 100"))
         }
     });

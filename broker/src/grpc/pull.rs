@@ -90,10 +90,7 @@ impl Api {
             tokens: given.iter().map(|settlement| settlement.lease).collect(),
         };
         for (at, settlement) in given.into_iter().enumerate() {
-            let path = format!("settlements[{at}]");
-            batch
-                .settlements
-                .push(convert::settlement(&path, settlement)?);
+            batch.settlements.push(convert::settlement(at, settlement)?);
         }
         Ok(batch)
     }

@@ -1,6 +1,6 @@
 //! The board of a group whose place in the log was moved.
 
-use super::{Board, BoardRules, Parking, Place};
+use super::{Board, BoardRules, Parking, Place, Tokens};
 use crate::commit::{SourceState, record::Source};
 
 impl Board {
@@ -22,7 +22,7 @@ impl Board {
             now_ms,
             wall_ahead_ms,
         );
-        board.next_counter = self.next_counter;
+        board.leases = Tokens::new(self.epoch, self.leases.next_counter());
         board
     }
 

@@ -110,17 +110,15 @@ impl Board {
             }
         };
         let history = history.unwrap_or_default();
-        let line = self.line(id, arriving.key.as_ref());
-        let arrival = match &line {
-            Some(line) => self.locks.arrive(line.clone(), id, now_ms),
-            None => Arrival::Free,
-        };
+        let line = self.line_name(id, arriving.key.as_ref());
+        let in_line = line.map(|line| self.locks.arrive(line, id, now_ms));
         let last_ms = history.last().map(|failed| failed.not_before_ms);
         self.events.insert(
             id,
             Entry::new(
                 arriving.key,
                 arriving.size,
+                in_line.map(|(line, _)| line),
                 Past {
                     before: arriving.before,
                     history,
@@ -130,8 +128,8 @@ impl Board {
                 Place::Queued,
             ),
         );
-        match (arrival, line) {
-            (Arrival::Queued, Some(line)) => self.lot_follows(id, &line),
+        match in_line {
+            Some((line, Arrival::Queued)) => self.lot_follows(id, line),
             _ => self.activate(id, now_ms),
         }
     }

@@ -162,14 +162,13 @@ impl Board {
         self.sources[source].source
     }
 
-    /// The events under lease, in no order. Walks over all leases.
+    /// The events under lease, in no order. Walks over all events.
     pub fn leased_events(&self) -> impl Iterator<Item = InFlight<'_>> {
-        self.leases.values().filter_map(|id| {
-            let lease = self.events.get(id)?.place.lease()?;
+        self.events.iter().filter_map(|(id, entry)| {
             Some(InFlight {
                 id: *id,
-                attempt: self.attempt(*id),
-                lease,
+                attempt: entry.attempt(),
+                lease: entry.place.lease()?,
             })
         })
     }
@@ -178,7 +177,7 @@ impl Board {
     #[must_use]
     pub fn counts(&self) -> Vec<Counts> {
         let mut counts = vec![Counts::default(); self.sources.len()];
-        for (id, entry) in &self.events {
+        for (id, entry) in self.events.iter() {
             let of = &mut counts[id.source];
             let parked = entry.parked_at().is_some();
             match entry.place {

@@ -46,22 +46,20 @@ impl Board {
     /// Leases the first ready event. `None` when nothing is ready.
     pub fn lease(&mut self, holder: Holder, now_ms: u64) -> Option<(EventId, LeaseToken)> {
         let id = self.ready.pop_front()?;
-        Some((id, self.give(id, holder, false, now_ms)))
+        Some((id, self.give(id, holder, false, now_ms)?))
     }
 
     /// Leases the first suspect, to a holder that has nothing. `None` when there
     /// is none.
     pub fn lease_suspect(&mut self, holder: Holder, now_ms: u64) -> Option<(EventId, LeaseToken)> {
         let id = self.suspects.pop_front()?;
-        Some((id, self.give(id, holder, true, now_ms)))
+        Some((id, self.give(id, holder, true, now_ms)?))
     }
 
-    fn give(&mut self, id: EventId, holder: Holder, solo: bool, now_ms: u64) -> LeaseToken {
-        let token = LeaseToken {
-            epoch: self.epoch,
-            counter: self.next_counter,
-        };
-        self.next_counter += 1;
+    /// Leases an event that was ready.
+    fn give(&mut self, id: EventId, holder: Holder, solo: bool, now_ms: u64) -> Option<LeaseToken> {
+        let place = self.events.place_of(&id)?;
+        let token = self.leases.give(place);
         if let Holder::Unary(_) = holder {
             self.deadlines.set(token, now_ms + self.rules.lease_ms);
         }
@@ -77,16 +75,19 @@ impl Board {
             report: None,
             noted: false,
         };
-        self.set_place(id, Place::Leased(lease));
+        self.in_flight += 1;
+        self.holders.given(&lease);
+        let (_, entry) = self.events.at_mut(place)?;
+        entry.place = Place::Leased(lease);
         let progress = &mut self.sources[id.source];
         progress.delivered_end = progress.delivered_end.max(id.offset.next());
         while let Some((_, oldest)) = self.young.front()
-            && !self.leases.contains_key(oldest)
+            && self.leases.get(*oldest).is_none()
         {
             self.young.pop_front();
         }
         self.young.push_back((now_ms, token));
-        token
+        Some(token)
     }
 
     /// Takes out leases that were given before `before_ms` and are still there,

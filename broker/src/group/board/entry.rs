@@ -6,14 +6,15 @@ use bytes::Bytes;
 use sluice_proto::Offset;
 
 use super::lease::Place;
-use crate::commit::record::AttemptFailed;
+use crate::{commit::record::AttemptFailed, group::key_lock::LineId};
 
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) key: Option<Bytes>,
     pub(super) size: u32,
-    /// It is being settled, and the next one of its line has the line already.
-    pub(super) passed_on: bool,
+    /// The line that it holds, or in which it waits. One that steps aside for its
+    /// next attempt has none meanwhile, nor one that has passed it on.
+    pub(super) line: Option<LineId>,
     pub(super) place: Place,
     /// Nothing of an event that is neither parked nor has failed.
     past: Option<Box<Past>>,
@@ -72,11 +73,17 @@ impl Past {
 }
 
 impl Entry {
-    pub(super) fn new(key: Option<Bytes>, size: u32, past: Past, place: Place) -> Self {
+    pub(super) fn new(
+        key: Option<Bytes>,
+        size: u32,
+        line: Option<LineId>,
+        past: Past,
+        place: Place,
+    ) -> Self {
         Self {
             key,
             size,
-            passed_on: false,
+            line,
             place,
             past: (!past.is_nothing()).then(|| Box::new(past)),
         }

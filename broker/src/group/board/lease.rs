@@ -88,6 +88,25 @@ impl Place {
         }
     }
 
+    /// The lease is being settled from now on.
+    pub(super) fn freeze(&mut self) -> Result<(), LeaseError> {
+        match std::mem::replace(self, Self::Queued) {
+            Self::Leased(lease) => {
+                *self = Self::Settling(lease);
+                Ok(())
+            }
+            other => {
+                let settling = matches!(other, Self::Settling(_));
+                *self = other;
+                Err(if settling {
+                    LeaseError::Settling
+                } else {
+                    LeaseError::Lost
+                })
+            }
+        }
+    }
+
     pub(super) fn lease(&self) -> Option<&Lease> {
         match self {
             Self::Leased(lease) | Self::Settling(lease) => Some(lease),

@@ -38,17 +38,24 @@ impl Board {
     /// # Errors
     /// When it is not held.
     pub fn leased(&self, token: LeaseToken) -> Result<(EventId, &Lease), LeaseError> {
-        let id = *self.leases.get(&token).ok_or(LeaseError::Lost)?;
-        match self.events.get(&id).map(|entry| &entry.place) {
-            Some(Place::Leased(lease)) => Ok((id, lease)),
-            Some(Place::Settling(_)) => Err(LeaseError::Settling),
+        let place = self.leases.get(token).ok_or(LeaseError::Lost)?;
+        let (id, entry) = self.events.at(place).ok_or(LeaseError::Lost)?;
+        match &entry.place {
+            Place::Leased(lease) => Ok((*id, lease)),
+            Place::Settling(_) => Err(LeaseError::Settling),
             _ => Err(LeaseError::Lost),
         }
     }
 
+    /// The event that has this lease, whatever befalls it.
+    fn event_of(&self, token: LeaseToken) -> Option<EventId> {
+        let place = self.leases.get(token)?;
+        self.events.at(place).map(|(id, _)| *id)
+    }
+
     /// Gives a lease to the member that presents it. False when it is lost.
     pub fn present(&mut self, token: LeaseToken, member: MemberId, now_ms: u64) -> bool {
-        let Some(id) = self.leases.get(&token).copied() else {
+        let Some(id) = self.event_of(token) else {
             return false;
         };
         let holder = Holder::Member(member);
@@ -92,7 +99,7 @@ impl Board {
 
     /// Whoever uses a lease from before a restart, without a stream, has it.
     fn claim_held(&mut self, token: LeaseToken, now_ms: u64) {
-        let id = self.leases.get(&token).copied();
+        let id = self.event_of(token);
         let place = id.and_then(|id| self.events.get(&id)).map(|e| &e.place);
         if let (Some(id), Some(Place::Held(_, member))) = (id, place) {
             let holder = Holder::Unary(member.clone());
@@ -129,12 +136,12 @@ impl Board {
         if self.held > 0 {
             self.claim_held(token, now_ms);
         }
-        let (id, lease) = self.leased(token)?;
-        let lease = lease.clone();
+        let place = self.leases.get(token).ok_or(LeaseError::Lost)?;
+        let (id, entry) = self.events.at_mut(place).ok_or(LeaseError::Lost)?;
+        entry.place.freeze()?;
         self.deadlines.remove(token);
         self.limits.remove(token);
-        self.set_place(id, Place::Settling(lease));
-        Ok(id)
+        Ok(*id)
     }
 
     /// The settlement did not happen: the lease goes on. One whose holder is
@@ -167,7 +174,7 @@ impl Board {
         // First all, so that neighbours that vanish together see each other.
         let mut vanished = Vec::with_capacity(tokens.len());
         for token in tokens {
-            let Some(id) = self.leases.get(token).copied() else {
+            let Some(id) = self.event_of(*token) else {
                 continue;
             };
             let loss = match self.events.get(&id).map(|entry| &entry.place) {
@@ -201,7 +208,7 @@ impl Board {
     /// Ends a lease whose attempt has taken too long. Returns the event and who
     /// had it.
     pub fn overdue(&mut self, token: LeaseToken) -> Option<(EventId, Holder)> {
-        let id = *self.leases.get(&token)?;
+        let id = self.event_of(token)?;
         let holder = match &self.events.get(&id)?.place {
             Place::Leased(lease) => lease.holder.clone(),
             Place::Held(_, member) => Holder::Unary(member.clone()),
@@ -240,17 +247,17 @@ impl Board {
         self.holders.of(holder)
     }
 
-    /// The leases of a member, in the order in which they were given.
+    /// The leases of a member, in the order in which they were given. Walks over all
+    /// events.
     #[must_use]
     pub fn leases_of(&self, member: MemberId) -> Vec<LeaseToken> {
         let mut leases: Vec<_> = self
-            .leases
-            .keys()
-            .filter(|token| {
-                self.leased(**token)
-                    .is_ok_and(|(_, lease)| lease.holder == Holder::Member(member))
+            .events
+            .values()
+            .filter_map(|entry| match &entry.place {
+                Place::Leased(lease) if lease.holder == Holder::Member(member) => Some(lease.token),
+                _ => None,
             })
-            .copied()
             .collect();
         leases.sort_unstable();
         leases

@@ -47,6 +47,7 @@ mod returning;
 mod settling;
 #[cfg(test)]
 mod tests;
+mod tokens;
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -67,8 +68,9 @@ use self::{
     lease::{Holders, Place, Waited},
     parked::Lot,
     progress::Progress,
+    tokens::Tokens,
 };
-use super::{by_number::ByNumber, key_lock::KeyLocks, schedule::Schedule};
+use super::{by_event::ByEvent, key_lock::KeyLocks, schedule::Schedule};
 use crate::commit::{
     SourceState,
     record::{AttemptFailed, GroupConfig, Ordering, Source, due_ms},
@@ -147,13 +149,13 @@ pub enum PlaceOf {
 #[derive(Debug)]
 pub struct Board {
     sources: Vec<Progress>,
-    events: ByNumber<EventId, Entry>,
+    events: ByEvent<Entry>,
     /// May be given to anybody.
     ready: VecDeque<EventId>,
     /// May be given to a holder that has nothing.
     suspects: VecDeque<EventId>,
     locks: KeyLocks<LineName, EventId>,
-    leases: ByNumber<LeaseToken, EventId>,
+    leases: Tokens,
     delayed: Schedule<EventId>,
     /// When leases run out that no member's heartbeat keeps.
     deadlines: Schedule<LeaseToken>,
@@ -164,7 +166,6 @@ pub struct Board {
     young: VecDeque<(u64, LeaseToken)>,
     lot: Lot,
     epoch: u64,
-    next_counter: u64,
     rules: BoardRules,
     in_flight: usize,
     held: usize,
@@ -188,11 +189,11 @@ impl Board {
     ) -> Self {
         let mut board = Self {
             sources: Vec::with_capacity(sources.len()),
-            events: ByNumber::default(),
+            events: ByEvent::default(),
             ready: VecDeque::new(),
             suspects: VecDeque::new(),
             locks: KeyLocks::new(),
-            leases: ByNumber::default(),
+            leases: Tokens::new(epoch, 1),
             delayed: Schedule::new(),
             deadlines: Schedule::new(),
             limits: Schedule::new(),
@@ -200,7 +201,6 @@ impl Board {
             young: VecDeque::new(),
             lot: Lot::new(parking),
             epoch,
-            next_counter: 1,
             rules,
             in_flight: 0,
             held: 0,
@@ -268,9 +268,8 @@ impl Board {
             limit_ms,
         } = held;
         // It held its line when it was leased, so it is the first of it.
-        if let Some(line) = self.line(id, key.as_ref()) {
-            self.locks.arrive(line, id, now_ms);
-        }
+        let line = self.line_name(id, key.as_ref());
+        let line = line.map(|line| self.locks.arrive(line, id, now_ms).0);
         let progress = &mut self.sources[id.source];
         progress.delivered_end = progress.delivered_end.max(id.offset.next());
         let history = match parked_at {
@@ -286,17 +285,17 @@ impl Board {
             }
         };
         let history = history.unwrap_or_default();
-        self.leases.insert(token, id);
         self.deadlines.set(token, now_ms + self.rules.lease_ms);
         if let Some(limit_ms) = limit_ms {
             self.limits.set(token, limit_ms);
         }
         self.held += 1;
-        self.events.insert(
+        let place = self.events.insert(
             id,
             Entry::new(
                 key,
                 size,
+                line,
                 Past {
                     before: Before::default(),
                     history,
@@ -306,10 +305,11 @@ impl Board {
                 Place::Held(token, member),
             ),
         );
+        self.leases.insert(token, place);
     }
 
-    /// The line in which an event goes.
-    fn line(&self, id: EventId, key: Option<&Bytes>) -> Option<LineName> {
+    /// The name of the line in which an event goes.
+    fn line_name(&self, id: EventId, key: Option<&Bytes>) -> Option<LineName> {
         match self.rules.ordering {
             Ordering::None => None,
             Ordering::Key => key.cloned().map(LineName::Key),
@@ -339,8 +339,8 @@ impl Board {
             .map_or(&[], |entry| entry.past().history.as_slice())
     }
 
-    /// The one place where an event's place changes, and with it who finds it by
-    /// its lease.
+    /// Where an event's place changes, and with it what is counted of it; but for
+    /// [`Board::give`], and a lease that is frozen.
     fn set_place(&mut self, id: EventId, place: Place) {
         let Some(entry) = self.events.get_mut(&id) else {
             return;
@@ -348,15 +348,12 @@ impl Board {
         let token = place.token();
         let before = std::mem::replace(&mut entry.place, place);
         if before.token() == token && before.lease().is_some() {
-            // Frozen or thawed: the same lease.
+            // Thawed: the same lease.
             return;
         }
         if let Some(lease) = entry.place.lease() {
             self.in_flight += 1;
             self.holders.given(lease);
-        }
-        if let Some(token) = token.filter(|token| before.token() != Some(*token)) {
-            self.leases.insert(token, id);
         }
         self.left(&before, token);
     }
@@ -369,7 +366,7 @@ impl Board {
             self.holders.ended(lease);
         }
         if let Some(ended) = before.token().filter(|ended| Some(*ended) != token) {
-            self.leases.remove(&ended);
+            self.leases.remove(ended);
             self.deadlines.remove(ended);
             self.limits.remove(ended);
         }

@@ -9,10 +9,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use sluice_proto::Offset;
 
 use super::{
-    Arriving, Before, Board, Entry, EventId, LineName,
+    Arriving, Before, Board, Entry, EventId,
     lease::{Place, Waited},
 };
-use crate::commit::record::{AttemptFailed, Ordering};
+use crate::{
+    commit::record::{AttemptFailed, Ordering},
+    group::key_lock::LineId,
+};
 
 /// The first events of the parking partition are parked again when all of it is
 /// so many times what is unsettled.
@@ -176,7 +179,7 @@ impl Board {
                 if !self.rules.overtake
                     && let Some(line) = self.line_of(id)
                 {
-                    self.lot_is_followed(id, &line);
+                    self.lot_is_followed(id, line);
                 }
             }
         }
@@ -185,7 +188,7 @@ impl Board {
     // ------------------------------------------------------------ followers
 
     /// An event came to a line that another one holds.
-    pub(super) fn lot_follows(&mut self, id: EventId, line: &LineName) {
+    pub(super) fn lot_follows(&mut self, id: EventId, line: LineId) {
         let holder = self.locks.holder(line).copied();
         if holder.is_some_and(|holder| self.is_parked_and_waits(holder)) {
             self.lot.followers.insert(id);
@@ -193,13 +196,13 @@ impl Board {
     }
 
     /// An event waits for its next attempt and keeps its line.
-    pub(super) fn lot_is_followed(&mut self, id: EventId, line: &LineName) {
+    pub(super) fn lot_is_followed(&mut self, id: EventId, line: LineId) {
         if !self.is_parked_and_waits(id) || self.rules.ordering != Ordering::Key {
             return;
         }
         let events = &self.events;
         let unparked = |id: &&EventId| {
-            let entry = events.get(*id);
+            let entry = events.get(id);
             entry.is_some_and(|entry| entry.parked_at().is_none())
         };
         let followers = self.locks.waiting_behind(line).filter(unparked).copied();
@@ -223,7 +226,7 @@ impl Board {
                 entry.parked_at().is_none() && matches!(entry.place, Place::Queued)
             });
             let line = self.line_of(id).filter(|_| waits);
-            let holder = line.and_then(|line| self.locks.holder(&line).copied());
+            let holder = line.and_then(|line| self.locks.holder(line).copied());
             if holder.is_some_and(|holder| self.is_parked_and_waits(holder)) {
                 taken.push(id);
             }
@@ -289,9 +292,8 @@ impl Board {
     /// or before, and the latest of them. Walks over all events.
     #[must_use]
     pub fn movable(&self, count: usize, stuck_since_ms: u64) -> Vec<EventId> {
-        let is_stuck = |id: EventId, entry: &Entry| {
-            let line = self.line(id, entry.key.as_ref());
-            let since = line.and_then(|line| self.locks.held_since(&line));
+        let is_stuck = |entry: &Entry| {
+            let since = entry.line.and_then(|line| self.locks.held_since(line));
             since.is_some_and(|since| since <= stuck_since_ms)
         };
         let mut movable: Vec<(bool, EventId)> = self
@@ -299,7 +301,7 @@ impl Board {
             .iter()
             .filter(|(_, entry)| entry.parked_at().is_none())
             .filter_map(|(id, entry)| match entry.place {
-                Place::Queued if is_stuck(*id, entry) => Some((true, *id)),
+                Place::Queued if is_stuck(entry) => Some((true, *id)),
                 Place::Delayed => Some((false, *id)),
                 _ => None,
             })

@@ -6,7 +6,10 @@ use super::{
     Board, Entry, EventId,
     lease::{Place, Waited},
 };
-use crate::{commit::record::AttemptFailed, group::key_lock::Arrival};
+use crate::{
+    commit::record::AttemptFailed,
+    group::key_lock::{Arrival, LineId},
+};
 
 impl Board {
     /// The event's ack is in line for the log. Whatever comes of the next one of
@@ -19,12 +22,10 @@ impl Board {
             return;
         };
         // Not held when another lease of its line was there before a restart, too.
-        let Ok(next) = self.locks.release(&line, id, now_ms) else {
+        let Ok(next) = self.locks.release(line, id, now_ms) else {
             return;
         };
-        if let Some(entry) = self.events.get_mut(&id) {
-            entry.passed_on = true;
-        }
+        self.stands_in(id, None);
         if let Some(next) = next {
             self.activate(next, now_ms);
         }
@@ -49,17 +50,14 @@ impl Board {
                 progress.unsettled -= 1;
             }
         }
-        if entry.passed_on {
-            return;
-        }
-        let Some(line) = self.line(id, entry.key.as_ref()) else {
+        let Some(line) = entry.line else {
             return;
         };
-        match self.locks.release(&line, id, now_ms) {
+        match self.locks.release(line, id, now_ms) {
             Ok(Some(next)) => self.activate(next, now_ms),
             Ok(None) => {}
             // Another lease of its line was held before a restart, too.
-            Err(_) => self.locks.withdraw(&line, id),
+            Err(_) => self.locks.withdraw(line, id),
         }
     }
 
@@ -129,10 +127,15 @@ impl Board {
             let Some(line) = self.line_of(id) else {
                 return;
             };
-            if self.rules.overtake {
-                next = self.locks.release(&line, id, now_ms).ok().flatten();
+            if !self.rules.overtake {
+                self.lot_is_followed(id, line);
             } else {
-                self.lot_is_followed(id, &line);
+                match self.locks.release(line, id, now_ms) {
+                    Ok(then) => next = then,
+                    // Another lease of its line was held before a restart, too.
+                    Err(_) => self.locks.withdraw(line, id),
+                }
+                self.stands_in(id, None);
             }
         }
     }
@@ -140,20 +143,46 @@ impl Board {
     /// Makes ready what has waited long enough.
     pub fn wake_delayed(&mut self, now_ms: u64) {
         while let Some(id) = self.delayed.pop_due(now_ms) {
-            let arrival = match self.line_of(id) {
-                Some(line) if self.rules.overtake => self.locks.come_back(line, id, now_ms),
-                _ => Arrival::Free,
-            };
-            match arrival {
+            match self.back_in_line(id, now_ms) {
                 Arrival::Free => self.make_ready(id),
                 Arrival::Queued => self.set_place(id, Place::Queued),
             }
         }
     }
 
+    /// One that stepped aside is in line again.
+    fn back_in_line(&mut self, id: EventId, now_ms: u64) -> Arrival {
+        let Some(entry) = self.events.get(&id) else {
+            return Arrival::Free;
+        };
+        if entry.line.is_some() {
+            return Arrival::Free;
+        }
+        let Some(name) = self.line_name(id, entry.key.as_ref()) else {
+            return Arrival::Free;
+        };
+        let (line, arrival) = self.locks.come_back(name, id, now_ms);
+        self.stands_in(id, Some(line));
+        arrival
+    }
+
+    fn stands_in(&mut self, id: EventId, line: Option<LineId>) {
+        if let Some(entry) = self.events.get_mut(&id) {
+            entry.line = line;
+        }
+    }
+
     fn make_ready(&mut self, id: EventId) {
-        self.set_place(id, Place::Ready);
-        self.queue_of(id).push_back(id);
+        let Some(entry) = self.events.get_mut(&id) else {
+            return;
+        };
+        let before = std::mem::replace(&mut entry.place, Place::Ready);
+        let queue = match entry.is_suspect() {
+            true => &mut self.suspects,
+            false => &mut self.ready,
+        };
+        queue.push_back(id);
+        self.left(&before, None);
     }
 
     /// Where an event waits when it is ready.
@@ -165,8 +194,7 @@ impl Board {
         }
     }
 
-    pub(super) fn line_of(&self, id: EventId) -> Option<super::LineName> {
-        let entry = self.events.get(&id)?;
-        self.line(id, entry.key.as_ref())
+    pub(super) fn line_of(&self, id: EventId) -> Option<LineId> {
+        self.events.get(&id)?.line
     }
 }

@@ -67,17 +67,13 @@ impl GroupTask {
             && let Some(id) = self.board.next_ready()
         {
             let size = self.size(id);
-            if !self.could_be_taken(size) {
+            let goes_on = self.goes_on(size, &round);
+            if !(self.payloads.has(id) && (goes_on || self.could_be_taken(size))) {
                 self.board.rotate_ready();
                 passed_over += 1;
                 continue;
             }
-            if !self.payloads.has(id) {
-                self.board.rotate_ready();
-                passed_over += 1;
-                continue;
-            }
-            match self.receiver(size, &mut round) {
+            match self.receiver(size, goes_on, &mut round) {
                 Receiver::Pull(name) => {
                     let leased = self.board.lease(Holder::Unary(name), now);
                     if let Some(delivery) = self.delivery(leased) {
@@ -202,7 +198,23 @@ impl GroupTask {
         next.any(|id| self.could_be_taken(self.size(id)))
     }
 
-    fn receiver(&mut self, size: usize, round: &mut Round) -> Receiver {
+    /// Whether the member whose turn it is takes an event of `size`, and nobody
+    /// pulls.
+    fn goes_on(&self, size: usize, round: &Round) -> bool {
+        self.pulls.is_empty()
+            && round.turn.is_some_and(|(member, left)| {
+                left > 0
+                    && self.members.takes(member, size, &round.shares)
+                    && self.may_have_more(member)
+            })
+    }
+
+    /// Who gets an event of `size`. If the turn `goes_on`, whose it is.
+    fn receiver(&mut self, size: usize, goes_on: bool, round: &mut Round) -> Receiver {
+        if goes_on && let Some((member, left)) = &mut round.turn {
+            *left -= 1;
+            return Receiver::Member(*member);
+        }
         while let Some(pull) = self.next_pull(size, round) {
             let whole = round.pulled.is_empty() || round.pulled_bytes + size <= pull.bytes_max;
             if whole
@@ -219,12 +231,12 @@ impl GroupTask {
         let (board, solo) = (&self.board, &self.solo);
         let may_have = |id| board.may_have_more(&Holder::Member(id)) && !solo.is_emptying(id);
         let members = &mut self.members;
-        // A run for one member is cheaper than the same events here and there: half
-        // of its even share of what is ready, so that all have the same in the end, or
-        // a quarter of what members have on average, which they get through anyway.
         let going_on = round.turn.filter(|(member, left)| {
             *left > 0 && members.takes(*member, size, &round.shares) && may_have(*member)
         });
+        // A run for one member is cheaper than the same events here and there: half
+        // of its even share of what is ready, so that all have the same in the end, or
+        // a quarter of what members have on average, which they get through anyway.
         let turn = going_on.or_else(|| {
             let member = members.choose(size, &round.shares, may_have)?;
             let run = (board.ready() / 2).max(board.in_flight() / 4) / members.len();
