@@ -2,7 +2,7 @@
 //! workload.
 
 use super::{
-    plots,
+    goals, plots,
     results::{Cell, Percentiles, Results, VariantResults, WorkloadResults},
 };
 use crate::{
@@ -12,7 +12,7 @@ use crate::{
 
 /// A row in which the bench took more of the processors than this tells more of
 /// the bench than of the broker.
-const CLIENT_BOUND: f64 = 0.7;
+pub(super) const CLIENT_BOUND: f64 = 0.7;
 
 const LEGEND: &str = "\
 Median (min–max) of the rounds, in each of which the brokers took turns. **Sluice ×** says how many \
@@ -25,7 +25,7 @@ RabbitMQ and Kafka take long to start and stay. Times count from when an event w
 
 /// All of it. With `pictures`, the report shows those that are beside it.
 pub(super) fn report(results: &Results, pictures: bool) -> String {
-    let mut text = head(results);
+    let mut text = head(results) + &goals::table(results);
     for workload in &results.workloads {
         text += &format!(
             "\n## {}\n\n{}.\n\n",
@@ -167,7 +167,7 @@ fn row(results: &Results, kind: Kind, variant: &VariantResults, cell: &Cell) -> 
     row
 }
 
-fn client_share(cell: &Cell) -> f64 {
+pub(super) fn client_share(cell: &Cell) -> f64 {
     let share = cell.figure(|round| Some(round.client_share));
     share.map_or(0.0, |share| share.median())
 }
@@ -205,7 +205,11 @@ fn comparison(kind: Kind, variant: &VariantResults, cell: &Cell) -> String {
         let at =
             |of: fn(&Percentiles) -> u64| times(cell.micros(kind, of), sluice.micros(kind, of));
         let (p50, p99) = (at(|times| times.p50), at(|times| times.p99));
-        return format!("p50 {p50}, p99 {p99}");
+        return if p50.is_empty() {
+            p50
+        } else {
+            format!("p50 {p50}, p99 {p99}")
+        };
     }
     times(sluice.rate(kind), cell.rate(kind))
 }

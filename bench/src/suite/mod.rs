@@ -1,6 +1,7 @@
 //! `sluice-bench run`, `quick`, `compare` and `report`: named loads on one broker
 //! or on several in turn.
 
+mod goals;
 pub(crate) mod machine;
 mod markdown;
 mod plots;
