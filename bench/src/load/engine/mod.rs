@@ -20,7 +20,11 @@ use std::{
 };
 
 use hdrhistogram::Histogram;
-use tokio::{sync::watch, task::JoinSet, time::sleep_until};
+use tokio::{
+    sync::watch,
+    task::JoinSet,
+    time::{sleep, sleep_until},
+};
 
 use self::produce::Acks;
 pub(crate) use self::sample::Sample;
@@ -36,6 +40,9 @@ use crate::process::{self, Usage};
 const FEWEST_BATCHES: u64 = 20;
 /// The most times as long as a load says that it is measured to have so many.
 const LONGEST: f64 = 10.0;
+
+/// The pause after which a server that refused is asked again.
+const UNREADY: Duration = Duration::from_millis(5);
 
 /// Latencies in microseconds.
 pub(crate) type Latencies = Histogram<u64>;
@@ -264,11 +271,22 @@ async fn drain(
 /// Kills the server; the time from its start to the ack of one more event.
 async fn until_ready(run: &Run) -> anyhow::Result<Duration> {
     let started = run.target.restart().await?;
-    let mut producer = run.target.producer(&run.topics, &run.spec).await?;
+    let give_up = started + run.spec.patience();
     let sequence = run.sent.fetch_add(1, Ordering::Relaxed);
     let message = run.message(sequence, started);
-    producer.send(0, vec![message]).await?.await?;
-    Ok(started.elapsed())
+    loop {
+        match publish_one(run, message.clone()).await {
+            Ok(()) => return Ok(started.elapsed()),
+            Err(error) if Instant::now() > give_up => return Err(error),
+            // What refuses is not ready.
+            Err(_) => sleep(UNREADY).await,
+        }
+    }
+}
+
+async fn publish_one(run: &Run, message: Message) -> anyhow::Result<()> {
+    let mut producer = run.target.producer(&run.topics, &run.spec).await?;
+    producer.send(0, vec![message]).await?.await
 }
 
 /// What server and bench use in the measured time.

@@ -114,7 +114,7 @@ async fn until_it_is_there<T, F>(mut attempt: impl FnMut() -> F) -> anyhow::Resu
 where
     F: Future<Output = anyhow::Result<T>>,
 {
-    let give_up = Instant::now() + Duration::from_secs(60);
+    let give_up = Instant::now() + Duration::from_secs(20);
     loop {
         match attempt().await {
             Ok(done) => return Ok(done),

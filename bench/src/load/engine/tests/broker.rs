@@ -32,6 +32,8 @@ pub(super) struct Slow {
     pub(super) filters: bool,
     /// From its start after a kill until it is there.
     pub(super) opening: Duration,
+    /// How many batches it refuses after a kill.
+    pub(super) refuses: u64,
     /// How many events it has no more after a kill.
     pub(super) forgets: usize,
     pub(super) started: Instant,
@@ -43,6 +45,7 @@ pub(super) struct Slow {
 pub(super) struct Shared {
     topics: Mutex<HashMap<String, Topic>>,
     batches: AtomicU64,
+    refusals: AtomicU64,
     arrived: Notify,
 }
 
@@ -66,6 +69,7 @@ impl Slow {
             numbered: "bench-0",
             filters: true,
             opening: Duration::ZERO,
+            refuses: 0,
             forgets: 0,
             started: Instant::now(),
             shared: Arc::default(),
@@ -127,6 +131,8 @@ impl Target for Slow {
     async fn restart(&self) -> anyhow::Result<Instant> {
         let started = Instant::now();
         sleep(self.opening).await;
+        let refusals = &self.shared.refusals;
+        refusals.store(self.refuses, Ordering::Relaxed);
         for topic in self.shared.topics.lock().unwrap().values_mut() {
             for group in &mut topic.groups {
                 group.truncate(group.len() - self.forgets);
@@ -175,6 +181,11 @@ struct Publisher {
 #[async_trait]
 impl Producer for Publisher {
     async fn send(&mut self, topic: usize, batch: Vec<Message>) -> anyhow::Result<Acked> {
+        let refusals = &self.broker.shared.refusals;
+        let refuses = refusals.try_update(Ordering::Relaxed, Ordering::Relaxed, |rest| {
+            rest.checked_sub(1)
+        });
+        anyhow::ensure!(refuses.is_err(), "not yet");
         let (broker, topic) = (self.broker.clone(), self.topics[topic].clone());
         let ready = broker.ready_at();
         Ok(Box::pin(async move {

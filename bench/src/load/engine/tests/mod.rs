@@ -193,6 +193,13 @@ async fn recovery_counts_from_the_start_and_expects_all_that_was_acked() {
     assert!(outcome.ready.unwrap() >= Duration::from_millis(300));
     // What was there, and the one that shows that it is ready.
     assert_eq!(outcome.consumed, 1001);
+    let refusing = Slow {
+        refuses: 3,
+        ..Slow::new()
+    };
+    let outcome = outcome_of(refusing, &spec).await;
+    assert!(outcome.ready.unwrap() >= 3 * UNREADY);
+    assert_eq!(outcome.consumed, 1001);
     let forgetful = Slow {
         forgets: 1,
         ..Slow::new()
