@@ -22,7 +22,7 @@ const KEEPALIVE: Duration = Duration::from_secs(20);
 /// four times as much is no faster, and is what each stream keeps in memory that is
 /// not read.
 const FRAME_BYTES: u32 = 64 << 10;
-const STREAM_WINDOW_BYTES: u32 = 512 << 10;
+const STREAM_WINDOW_BYTES: u32 = 384 << 10;
 const CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
 /// h2's own default, which tonic takes away: streams that the server resets
 /// because of the client's faults, before it cuts the connection.
