@@ -21,7 +21,7 @@ use crate::{
 pub struct Broker {
     addr: SocketAddr,
     api: Arc<Api>,
-    serving: JoinHandle<Result<(), tonic::transport::Error>>,
+    serving: JoinHandle<()>,
     sequencer: Running,
     retaining: Retaining,
     drain: std::time::Duration,
@@ -163,8 +163,7 @@ impl Broker {
         self.api.stopping.cancel();
         let mut serving = self.serving;
         match timeout(self.drain, &mut serving).await {
-            Ok(Ok(Ok(()))) => {}
-            Ok(Ok(Err(error))) => tracing::error!(%error, "the server had failed"),
+            Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::error!(%error, "the server ended with a panic"),
             Err(_) => {
                 tracing::warn!("some calls did not end in time and are cut");

@@ -9,7 +9,7 @@ use std::{
 };
 
 use tokio::time::{Instant, timeout_at};
-use tonic::metadata::MetadataMap;
+use tonic::{codegen::http::HeaderMap, metadata::MetadataMap};
 
 use super::{api::Api, refusal::Refusal};
 use crate::{
@@ -94,10 +94,7 @@ impl Api {
     /// the answer, so that the caller hears why it was not.
     pub(super) fn may_wait_until(&self, metadata: &MetadataMap) -> Instant {
         let longest = Duration::from_millis(self.limits.publish_wait_ms);
-        let asked = metadata
-            .get("grpc-timeout")
-            .and_then(|value| value.to_str().ok())
-            .and_then(grpc_timeout);
+        let asked = deadline(metadata.as_ref());
         Instant::now() + asked.map_or(longest, |asked| longest.min(asked * 9 / 10))
     }
 }
@@ -142,6 +139,12 @@ fn load(appends: &[AppendRequest]) -> Load {
 }
 
 /// A time-out as gRPC has it: at most eight digits, and a unit.
+/// How long a call may take, if its caller has said.
+pub(super) fn deadline(headers: &HeaderMap) -> Option<Duration> {
+    let value = headers.get("grpc-timeout")?;
+    grpc_timeout(value.to_str().ok()?)
+}
+
 fn grpc_timeout(text: &str) -> Option<Duration> {
     let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     let number: u32 = number.parse().ok().filter(|_| number.len() <= 8)?;

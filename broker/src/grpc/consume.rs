@@ -19,6 +19,7 @@ use tonic::{Status, Streaming};
 use super::{
     api::Api,
     authorize::Action,
+    calls::Calls,
     convert,
     pull::{member_name, message_bytes, renewal_ms, wire_failures},
     refusal::{Refusal, unread_message},
@@ -35,11 +36,12 @@ const SETTLEMENTS_IN_FLIGHT_MAX: usize = 256;
 /// Starts a stream.
 pub(super) fn start(
     api: Arc<Api>,
+    calls: &Calls,
     requests: Streaming<wire::ConsumeRequest>,
 ) -> impl Stream<Item = Answer> + Send + use<> {
     let (answers, waiting) = mpsc::channel(ANSWERS_MAX);
     let (inbox, joined) = oneshot::channel();
-    tokio::spawn(async move {
+    calls.run(async move {
         let mut incoming = Incoming {
             api,
             answers,

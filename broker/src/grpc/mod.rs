@@ -7,6 +7,7 @@ mod admin;
 mod admission;
 mod api;
 mod authorize;
+mod calls;
 mod commit;
 mod connections;
 mod consume;

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming, async_trait};
 
-use super::{admin::backup, api::Api, consume, publish_stream, read};
+use super::{admin::backup, api::Api, calls::Calls, consume, publish_stream, read};
 
 /// Responses of a PublishStream that may wait for the connection.
 const PUBLISH_RESPONSES_MAX: usize = 64;
@@ -18,6 +18,12 @@ const PUBLISH_RESPONSES_MAX: usize = 64;
 /// The services.
 #[derive(Clone)]
 pub(super) struct Services(pub(super) Arc<Api>);
+
+/// Where the connection's calls run that a request came over.
+fn calls_of<T>(request: &Request<T>) -> Calls {
+    let calls = request.extensions().get::<Calls>();
+    calls.cloned().expect("the server gives each request its connection's")
+}
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -49,7 +55,8 @@ impl BrokerService for Services {
     ) -> Result<Response<Self::PublishStreamStream>, Status> {
         let (responses, stream) = mpsc::channel(PUBLISH_RESPONSES_MAX);
         let connection = request.remote_addr();
-        tokio::spawn(publish_stream::run(
+        let calls = calls_of(&request);
+        calls.run(publish_stream::run(
             self.0.clone(),
             connection,
             request.into_inner(),
@@ -62,7 +69,8 @@ impl BrokerService for Services {
         &self,
         request: Request<Streaming<wire::ConsumeRequest>>,
     ) -> Result<Response<Self::ConsumeStream>, Status> {
-        let stream = consume::start(self.0.clone(), request.into_inner());
+        let calls = calls_of(&request);
+        let stream = consume::start(self.0.clone(), &calls, request.into_inner());
         Ok(Response::new(Box::pin(stream)))
     }
 
