@@ -111,8 +111,8 @@ pub struct Measure {
     pub bytes: u64,
     /// When the oldest was appended, milliseconds since 1970.
     pub oldest_ms: u64,
-    /// [`Gate::entered_bytes`] before it was measured.
-    pub entered_bytes: u64,
+    /// [`Gate::done_bytes`] before it was measured.
+    pub done_bytes: u64,
 }
 
 #[derive(Debug)]
@@ -141,6 +141,8 @@ struct State {
     groups: BTreeMap<GroupId, Metered>,
     /// Requests that were let in and have no outcome.
     under_way: usize,
+    /// Their bytes.
+    under_way_bytes: u64,
     /// What the ends of the partitions sum up to when all of them are readable. Not
     /// below what they do now, so that nothing counts twice, in line and readable,
     /// in the moment between the two.
@@ -162,11 +164,12 @@ struct Waiter {
 #[derive(Debug)]
 pub struct Entered {
     gate: Arc<Gate>,
+    bytes: u64,
 }
 
 impl Drop for Entered {
     fn drop(&mut self) {
-        self.gate.left();
+        self.gate.left(self.bytes);
     }
 }
 
@@ -259,9 +262,13 @@ impl Gate {
 
     fn admit(self: &Arc<Self>, state: &mut State, load: Load) -> Entered {
         state.under_way += 1;
+        state.under_way_bytes += load.bytes;
         state.expected_end = state.end(&self.topic) + load.events;
         state.entered_bytes += load.bytes;
-        Entered { gate: self.clone() }
+        Entered {
+            gate: self.clone(),
+            bytes: load.bytes,
+        }
     }
 
     fn full(&self, by: &Metered, state: &State) -> Full {
@@ -308,10 +315,12 @@ impl Gate {
         (state.waiting.len(), bytes)
     }
 
-    /// Bytes that were let in so far.
+    /// Bytes that were let in so far and have an outcome: what is measured from now
+    /// on has them.
     #[must_use]
-    pub fn entered_bytes(&self) -> u64 {
-        self.state().entered_bytes
+    pub fn done_bytes(&self) -> u64 {
+        let state = self.state();
+        state.entered_bytes - state.under_way_bytes
     }
 
     /// The topic.
@@ -370,9 +379,10 @@ impl Gate {
         self.pump();
     }
 
-    fn left(self: &Arc<Self>) {
+    fn left(self: &Arc<Self>, bytes: u64) {
         let mut state = self.state();
         state.under_way -= 1;
+        state.under_way_bytes -= bytes;
         if state.under_way == 0 {
             // Of what was let in, some may have been refused after all.
             state.expected_end = 0;
@@ -418,6 +428,7 @@ impl State {
             clock,
             groups: BTreeMap::new(),
             under_way: 0,
+            under_way_bytes: 0,
             expected_end: 0,
             entered_bytes: 0,
             waiting: Turns::default(),
@@ -489,7 +500,7 @@ impl Metered {
         let left = events.min(measure.events);
         let of_measured = u128::from(measure.bytes) * u128::from(left);
         let measured = of_measured.checked_div(u128::from(measure.events));
-        let since = entered_bytes.saturating_sub(measure.entered_bytes);
+        let since = entered_bytes.saturating_sub(measure.done_bytes);
         let bytes = u64::try_from(measured.unwrap_or(0)).unwrap_or(u64::MAX);
         let age = now_ms.saturating_sub(measure.oldest_ms);
         Backlog {

@@ -134,7 +134,7 @@ impl GroupTask {
         let Some(gate) = self.flow.metering.gate() else {
             return;
         };
-        let entered_bytes = gate.entered_bytes();
+        let done_bytes = gate.done_bytes();
         let feeds: Vec<_> = self
             .feeds
             .iter()
@@ -151,7 +151,7 @@ impl GroupTask {
         self.jobs.push(Box::pin(async move {
             let measured = task::spawn_blocking(move || {
                 let mut measure = Measure {
-                    entered_bytes,
+                    done_bytes,
                     ..Measure::default()
                 };
                 for (feed, from, lag) in feeds {
