@@ -13,12 +13,10 @@
 //! line, or an earlier one.
 
 use std::{
-    future::poll_fn,
     sync::Arc,
     task::{Context, Poll, Waker},
 };
 
-use futures_executor::block_on;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::proposal::{Changes, Proposal, Unavailable};
@@ -140,19 +138,24 @@ impl Lines {
 }
 
 impl Waiting {
-    /// Takes out whose turn it is; waits until there is one. `None` when nobody can
-    /// propose any more.
-    pub(super) fn wait(&mut self) -> Option<Proposal> {
-        block_on(poll_fn(|context| self.poll_next(context)))
+    /// Takes out whose turn it is. `None` when nobody can propose any more. When
+    /// nobody waits, `waker` is woken when somebody does.
+    pub(super) fn poll_take(&mut self, waker: &Waker) -> Poll<Option<Proposal>> {
+        self.poll_next(&mut Context::from_waker(waker))
     }
 
     /// Takes out whose turn it is, if anybody waits.
-    pub(super) fn take(&mut self) -> Option<Proposal> {
-        let mut context = Context::from_waker(Waker::noop());
-        match self.poll_next(&mut context) {
+    fn take(&mut self) -> Option<Proposal> {
+        match self.poll_take(Waker::noop()) {
             Poll::Ready(next) => next,
             Poll::Pending => None,
         }
+    }
+
+    /// Whether nothing is in line.
+    pub(super) fn is_empty(&self) -> bool {
+        let none = self.held.is_none() && self.closing.is_none();
+        none && self.settlements.is_empty() && self.work.is_empty() && self.intake.is_empty()
     }
 
     /// Gives one back, which comes before all but settlements.

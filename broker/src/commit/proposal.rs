@@ -14,6 +14,7 @@ use super::{
         AttemptFailed, Channel, GroupConfig, GroupPosition, LeaseNoted, NewEvent, ProducerSequence,
         RECORDS_MAX, Retention, Settle, Source,
     },
+    sequencer::AtOnce,
     state::GroupState,
 };
 use crate::log::{EndOfWaiting, FRAME_BYTES_MAX};
@@ -349,6 +350,7 @@ impl Proposal {
 #[derive(Clone, Debug)]
 pub struct Proposals {
     pub(super) lines: Lines,
+    pub(super) at_once: AtOnce,
     pub(super) catalog: watch::Receiver<Arc<Catalog>>,
     pub(super) end_of_waiting: EndOfWaiting,
 }
@@ -372,10 +374,13 @@ impl Proposals {
     ///
     /// # Errors
     /// When they do not fit the log.
-    pub async fn submit(&self, changes: Changes) -> Result<Submitted, CommitError> {
+    pub async fn submit(&self, mut changes: Changes) -> Result<Submitted, CommitError> {
         let bytes = changes.frame_bytes();
         if bytes > FRAME_BYTES_MAX {
             return Err(CommitError::TooLarge(bytes));
+        }
+        if let Some(committed) = self.at_once.commit(&mut changes) {
+            return Ok(Submitted::Done(committed));
         }
         let line = Line::of(&changes);
         let room = self.lines.room(line, bytes).await?;
@@ -386,7 +391,7 @@ impl Proposals {
             room,
         };
         self.lines.put(line, proposal).await?;
-        Ok(Submitted(answer))
+        Ok(Submitted::InLine(answer))
     }
 
     /// What became of the sequence of something published: its result if it was
@@ -493,9 +498,14 @@ impl Proposals {
     }
 }
 
-/// Changes that are in line.
+/// Changes that are in line, or committed already.
 #[derive(Debug)]
-pub struct Submitted(oneshot::Receiver<Result<Committed, CommitError>>);
+pub enum Submitted {
+    /// Their answer is to come.
+    InLine(oneshot::Receiver<Result<Committed, CommitError>>),
+    /// They were about memory topics, and nothing was before them.
+    Done(Committed),
+}
 
 impl Submitted {
     /// Waits until the changes are durable. Dropping it does not take them back.
@@ -503,8 +513,11 @@ impl Submitted {
     /// # Errors
     /// As [`Proposals::commit`].
     pub async fn committed(self) -> Result<Committed, CommitError> {
-        // The sequencer drops a proposal unanswered only when it ends.
-        self.0.await.map_err(|_| Unavailable::ShuttingDown)?
+        match self {
+            Self::Done(committed) => Ok(committed),
+            // The sequencer drops a proposal unanswered only when it ends.
+            Self::InLine(answer) => answer.await.map_err(|_| Unavailable::ShuttingDown)?,
+        }
     }
 }
 

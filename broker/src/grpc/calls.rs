@@ -91,7 +91,11 @@ impl<C: Future<Output = ()>> Together<C> {
         }
         while let Poll::Ready(Some(())) = self.calls.poll_next_unpin(&mut context) {}
         let is_over = self.connection.is_none() && self.calls.is_empty() && self.new.is_empty();
-        if is_over { Poll::Ready(()) } else { Poll::Pending }
+        if is_over {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
     }
 }
 
@@ -213,7 +217,10 @@ mod tests {
         let came = timeout(LONG, all_came).await.expect("in time");
         assert_eq!(came, Ok((0..1000).collect()));
         let _ = end.send(());
-        timeout(LONG, task).await.expect("in time").expect("it ends");
+        timeout(LONG, task)
+            .await
+            .expect("in time")
+            .expect("it ends");
     }
 
     #[tokio::test]
@@ -238,7 +245,10 @@ mod tests {
         assert!(!task.is_finished(), "a call is still there");
         let _ = go_on.send(());
         assert_eq!(timeout(LONG, is_done).await.expect("in time"), Ok(()));
-        timeout(LONG, task).await.expect("in time").expect("it ends");
+        timeout(LONG, task)
+            .await
+            .expect("in time")
+            .expect("it ends");
     }
 
     #[tokio::test]
@@ -267,6 +277,9 @@ mod tests {
         }
         let _ = stop.send(());
         let _ = end.send(());
-        timeout(LONG, task).await.expect("in time").expect("it ends");
+        timeout(LONG, task)
+            .await
+            .expect("in time")
+            .expect("it ends");
     }
 }

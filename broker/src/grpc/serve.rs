@@ -175,10 +175,7 @@ async fn speak(
 }
 
 /// Answers a request, until its deadline if it has one.
-async fn answer(
-    mut routes: Routes,
-    request: Request<Body>,
-) -> Result<Response<Body>, Infallible> {
+async fn answer(mut routes: Routes, request: Request<Body>) -> Result<Response<Body>, Infallible> {
     let deadline = deadline(request.headers());
     let answered = routes.call(request);
     let response = match deadline {

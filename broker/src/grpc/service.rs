@@ -22,7 +22,9 @@ pub(super) struct Services(pub(super) Arc<Api>);
 /// Where the connection's calls run that a request came over.
 fn calls_of<T>(request: &Request<T>) -> Calls {
     let calls = request.extensions().get::<Calls>();
-    calls.cloned().expect("the server gives each request its connection's")
+    calls
+        .cloned()
+        .expect("the server gives each request its connection's")
 }
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;

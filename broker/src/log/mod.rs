@@ -125,6 +125,7 @@ mod cache;
 mod direct;
 mod disk;
 mod flight;
+mod landing;
 mod reader;
 mod reclaim;
 mod recovery;

@@ -5,7 +5,7 @@ use std::{
     io,
     ops::Range,
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
@@ -19,6 +19,7 @@ use super::{
     cache::TailCache,
     disk::{Disk, DiskFile},
     flight::Flight,
+    landing::Landing,
     segment::{self, SegmentHeader},
     spares::Spares,
 };
@@ -56,7 +57,7 @@ pub(super) struct Shared {
     pub(super) written_end: AtomicU64,
     pub(super) flight: Mutex<Flight>,
     /// Told when a block has landed, and when the log has failed.
-    pub(super) landing: Condvar,
+    pub(super) landing: Landing,
     /// The writer is gone.
     pub(super) closed: AtomicBool,
     /// Why the log takes no more writes.

@@ -2,7 +2,7 @@
 
 use std::{
     fmt, io,
-    sync::{Arc, PoisonError, atomic::Ordering},
+    sync::{Arc, atomic::Ordering},
     thread,
     time::Duration,
 };
@@ -46,10 +46,7 @@ fn wait_for_unsynced(shared: &Shared) -> bool {
         if flight.has_unsynced() {
             return true;
         }
-        flight = shared
-            .landing
-            .wait(flight)
-            .unwrap_or_else(PoisonError::into_inner);
+        flight = shared.landing.wait(flight);
     }
 }
 

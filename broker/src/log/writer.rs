@@ -362,7 +362,7 @@ impl Drop for Writer {
         self.shared.closed.store(true, Ordering::Release);
         // Under the lock, so that whoever is about to wait sees it.
         drop(self.shared.flight());
-        self.shared.landing.notify_all();
+        self.shared.landing.tell();
         self.shared.spares.wake();
     }
 }
@@ -383,7 +383,7 @@ impl Shared {
         let _ = self.failure.set(reason.into());
         // Under the lock, so that whoever is about to wait sees it.
         drop(self.flight());
-        self.landing.notify_all();
+        self.landing.tell();
     }
 
     fn unless_poisoned<T>(&self, work: impl FnOnce() -> io::Result<T>) -> Result<T, WriteError> {
@@ -412,7 +412,7 @@ impl Shared {
         self.written_end
             .store(flight.written_end().0, Ordering::Release);
         drop(flight);
-        self.landing.notify_all();
+        self.landing.tell();
     }
 
     /// Syncs the file as long as somebody waits for what is written in it.
@@ -449,10 +449,7 @@ impl Shared {
             if let Some(reason) = self.failure.get() {
                 return Err(WriteError(reason.clone()));
             }
-            flight = self
-                .landing
-                .wait(flight)
-                .unwrap_or_else(std::sync::PoisonError::into_inner);
+            flight = self.landing.wait(flight);
         }
         Ok(())
     }

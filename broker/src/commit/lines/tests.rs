@@ -1,3 +1,6 @@
+use std::future::poll_fn;
+
+use futures_executor::block_on;
 use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 use proptest::prelude::*;
 use sluice_proto::{GroupId, GroupName, Offset, PartitionId, TopicId, TopicName};
@@ -54,6 +57,11 @@ fn put(lines: &Lines, changes: Changes) {
     block_on(lines.put(line, proposal)).expect("it is open");
 }
 
+/// Waits for the next one.
+fn wait(waiting: &mut Waiting) -> Option<Proposal> {
+    block_on(poll_fn(|context| waiting.poll_take(context.waker())))
+}
+
 #[test]
 fn settlements_are_first_and_work_goes_beside_what_is_published() {
     let (lines, mut waiting) = lines(64 << 20, 800);
@@ -98,7 +106,7 @@ fn what_was_in_line_comes_before_the_end_and_nothing_after() {
     put(&lines, changes(Line::Work, 10, 0));
     put(&lines, changes(Line::Settlements, 0, 0));
     let order: Vec<_> = std::iter::from_fn(|| {
-        let proposal = waiting.wait().expect("the end is one, too");
+        let proposal = wait(&mut waiting).expect("the end is one, too");
         let line = proposal.line();
         (!matches!(proposal, Proposal::Close { .. })).then_some(line)
     })
@@ -106,7 +114,7 @@ fn what_was_in_line_comes_before_the_end_and_nothing_after() {
     assert_eq!(order, [Line::Settlements, Line::Work, Line::Intake]);
     assert_eq!(waiting.rest().count(), 1);
     drop(lines);
-    assert!(waiting.wait().is_none());
+    assert!(wait(&mut waiting).is_none());
 }
 
 proptest! {

@@ -28,7 +28,7 @@ use super::{
     occupancy::Occupancy,
     proposal::Proposals,
     record::{EpochStarted, Frame, Record},
-    sequencer::{self, Publisher, Sequencer, Volatile},
+    sequencer::{self, AtOnce, Publisher, Sequencer, Volatile},
     state::{GroupState, LoadError, State},
     store::Store,
 };
@@ -387,6 +387,7 @@ impl Replayed {
         let catalog = watch::Sender::new(Arc::new(catalog));
         let proposals = Proposals {
             lines,
+            at_once: AtOnce::default(),
             catalog: catalog.subscribe(),
             end_of_waiting: self.writer.wait_for_room(),
         };
@@ -420,7 +421,12 @@ impl Replayed {
             config,
         };
         let publisher = Publisher::new(catalog, volatile, self.reader.clone());
-        let threads = sequencer::start(sequencer, publisher, config.blocks_in_flight)?;
+        let threads = sequencer::start(
+            sequencer,
+            publisher,
+            config.blocks_in_flight,
+            &proposals.at_once,
+        )?;
         Ok(Opened {
             proposals,
             store,

@@ -9,7 +9,9 @@
 //! whoever reads sees it only after. When a write fails, the state is ahead of
 //! the log for good, which does no harm, as nothing is written any more.
 
+mod at_once;
 mod catalog_changes;
+mod idle;
 mod keep;
 mod publisher;
 mod turns;
@@ -18,12 +20,13 @@ mod volatile;
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex},
+    task::{Poll, Waker},
 };
 
 use sluice_proto::{Offset, PartitionId, ProducerId, TopicId};
 use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 
-pub(super) use self::{publisher::Publisher, turns::start, volatile::Volatile};
+pub(super) use self::{at_once::AtOnce, publisher::Publisher, turns::start, volatile::Volatile};
 use self::{
     publisher::{PendingFrame, Reply, Waiting},
     turns::lock,
@@ -85,20 +88,40 @@ enum Sequenced {
     InMemory(Committed),
 }
 
+/// What whoever has the turn is to do.
+enum Turn {
+    Write(Prepared),
+    /// Nothing is in line.
+    Idle,
+    /// The log is closed.
+    Over,
+}
+
+/// What was in line.
+enum Gathered {
+    Block(Vec<Proposal>),
+    Nothing,
+    /// Nothing comes any more. Where to answer when the log is closed, if somebody
+    /// asked for it.
+    End(Option<oneshot::Sender<()>>),
+}
+
 impl Sequencer {
-    /// Waits for proposals and gathers what is there into a block, which is then
-    /// to be written. `None` when it was told to close, or nobody can propose
-    /// any more; then the log is closed.
-    fn next_block(&mut self, publisher: &Mutex<Publisher>) -> Option<Prepared> {
+    /// Gathers what is in line into a block, which is then to be written. When
+    /// nothing is in line, `waker` is woken when something is; also when there is
+    /// more than goes into the block. When it is told to close, or nobody can
+    /// propose any more, it closes the log.
+    fn take_turn(&mut self, waker: &Waker, publisher: &Mutex<Publisher>) -> Turn {
         // None when another thread has closed the log.
         while self.checkpoints.is_some() {
             self.checkpoint_if_due(publisher);
-            let proposals = match self.gather() {
-                Ok(proposals) => proposals,
-                Err(closing) => {
+            let proposals = match self.gather(waker) {
+                Gathered::Block(proposals) => proposals,
+                Gathered::Nothing => return Turn::Idle,
+                Gathered::End(closing) => {
                     self.close_log(publisher);
                     closing.map(|reply| reply.send(()));
-                    return None;
+                    break;
                 }
             };
             let bytes = proposals.iter().map(Proposal::frame_bytes).sum();
@@ -114,41 +137,47 @@ impl Sequencer {
                 self.sequence(proposal, &mut pending);
             }
             fault_point!(BlockSequenced);
-            let prepared = self.prepare(pending, publisher);
-            if prepared.is_some() {
-                return prepared;
+            if let Some(prepared) = self.prepare(pending, publisher) {
+                return Turn::Write(prepared);
             }
         }
-        None
+        Turn::Over
     }
 
     /// What makes up the next block: at least one proposal, and of the others
-    /// that are there as many as fit. Where to answer when it is to close.
-    fn gather(&mut self) -> Result<Vec<Proposal>, Option<oneshot::Sender<()>>> {
+    /// that are there as many as fit.
+    fn gather(&mut self, waker: &Waker) -> Gathered {
         let mut gathered = Vec::new();
         let mut bytes = 0;
-        let mut next = self.waiting.wait();
-        while let Some(proposal) = next {
+        loop {
+            let proposal = match self.waiting.poll_take(waker) {
+                Poll::Ready(Some(proposal)) => proposal,
+                Poll::Ready(None) if gathered.is_empty() => return Gathered::End(None),
+                Poll::Pending if gathered.is_empty() => return Gathered::Nothing,
+                Poll::Ready(None) => {
+                    waker.wake_by_ref();
+                    break;
+                }
+                Poll::Pending => break,
+            };
             if let Proposal::Close { reply } = proposal {
                 if gathered.is_empty() {
-                    return Err(Some(reply));
+                    return Gathered::End(Some(reply));
                 }
                 self.waiting.hold(Proposal::Close { reply });
+                waker.wake_by_ref();
                 break;
             }
             // What would make the block too large begins the next one.
             bytes += proposal.frame_bytes();
             if bytes > self.config.block_bytes && !gathered.is_empty() {
                 self.waiting.hold(proposal);
+                waker.wake_by_ref();
                 break;
             }
             gathered.push(proposal);
-            next = self.waiting.take();
         }
-        if gathered.is_empty() {
-            return Err(None);
-        }
-        Ok(gathered)
+        Gathered::Block(gathered)
     }
 
     /// Gives what was sequenced its place in the log and in the line of what is
@@ -227,7 +256,7 @@ impl Sequencer {
                 answer_when_durable(reply, result, None, pending);
             }
             Proposal::Keep { change, reply } => self.sequence_keep(change, reply, pending),
-            Proposal::Close { .. } => unreachable!("write_blocks takes it"),
+            Proposal::Close { .. } => unreachable!("`gather` takes it"),
         }
     }
 
@@ -335,14 +364,10 @@ impl Sequencer {
         };
         let known_to_the_log = in_block && in_memory.is_empty();
         let in_block = in_block || waits;
-        self.append_in_memory(in_memory, in_block, &mut committed, pending);
-        if let Some(sequence) = changes.producer
-            && !known_to_the_log
-        {
-            let result = committed.appended.clone();
-            let now_ms = self.now_ms();
-            let producers = &mut self.state.producers;
-            producers.applied_in_memory(sequence, result, now_ms);
+        let with = in_block.then_some(&mut pending.volatile);
+        self.append_in_memory(in_memory, with, &mut committed);
+        if !known_to_the_log {
+            self.note_in_memory(changes.producer, &committed);
         }
         Ok(if in_block {
             Sequenced::InBlock(committed)
@@ -351,13 +376,13 @@ impl Sequencer {
         })
     }
 
-    /// Appends to memory topics, readable at once or with the pending block.
+    /// Appends to memory topics: readable at once, or with the block that they go
+    /// with.
     fn append_in_memory(
         &mut self,
         appends: Vec<AppendRequest>,
-        with_block: bool,
+        mut with_block: Option<&mut Vec<VolatileAppend>>,
         committed: &mut Committed,
-        pending: &mut Pending,
     ) {
         let now_ms = self.now_ms();
         let catalog = self.catalog.borrow().clone();
@@ -365,12 +390,22 @@ impl Sequencer {
         for append in appends {
             let append = volatile.append(&append, now_ms);
             committed.appended.push(append.appended);
-            if with_block {
+            if let Some(with_block) = &mut with_block {
                 volatile.hold(&append);
-                pending.volatile.push(append);
+                with_block.push(append);
             } else if let Some(topic) = volatile.show(append, &catalog) {
                 topic.notify();
             }
+        }
+    }
+
+    /// Remembers a sequence's result that the log does not know.
+    fn note_in_memory(&mut self, sequence: Option<ProducerSequence>, committed: &Committed) {
+        if let Some(sequence) = sequence {
+            let result = committed.appended.clone();
+            let now_ms = self.now_ms();
+            let producers = &mut self.state.producers;
+            producers.applied_in_memory(sequence, result, now_ms);
         }
     }
 

@@ -13,7 +13,7 @@ use std::{
     io,
     path::Path,
     sync::{
-        Arc, Condvar, Mutex, OnceLock, RwLock,
+        Arc, Mutex, OnceLock, RwLock,
         atomic::{AtomicBool, AtomicU64},
     },
 };
@@ -32,6 +32,7 @@ use super::{
     cache::TailCache,
     disk::{Disk, Folder, WriteChoice, WriteWay},
     flight::Flight,
+    landing::Landing,
     reader::{Reader, SegmentInfo, Shared},
     reclaim::Reclaimer,
     spares::Spares,
@@ -300,7 +301,7 @@ impl Found {
             durable_end: AtomicU64::new(end.0),
             written_end: AtomicU64::new(end.0),
             flight: Mutex::new(Flight::at(end)),
-            landing: Condvar::new(),
+            landing: Landing::default(),
             closed: AtomicBool::new(false),
             failure: OnceLock::new(),
             cache: RwLock::new(TailCache::new(config.tail_cache_bytes)),
