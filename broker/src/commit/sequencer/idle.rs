@@ -58,33 +58,55 @@ impl Wake for Idle {
 
 #[cfg(test)]
 mod tests {
-    use std::{sync::mpsc, thread, time::Duration};
+    use std::{
+        sync::mpsc,
+        thread,
+        time::{Duration, Instant},
+    };
 
     use super::*;
 
-    #[test]
-    fn a_call_is_kept_for_the_next_one_that_waits_and_reaches_one() {
-        let idle = Arc::<Idle>::default();
-        idle.wake_by_ref();
-        idle.wake_by_ref();
-        // Both calls came before anybody waited: they are one.
-        idle.wait();
+    const LONG: Duration = Duration::from_secs(30);
+
+    /// So many threads wait; each tells when it was called.
+    fn waiting(idle: &Arc<Idle>, threads: usize) -> mpsc::Receiver<()> {
         let (came, comes) = mpsc::channel();
-        for _ in 0..2 {
+        for _ in 0..threads {
             let (idle, came) = (idle.clone(), came.clone());
             thread::spawn(move || {
                 idle.wait();
                 let _ = came.send(());
             });
         }
-        let long = Duration::from_secs(30);
+        comes
+    }
+
+    #[test]
+    fn a_call_is_kept_for_the_next_one_that_waits() {
+        let idle = Arc::<Idle>::default();
+        idle.wake_by_ref();
+        idle.wake_by_ref();
+        // Both calls came before anybody waited: they are one.
+        let comes = waiting(&idle, 2);
+        assert_eq!(comes.recv_timeout(LONG), Ok(()));
+        assert!(comes.try_recv().is_err());
+        idle.wake_by_ref();
+        assert_eq!(comes.recv_timeout(LONG), Ok(()));
+    }
+
+    #[test]
+    fn a_call_reaches_one_of_those_that_wait() {
+        let idle = Arc::<Idle>::default();
+        let comes = waiting(&idle, 2);
+        let give_up = Instant::now() + LONG;
         while idle.state().waiting < 2 {
+            assert!(Instant::now() < give_up, "both wait");
             thread::yield_now();
         }
         idle.wake_by_ref();
-        assert_eq!(comes.recv_timeout(long), Ok(()));
+        assert_eq!(comes.recv_timeout(LONG), Ok(()));
         assert_eq!(idle.state().waiting, 1);
         idle.wake_by_ref();
-        assert_eq!(comes.recv_timeout(long), Ok(()));
+        assert_eq!(comes.recv_timeout(LONG), Ok(()));
     }
 }
