@@ -198,23 +198,18 @@ impl GroupTask {
         next.any(|id| self.could_be_taken(self.size(id)))
     }
 
-    /// Whether the member whose turn it is takes an event of `size`, and nobody
-    /// pulls.
+    /// Whether the member whose turn it is takes an event of `size`.
     fn goes_on(&self, size: usize, round: &Round) -> bool {
-        self.pulls.is_empty()
-            && round.turn.is_some_and(|(member, left)| {
-                left > 0
-                    && self.members.takes(member, size, &round.shares)
-                    && self.may_have_more(member)
-            })
+        round.turn.is_some_and(|(member, left)| {
+            left > 0
+                && self.members.takes(member, size, &round.shares)
+                && self.may_have_more(member)
+        })
     }
 
-    /// Who gets an event of `size`. If the turn `goes_on`, whose it is.
+    /// Who gets an event of `size`: a pull, or the member whose turn it is. If that
+    /// does not go on, another one's begins.
     fn receiver(&mut self, size: usize, goes_on: bool, round: &mut Round) -> Receiver {
-        if goes_on && let Some((member, left)) = &mut round.turn {
-            *left -= 1;
-            return Receiver::Member(*member);
-        }
         while let Some(pull) = self.next_pull(size, round) {
             let whole = round.pulled.is_empty() || round.pulled_bytes + size <= pull.bytes_max;
             if whole
@@ -231,9 +226,7 @@ impl GroupTask {
         let (board, solo) = (&self.board, &self.solo);
         let may_have = |id| board.may_have_more(&Holder::Member(id)) && !solo.is_emptying(id);
         let members = &mut self.members;
-        let going_on = round.turn.filter(|(member, left)| {
-            *left > 0 && members.takes(*member, size, &round.shares) && may_have(*member)
-        });
+        let going_on = round.turn.filter(|_| goes_on);
         // A run for one member is cheaper than the same events here and there: half
         // of its even share of what is ready, so that all have the same in the end, or
         // a quarter of what members have on average, which they get through anyway.
