@@ -352,7 +352,7 @@ impl Config {
             },
             commands_max: 1024,
             page: PageLimits {
-                events: 512,
+                events: 2048,
                 bytes: MIB,
             },
             postings_max: limits.filter_index_entries_max,

@@ -355,7 +355,7 @@ impl Store {
         entry: IndexEntry,
     ) -> Result<Vec<StoredEvent>, ReadError> {
         let payload = self.reader.frame(entry.position, entry.length)?;
-        events_of(&payload, partition, entry)?.collect()
+        events_of(&payload, partition, entry, entry.first)?.collect()
     }
 
     /// Index entries in order, the first of which holds `offset`, which must be
@@ -420,16 +420,18 @@ fn frame_events(
         .ok_or(ReadError::Missing(entry.first, entry.position))
 }
 
-/// The events of an entry, whose frame has this payload.
+/// The events of an entry, whose frame has this payload; those below `from` may be
+/// left out.
 fn events_of(
     payload: &Bytes,
     partition: &Partition,
     entry: IndexEntry,
+    from: Offset,
 ) -> Result<impl Iterator<Item = Result<StoredEvent, ReadError>> + use<>, ReadError> {
-    let events = frame_events(payload, partition, entry)?.map(move |event| {
-        let event = event.map_err(|error| ReadError::Frame(entry.position, error))?;
-        Ok(StoredEvent::from(event))
-    });
+    let damaged = move |error| ReadError::Frame(entry.position, error);
+    let mut events = frame_events(payload, partition, entry)?;
+    events.skip_towards(from).map_err(damaged)?;
+    let events = events.map(move |event| Ok(StoredEvent::from(event.map_err(damaged)?)));
     Ok(events.take_while(move |event| {
         event
             .as_ref()
@@ -505,7 +507,9 @@ impl Filling {
     /// The entry would make the page too large. What is read is a whole frame, so
     /// the next page, which begins with it, takes all of it.
     fn is_better_without(&self, entry: IndexEntry) -> bool {
-        !self.events.is_empty() && self.bytes + entry.length as usize > self.limits.bytes
+        !self.events.is_empty()
+            && (self.bytes + entry.length as usize > self.limits.bytes
+                || self.events.len() + entry.count as usize > self.limits.events)
     }
 
     /// Adds the entry's events. True when the page is full.
@@ -515,7 +519,7 @@ impl Filling {
         partition: &Partition,
         entry: IndexEntry,
     ) -> Result<bool, ReadError> {
-        for event in events_of(payload, partition, entry)? {
+        for event in events_of(payload, partition, entry, self.next)? {
             let event = event?;
             if event.offset < self.next {
                 continue;

@@ -122,6 +122,20 @@ fn send_later(commands: &mpsc::Sender<Command>, command: Command) {
     }
 }
 
+/// A grant that is in line.
+#[derive(Debug)]
+pub struct Granting(oneshot::Receiver<Result<(), Shrinks>>);
+
+impl Granting {
+    /// Waits until the group has taken it.
+    ///
+    /// # Errors
+    /// When it takes back credit, or the group is gone (outer).
+    pub async fn taken(self) -> Result<Result<(), Shrinks>, GroupGone> {
+        self.0.await.map_err(|_| GroupGone)
+    }
+}
+
 /// The group is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the group does not exist any more")]
@@ -165,27 +179,26 @@ impl GroupHandle {
         Ok((joined, inbox))
     }
 
-    /// Raises what the member may be sent.
+    /// Raises what the member may be sent. Returns when that is in line, behind what
+    /// was asked before.
     ///
     /// # Errors
-    /// When the grant takes back credit, or the group is gone (outer).
-    pub async fn grant(
-        &self,
-        member: MemberId,
-        grant: Grant,
-    ) -> Result<Result<(), Shrinks>, GroupGone> {
-        self.ask(|reply| Command::Grant {
+    /// When the group is gone.
+    pub async fn grant(&self, member: MemberId, grant: Grant) -> Result<Granting, GroupGone> {
+        let (reply, answer) = oneshot::channel();
+        let command = Command::Grant {
             member,
             grant,
             reply,
-        })
-        .await
+        };
+        let sent = self.commands.send(command).await;
+        sent.map(|()| Granting(answer)).map_err(|_| GroupGone)
     }
 
     /// Keeps the member's leases. Says why it gets nothing.
     ///
     /// # Errors
-    /// As [`GroupHandle::grant`].
+    /// When the grant takes back credit, or the group is gone (outer).
     pub async fn heartbeat(
         &self,
         member: MemberId,

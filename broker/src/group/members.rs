@@ -32,7 +32,7 @@ pub(super) struct Member {
 }
 
 /// A member's share of one round of deliveries.
-#[derive(Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Share {
     bytes: usize,
     events: usize,
@@ -152,14 +152,10 @@ impl Members {
     }
 
     /// Whether a member has credit and room for an event of `size`.
-    pub(super) fn takes(
-        &self,
-        id: MemberId,
-        size: usize,
-        shares: &BTreeMap<MemberId, Share>,
-    ) -> bool {
+    fn takes(&self, id: MemberId, size: usize, shares: &BTreeMap<MemberId, Share>) -> bool {
         let member = self.members.get(&id);
-        member.is_some_and(|member| member.takes(size, shares.get(&id)))
+        let share = shares.get(&id).copied().unwrap_or_default();
+        member.is_some_and(|member| member.takes(size, share))
     }
 
     /// Whether any member that may have more has credit, and takes messages in
@@ -210,22 +206,32 @@ impl Members {
 
     /// Whether any member has credit, and room in its stream.
     pub(super) fn any_takes_more(&self) -> bool {
-        self.members.values().any(|member| member.takes(0, None))
+        let nothing = Share::default();
+        self.members.values().any(|member| member.takes(0, nothing))
     }
 
-    /// Counts an event that the member is about to be sent.
+    /// Counts those of the next events, by their sizes, that the member takes one
+    /// after the other: it is about to be sent them. Returns how many.
     pub(super) fn charge(
         &mut self,
         id: MemberId,
-        size: usize,
+        sizes: impl Iterator<Item = usize>,
         shares: &mut BTreeMap<MemberId, Share>,
-    ) {
-        if let Some(member) = self.members.get_mut(&id) {
-            member.credit.sent(size as u64);
-        }
+    ) -> usize {
+        let Some(member) = self.members.get_mut(&id) else {
+            return 0;
+        };
         let share = shares.entry(id).or_default();
-        share.bytes += size + DELIVERY_OVERHEAD;
-        share.events += 1;
+        let before = share.events;
+        for size in sizes {
+            if !member.takes(size, *share) {
+                break;
+            }
+            member.credit.sent(size as u64);
+            share.bytes += size + DELIVERY_OVERHEAD;
+            share.events += 1;
+        }
+        share.events - before
     }
 }
 
@@ -237,8 +243,8 @@ impl Member {
         outgoing.is_some_and(|outgoing| outgoing.capacity() >= 2 && !outgoing.is_closed())
     }
 
-    fn takes(&self, size: usize, share: Option<&Share>) -> bool {
-        let (bytes, events) = share.map_or((0, 0), |share| (share.bytes, share.events));
+    fn takes(&self, size: usize, share: Share) -> bool {
+        let Share { bytes, events } = share;
         self.has_room()
             && !self.silent
             && self.credit.may_send()

@@ -43,7 +43,7 @@ pub use self::{
     },
     credit::{Grant, Shrinks},
     dead_letters::{MAX_REDRIVES, max_redrives},
-    handle::{FrozenInputs, GroupHandle, Inbox, JoinRequest, PullRequest},
+    handle::{FrozenInputs, GroupGone, GroupHandle, Inbox, JoinRequest, PullRequest},
     note::{DeadLetterNote, Parked},
     registry::{GroupLimits, Groups},
 };

@@ -10,8 +10,8 @@
 
 /// So many events in line are enough.
 const IN_LINE_ENOUGH: usize = 4096;
-/// A page is read for so many that were settled.
-const SETTLED_PER_PAGE: u64 = 512;
+/// Events of a page: it is read for as many that were settled.
+pub(super) const PAGE_EVENTS: usize = 512;
 /// Fewer at work are few.
 const FEW_AT_WORK: usize = 64;
 /// The next page while few are at work.
@@ -48,7 +48,7 @@ impl Pace {
     /// now is due.
     pub(super) fn next_due(&self, standing: Standing) -> u64 {
         let settled = standing.settled.saturating_sub(self.settled);
-        if standing.in_line < IN_LINE_ENOUGH || settled >= SETTLED_PER_PAGE {
+        if standing.in_line < IN_LINE_ENOUGH || settled >= PAGE_EVENTS as u64 {
             return 0;
         }
         let few = standing.at_work < FEW_AT_WORK;
@@ -79,8 +79,8 @@ mod tests {
             settled: 1000 + count,
             ..busy
         };
-        assert_eq!(pace.next_due(settled(SETTLED_PER_PAGE - 1)), 70 + LATE_MS);
-        assert_eq!(pace.next_due(settled(SETTLED_PER_PAGE)), 0);
+        assert_eq!(pace.next_due(settled(PAGE_EVENTS as u64 - 1)), 70 + LATE_MS);
+        assert_eq!(pace.next_due(settled(PAGE_EVENTS as u64)), 0);
         let few_at_work = Standing {
             at_work: FEW_AT_WORK - 1,
             ..busy

@@ -203,6 +203,11 @@ impl Payloads {
         self.events.contains(&id)
     }
 
+    /// Bytes of an event that is kept.
+    pub(super) fn size_of(&self, id: EventId) -> Option<usize> {
+        self.events.get(&id).map(|kept| kept.event.event.len())
+    }
+
     /// Whether half of what may be read ahead is free.
     pub(super) fn has_room_ahead(&self) -> bool {
         self.ahead.room() > self.ahead.bytes_max / 2

@@ -6,8 +6,6 @@
 //! come between. The next event of its line need not wait so long: it goes on when
 //! the ack is in line for the log, behind which everything about it is written.
 
-use std::collections::BTreeMap;
-
 use sluice_proto::Offset;
 use tokio::sync::oneshot;
 
@@ -492,29 +490,24 @@ impl GroupTask {
 
     /// The records that settle these events.
     fn settles_of(&self, events: impl Iterator<Item = EventId>) -> Vec<Settle> {
-        let mut by_source: BTreeMap<usize, Vec<Offset>> = BTreeMap::new();
-        for id in events {
-            let at = self.board.at(id);
-            by_source.entry(at.source).or_default().push(at.offset);
-        }
-        by_source
-            .into_iter()
-            .map(|(source, mut offsets)| {
-                offsets.sort_unstable();
-                let mut runs: Vec<(Offset, u64)> = Vec::new();
-                for offset in offsets {
-                    match runs.last_mut() {
-                        Some((first, length)) if first.0 + *length == offset.0 => *length += 1,
-                        _ => runs.push((offset, 1)),
-                    }
+        let mut places: Vec<EventId> = events.map(|id| self.board.at(id)).collect();
+        places.sort_unstable();
+        let of_source = places.chunk_by(|one, next| one.source == next.source);
+        let settles = of_source.map(|places| {
+            let mut runs: Vec<(Offset, u64)> = Vec::new();
+            for at in places {
+                match runs.last_mut() {
+                    Some((first, length)) if first.0 + *length == at.offset.0 => *length += 1,
+                    _ => runs.push((at.offset, 1)),
                 }
-                Settle {
-                    group: self.group.id,
-                    source: self.board.source(source),
-                    runs,
-                }
-            })
-            .collect()
+            }
+            Settle {
+                group: self.group.id,
+                source: self.board.source(places[0].source),
+                runs,
+            }
+        });
+        settles.collect()
     }
 
     // ---------------------------------------------- commits over groups

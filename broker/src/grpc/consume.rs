@@ -24,7 +24,7 @@ use super::{
     pull::{member_name, message_bytes, renewal_ms, wire_failures},
     refusal::{Refusal, unread_message},
 };
-use crate::group::{GroupHandle, Inbox, JoinRequest, MemberId, Outgoing};
+use crate::group::{GroupGone, GroupHandle, Inbox, JoinRequest, MemberId, Outgoing, Shrinks};
 
 type Answer = Result<wire::ConsumeResponse, Status>;
 
@@ -32,6 +32,9 @@ type Answer = Result<wire::ConsumeResponse, Status>;
 const ANSWERS_MAX: usize = 64;
 /// Settlement batches that may be on their way to the log.
 const SETTLEMENTS_IN_FLIGHT_MAX: usize = 256;
+
+/// Grants that the group has not answered yet; then the client's messages wait.
+const GRANTS_IN_FLIGHT_MAX: usize = 16;
 
 /// Starts a stream.
 pub(super) fn start(
@@ -129,6 +132,11 @@ fn response(message: Out) -> wire::ConsumeResponse {
     }
 }
 
+fn granted(taken: Result<Result<(), Shrinks>, GroupGone>) -> Result<(), Status> {
+    let taken = taken.map_err(|GroupGone| Refusal::group_gone())?;
+    Ok(taken.map_err(|error| Refusal::shrinking("grant", error))?)
+}
+
 /// The incoming half.
 struct Incoming {
     api: Arc<Api>,
@@ -205,11 +213,15 @@ impl Incoming {
         id: MemberId,
     ) -> Result<End, Status> {
         let mut settling = FuturesUnordered::new();
+        let mut granting = FuturesUnordered::new();
         loop {
+            let takes_more =
+                settling.len() < SETTLEMENTS_IN_FLIGHT_MAX && granting.len() < GRANTS_IN_FLIGHT_MAX;
             tokio::select! {
                 biased;
                 Some(settled) = settling.next() => self.answer(settled).await?,
-                request = requests.message(), if settling.len() < SETTLEMENTS_IN_FLIGHT_MAX => {
+                Some(taken) = granting.next() => granted(taken)?,
+                request = requests.message(), if takes_more => {
                     let Some(request) = request.map_err(unread_message)? else {
                         // The client will say no more, but may want to hear what
                         // became of its settlements.
@@ -222,11 +234,9 @@ impl Incoming {
                         Some(In::Settle(batch)) => settling.push(self.settle(&group, id, batch)?),
                         Some(In::Grant(grant)) => {
                             let grant = convert::grant("grant", grant)?;
-                            group
-                                .grant(id, grant)
-                                .await
-                                .map_err(|_| Refusal::group_gone())?
-                                .map_err(|error| Refusal::shrinking("grant", error))?;
+                            let in_line = group.grant(id, grant).await;
+                            let in_line = in_line.map_err(|GroupGone| Refusal::group_gone())?;
+                            granting.push(in_line.taken());
                         }
                         Some(In::Heartbeat(heartbeat)) => {
                             self.heartbeat(&group, id, heartbeat).await?;

@@ -113,24 +113,29 @@ impl Board {
         let line = self.line_name(id, arriving.key.as_ref());
         let in_line = line.map(|line| self.locks.arrive(line, id, now_ms));
         let last_ms = history.last().map(|failed| failed.not_before_ms);
-        self.events.insert(
-            id,
-            Entry::new(
-                arriving.key,
-                arriving.size,
-                in_line.map(|(line, _)| line),
-                Past {
-                    before: arriving.before,
-                    history,
-                    not_before_ms: last_ms.unwrap_or(arriving.not_before_ms),
-                    parked_at: arriving.parked_at,
-                },
-                Place::Queued,
-            ),
+        let mut entry = Entry::new(
+            arriving.key,
+            arriving.size,
+            in_line.map(|(line, _)| line),
+            Past {
+                before: arriving.before,
+                history,
+                not_before_ms: last_ms.unwrap_or(arriving.not_before_ms),
+                parked_at: arriving.parked_at,
+            },
+            Place::Queued,
         );
-        match in_line {
-            Some((line, Arrival::Queued)) => self.lot_follows(id, line),
-            _ => self.activate(id, now_ms),
+        if let Some((line, Arrival::Queued)) = in_line {
+            self.events.insert(id, entry);
+            self.lot_follows(id, line);
+        } else if entry.past().not_before_ms <= now_ms {
+            // As most are.
+            entry.place = Place::Ready;
+            self.queue_of(entry.is_suspect()).push_back(id);
+            self.events.insert(id, entry);
+        } else {
+            self.events.insert(id, entry);
+            self.activate(id, now_ms);
         }
     }
 

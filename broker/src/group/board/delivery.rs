@@ -34,13 +34,27 @@ impl Board {
         }
     }
 
-    /// Whether a holder may be given an event that is not suspect: it has no
-    /// suspect, and fewer leases than it may have.
+    /// The ready events, in the order in which they are leased.
+    pub fn ready_in_order(&self) -> impl Iterator<Item = EventId> {
+        self.ready.iter().copied()
+    }
+
+    /// How many events that are not suspect a holder may be given: none while it has
+    /// a suspect.
+    #[must_use]
+    pub fn may_have(&self, holder: &Holder) -> usize {
+        let holding = self.holders.of(holder);
+        match self.rules.per_holder_max {
+            _ if holding.suspects > 0 => 0,
+            0 => usize::MAX,
+            cap => cap.saturating_sub(holding.leases),
+        }
+    }
+
+    /// Whether a holder may be given an event that is not suspect.
     #[must_use]
     pub fn may_have_more(&self, holder: &Holder) -> bool {
-        let holding = self.holders.of(holder);
-        let cap = self.rules.per_holder_max;
-        holding.suspects == 0 && (cap == 0 || holding.leases < cap)
+        self.may_have(holder) > 0
     }
 
     /// Leases the first ready event. `None` when nothing is ready.

@@ -124,7 +124,7 @@ impl Board {
     pub fn hand_back(&mut self, token: LeaseToken) {
         if let Ok((id, _)) = self.leased(token) {
             self.set_place(id, Place::Ready);
-            self.queue_of(id).push_front(id);
+            self.queue_of(self.is_suspect(id)).push_front(id);
         }
     }
 

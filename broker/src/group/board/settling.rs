@@ -3,7 +3,7 @@
 use std::collections::{HashSet, VecDeque};
 
 use super::{
-    Board, Entry, EventId,
+    Board, EventId,
     lease::{Place, Waited},
 };
 use crate::{
@@ -177,20 +177,16 @@ impl Board {
             return;
         };
         let before = std::mem::replace(&mut entry.place, Place::Ready);
-        let queue = match entry.is_suspect() {
-            true => &mut self.suspects,
-            false => &mut self.ready,
-        };
-        queue.push_back(id);
+        let is_suspect = entry.is_suspect();
+        self.queue_of(is_suspect).push_back(id);
         self.left(&before, None);
     }
 
-    /// Where an event waits when it is ready.
-    pub(super) fn queue_of(&mut self, id: EventId) -> &mut VecDeque<EventId> {
-        if self.events.get(&id).is_some_and(Entry::is_suspect) {
-            &mut self.suspects
-        } else {
-            &mut self.ready
+    /// Where events wait that are ready.
+    pub(super) fn queue_of(&mut self, suspects: bool) -> &mut VecDeque<EventId> {
+        match suspects {
+            true => &mut self.suspects,
+            false => &mut self.ready,
         }
     }
 

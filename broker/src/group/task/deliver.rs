@@ -30,7 +30,8 @@ const RUN_MAX: usize = 64;
 /// Who gets the next event.
 enum Receiver {
     Pull(String),
-    Member(MemberId),
+    /// And so many of those behind it.
+    Member(MemberId, usize),
     Nobody,
 }
 
@@ -43,19 +44,18 @@ struct Round {
     message_bytes: usize,
     shares: BTreeMap<MemberId, Share>,
     shared: BTreeMap<MemberId, Vec<Delivery>>,
-    /// The member whose turn it is, and how many more it gets.
-    turn: Option<(MemberId, usize)>,
 }
 
 impl GroupTask {
-    /// Gives out what is ready to whoever has credit.
-    pub(super) fn deliver(&mut self) {
+    /// Gives out what is ready to whoever has credit: to each member a message, at
+    /// most. True when a member was given something.
+    pub(super) fn deliver(&mut self) -> bool {
         let stopped = self.disabled.is_some()
             || self.group.paused
             || self.changing.holds()
             || self.flow.held_back.is_some();
         if stopped || (self.pulls.is_empty() && self.are_all_full()) {
-            return;
+            return false;
         }
         self.fetch_missing();
         let mut round = Round::default();
@@ -66,14 +66,13 @@ impl GroupTask {
             && passed_over < self.board.ready().min(LOOKED_AT_MAX)
             && let Some(id) = self.board.next_ready()
         {
-            let size = self.size(id);
-            let goes_on = self.goes_on(size, &round);
-            if !(self.payloads.has(id) && (goes_on || self.could_be_taken(size))) {
+            let at_hand = self.payloads.size_of(id);
+            let Some(size) = at_hand.filter(|size| self.could_be_taken(*size)) else {
                 self.board.rotate_ready();
                 passed_over += 1;
                 continue;
-            }
-            match self.receiver(size, goes_on, &mut round) {
+            };
+            match self.receiver(size, &mut round) {
                 Receiver::Pull(name) => {
                     let leased = self.board.lease(Holder::Unary(name), now);
                     if let Some(delivery) = self.delivery(leased) {
@@ -82,13 +81,11 @@ impl GroupTask {
                         round.pulled.push(delivery);
                     }
                 }
-                Receiver::Member(member) => {
-                    let leased = self.board.lease(Holder::Member(member), now);
-                    if let Some(delivery) = self.delivery(leased) {
-                        self.members.charge(member, size, &mut round.shares);
-                        round.shared.entry(member).or_default().push(delivery);
-                    }
+                Receiver::Member(member, count) => {
+                    self.deliver_run(member, count, now, &mut round);
                 }
+                // Whoever takes it has a whole message, and gets it with the next one.
+                Receiver::Nobody if !round.shared.is_empty() => break,
                 Receiver::Nobody if self.members.any_credit() => {
                     self.board.rotate_ready();
                     passed_over += 1;
@@ -99,9 +96,36 @@ impl GroupTask {
         if !round.pulled.is_empty() {
             self.answer_pull(&mut round);
         }
+        let any = !round.shared.is_empty();
         for (member, deliveries) in round.shared {
             self.send(member, deliveries);
         }
+        any
+    }
+
+    /// Gives a member as many of the next events, `count` at most, as it takes and
+    /// are at hand.
+    fn deliver_run(&mut self, member: MemberId, count: usize, now_ms: u64, round: &mut Round) {
+        let holder = Holder::Member(member);
+        let (board, payloads) = (&self.board, &self.payloads);
+        let in_flight_max = self.group.config.max_in_flight as usize;
+        let leases = board.may_have(&holder);
+        let count = count.min(leases).min(in_flight_max - board.occupied());
+        let next = board.ready_in_order().take(count);
+        let sizes = next.map_while(|id| payloads.size_of(id));
+        let count = self.members.charge(member, sizes, &mut round.shares);
+        let of_member = round.shared.entry(member).or_default();
+        of_member.reserve(count);
+        for _ in 0..count {
+            let leased = self.board.lease(holder.clone(), now_ms);
+            of_member.extend(self.delivery(leased));
+        }
+    }
+
+    /// Whether there is, or can be read, more for members that take more.
+    pub(super) fn has_more_to_deliver(&mut self) -> bool {
+        !self.are_all_full()
+            && (self.board.has_ready() || (0..self.feeds.len()).any(|s| self.wants_page(s)))
     }
 
     fn are_all_full(&mut self) -> bool {
@@ -184,6 +208,7 @@ impl GroupTask {
             };
             let leased = self.board.lease_suspect(Holder::Member(member), now_ms);
             if let Some(delivery) = self.delivery(leased) {
+                let size = std::iter::once(size);
                 self.members.charge(member, size, &mut round.shares);
                 round.shared.entry(member).or_default().push(delivery);
             }
@@ -198,18 +223,8 @@ impl GroupTask {
         next.any(|id| self.could_be_taken(self.size(id)))
     }
 
-    /// Whether the member whose turn it is takes an event of `size`.
-    fn goes_on(&self, size: usize, round: &Round) -> bool {
-        round.turn.is_some_and(|(member, left)| {
-            left > 0
-                && self.members.takes(member, size, &round.shares)
-                && self.may_have_more(member)
-        })
-    }
-
-    /// Who gets an event of `size`: a pull, or the member whose turn it is. If that
-    /// does not go on, another one's begins.
-    fn receiver(&mut self, size: usize, goes_on: bool, round: &mut Round) -> Receiver {
+    /// Who gets an event of `size`: a pull, or the member whose turn it is.
+    fn receiver(&mut self, size: usize, round: &mut Round) -> Receiver {
         while let Some(pull) = self.next_pull(size, round) {
             let whole = round.pulled.is_empty() || round.pulled_bytes + size <= pull.bytes_max;
             if whole
@@ -226,20 +241,16 @@ impl GroupTask {
         let (board, solo) = (&self.board, &self.solo);
         let may_have = |id| board.may_have_more(&Holder::Member(id)) && !solo.is_emptying(id);
         let members = &mut self.members;
-        let going_on = round.turn.filter(|_| goes_on);
+        let Some(member) = members.choose(size, &round.shares, may_have) else {
+            return Receiver::Nobody;
+        };
         // A run for one member is cheaper than the same events here and there: half
         // of its even share of what is ready, so that all have the same in the end, or
         // a quarter of what members have on average, which they get through anyway.
-        let turn = going_on.or_else(|| {
-            let member = members.choose(size, &round.shares, may_have)?;
-            let run = (board.ready() / 2).max(board.in_flight() / 4) / members.len();
-            Some((member, run.clamp(1, RUN_MAX)))
-        });
-        round.turn = turn.map(|(member, left)| (member, left - 1));
-        match turn {
-            Some((member, _)) => Receiver::Member(member),
-            None => Receiver::Nobody,
-        }
+        let run = (board.ready() / 2).max(board.in_flight() / 4) / members.len();
+        // Who pulls comes first.
+        let run_max = if self.pulls.is_empty() { RUN_MAX } else { 1 };
+        Receiver::Member(member, run.clamp(1, run_max))
     }
 
     /// The pull whose turn it is: the one that has got something already, or the

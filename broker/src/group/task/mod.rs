@@ -45,9 +45,10 @@ use crate::{
     wall_clock,
 };
 
-/// Read ahead while fewer events are ready; with several members as many for each,
-/// so that what each is sent is worth a message …
+/// Read ahead while fewer events are ready …
 pub(super) const READY_LOW: usize = 512;
+/// … or fewer for each member, so that each is sent whole messages …
+const READY_EACH: usize = 1024;
 /// … up to this many, as far as memory goes.
 const READY_HIGH: usize = 4096;
 /// Events that are looked at in one turn whether they must be read again.
@@ -256,11 +257,11 @@ impl GroupTask {
             self.let_time_pass();
             self.follow_starts();
             self.find_parked();
-            let more = self.record_losses() | self.read_ahead();
+            let mut more = self.record_losses() | self.read_ahead();
             self.park_waiting();
             opened.mark_unchanged();
             self.follow_outputs();
-            self.deliver();
+            more |= self.deliver() && self.has_more_to_deliver();
             self.tell_drained();
             self.end_pulls();
             self.tell_backlog();

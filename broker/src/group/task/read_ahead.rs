@@ -8,7 +8,8 @@ use sluice_proto::Offset;
 use tokio::task;
 
 use super::{
-    Continuation, FETCHES_MAX, GroupTask, READ_AGAIN_AFTER, READY_HIGH, READY_LOW, SKIPS_AFTER_MS,
+    Continuation, FETCHES_MAX, GroupTask, READ_AGAIN_AFTER, READY_EACH, READY_HIGH, READY_LOW,
+    SKIPS_AFTER_MS,
 };
 use crate::{
     commit::{ReadError, StoredEvent, record::Ordering},
@@ -16,7 +17,7 @@ use crate::{
     group::{
         board::{Arrived, EventId},
         note::DeadLetterNote,
-        pace::Standing,
+        pace::{self, Standing},
         scan::{Scanned, turn_to_filter},
     },
 };
@@ -60,7 +61,7 @@ impl GroupTask {
                 let now = self.clock.now_ms();
                 self.pace.read(self.standing(), now);
                 let from = self.board.scan_next(source);
-                self.scanner.limits.events = self.room_for(source).min(self.limits.page.events);
+                self.scanner.limits.events = self.room_for(source).min(self.page_events());
                 match self.scanner.scan_now(&self.feeds[source], from) {
                     Some(scanned) => self.scanned(source, scanned),
                     None => self.scan_beside(source, from),
@@ -70,7 +71,7 @@ impl GroupTask {
         false
     }
 
-    fn wants_page(&mut self, source: usize) -> bool {
+    pub(super) fn wants_page(&mut self, source: usize) -> bool {
         !self.scanning[source]
             && (self.board.ready() < self.ready_wanted() || self.scans_on())
             && self.has_room_for(source)
@@ -97,10 +98,21 @@ impl GroupTask {
         }
     }
 
+    /// Events of a page, as many as are wanted: what is read from files is read
+    /// again for the next page when a frame goes on beyond.
+    fn page_events(&self) -> usize {
+        match self.config().ordering() {
+            Ordering::Key => pace::PAGE_EVENTS,
+            Ordering::None | Ordering::Partition => {
+                self.ready_wanted().min(self.limits.page.events)
+            }
+        }
+    }
+
     /// How many events are to be ready.
     fn ready_wanted(&self) -> usize {
         match self.payloads.has_room_ahead() {
-            true => (READY_LOW * self.members.len()).clamp(READY_LOW, READY_HIGH),
+            true => (READY_EACH * self.members.len()).clamp(READY_LOW, READY_HIGH),
             false => READY_LOW,
         }
     }
