@@ -12,8 +12,9 @@ use std::{
 
 use super::{buffer::BufferPool, direct};
 
-/// How much is zeroed at once.
-const STEP: usize = 1 << 20;
+/// How much is zeroed at once: little, as what is written to the log meanwhile waits
+/// for it.
+const STEP: usize = 128 << 10;
 
 /// How the log is to be written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
