@@ -47,9 +47,9 @@ pub(crate) async fn serve(file: Option<&Path>) -> anyhow::Result<()> {
     println!("listening on {}", listener.local_addr()?);
     // The broker's settings.
     Server::builder()
-        .max_frame_size(Some(256 << 10))
-        .initial_stream_window_size(Some(1 << 20))
-        .initial_connection_window_size(Some(2 << 20))
+        .max_frame_size(Some(64 << 10))
+        .initial_stream_window_size(Some(384 << 10))
+        .initial_connection_window_size(Some(1 << 20))
         .add_service(
             BrokerServiceServer::new(Bare { disk }).max_decoding_message_size(MESSAGE_BYTES_MAX),
         )

@@ -23,7 +23,7 @@ pub(crate) async fn run(
     event_bytes: usize,
     keys: usize,
 ) -> anyhow::Result<()> {
-    let mut publisher = Publisher::open(addr).await?;
+    let publisher = Publisher::open(addr).await?;
     let distinct = keyed_events(event_bytes, keys);
     let mut events = distinct.iter().cycle().take(count as usize).cloned();
     let per_batch = (BATCH_BYTES / event_bytes).clamp(1, 1000);

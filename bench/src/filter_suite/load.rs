@@ -90,7 +90,7 @@ async fn publish(broker: &OwnBroker, events: u64, stream: Stream) -> anyhow::Res
         let of = stream.type_at(at).map(|number| &types[number as usize]);
         of.unwrap_or(&other).clone()
     });
-    let mut publisher = Publisher::open(broker.process.addr()).await?;
+    let publisher = Publisher::open(broker.process.addr()).await?;
     let mut on_their_way = FuturesUnordered::new();
     loop {
         let batch: Vec<Bytes> = events.by_ref().take(BATCH).collect();

@@ -90,7 +90,7 @@ async fn two_topics(
     const UNDER_WAY: usize = 16;
     let event_bytes = settings.event_bytes as usize;
     let event = events::event(event_bytes);
-    let mut publisher = Publisher::open(broker.addr()).await?;
+    let publisher = Publisher::open(broker.addr()).await?;
     let mut under_way: VecDeque<Acked> = VecDeque::new();
     let mut bytes = 0;
     while bytes < MIXED_BYTES {

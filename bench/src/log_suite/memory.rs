@@ -156,7 +156,7 @@ async fn further_streams(settings: &Log, broker: &Sluice) -> anyhow::Result<(u64
     let mut memory = Vec::new();
     for count in [STREAMS, FURTHER_STREAMS] {
         for _ in 0..count {
-            let mut publisher = Publisher::open(broker.addr()).await?;
+            let publisher = Publisher::open(broker.addr()).await?;
             publisher.send("further", batch.clone()).await?.await?;
             publishers.push(publisher);
         }
