@@ -1,5 +1,5 @@
-//! Writes that go past the page cache and are durable when they return: O_DIRECT
-//! with RWF_DSYNC, where the file system really has it.
+//! Writes that go past the page cache, O_DIRECT, and are durable when they return, with
+//! RWF_DSYNC, where the file system really has it.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -25,10 +25,19 @@ pub(super) fn open(path: &Path) -> io::Result<File> {
 
 /// Memory, offset and length must be at multiples of a page.
 pub(super) fn write_durably(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+    write_all(file, bytes, offset, ReadWriteFlags::DSYNC)
+}
+
+/// The same, durable only after a sync of the file.
+pub(super) fn write(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+    write_all(file, bytes, offset, ReadWriteFlags::empty())
+}
+
+fn write_all(file: &File, bytes: &[u8], offset: u64, flags: ReadWriteFlags) -> io::Result<()> {
     let mut done = 0;
     while done < bytes.len() {
         let rest = [IoSlice::new(&bytes[done..])];
-        match pwritev2(file, &rest, offset + done as u64, ReadWriteFlags::DSYNC) {
+        match pwritev2(file, &rest, offset + done as u64, flags) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(written) => done += written,
             Err(rustix::io::Errno::INTR) => {}

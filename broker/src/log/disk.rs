@@ -16,6 +16,12 @@ use super::{buffer::BufferPool, direct};
 /// for it.
 const STEP: usize = 128 << 10;
 
+/// From this length on a block goes past the page cache also where it need not be
+/// durable yet. Such blocks come when much is published, and then copying them into the
+/// cache, and writing all of it back when a segment is full, takes longer than the disk
+/// does. Shorter ones are acked sooner from the cache.
+const PAST_THE_CACHE_MIN: usize = 512 << 10;
+
 /// How the log is to be written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -72,8 +78,12 @@ pub(super) trait DiskFile: Debug + Send + Sync {
     /// Fills the buffer from `offset` on, or fails.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
-    /// Writes, and makes durable what this wrote. `bytes` begin at a multiple of
-    /// a page in memory, as `offset` and their length are.
+    /// Writes a block, which is durable only after a sync. `bytes` begin at a multiple
+    /// of a page in memory, as `offset` and their length are.
+    fn write_block(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.write_at(bytes, offset)
+    }
+    /// As [`DiskFile::write_block`], and makes durable what this wrote.
     fn write_durably(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
     /// Makes what was written durable. Never to be called again after it failed.
     fn sync(&self) -> io::Result<()>;
@@ -268,6 +278,18 @@ impl DiskFile for OnDisk {
         #[cfg(feature = "fault-points")]
         self.unsynced.wrote(offset, bytes.len());
         self.file.write_all_at(bytes, offset)
+    }
+
+    fn write_block(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        match &self.direct {
+            Some(direct) if bytes.len() >= PAST_THE_CACHE_MIN => {
+                fault_disk!("write");
+                #[cfg(feature = "fault-points")]
+                self.unsynced.wrote(offset, bytes.len());
+                direct::write(direct, bytes, offset)
+            }
+            _ => self.write_at(bytes, offset),
+        }
     }
 
     fn write_durably(&self, bytes: &[u8], offset: u64) -> io::Result<()> {

@@ -136,7 +136,7 @@ impl Prepared {
             if durable {
                 self.file.write_durably(&self.bytes, self.offset)?;
             } else {
-                self.file.write_at(&self.bytes, self.offset)?;
+                self.file.write_block(&self.bytes, self.offset)?;
             }
             self.shared.landed(self.placed.end, durable);
             self.shared.sync_what_is_due(&*self.file)

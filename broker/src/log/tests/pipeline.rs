@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    super::{Found, When},
+    super::{Found, When, WriteChoice},
     CONFIG, SimDisk, open, prepare, write,
 };
 
@@ -72,6 +72,49 @@ fn what_is_written_can_be_read_and_becomes_durable_by_itself() {
     assert_eq!(read.unwrap(), stored[0].payload);
     while opened.reader.durable_end() < end {
         std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn long_and_short_blocks_that_are_only_written_are_on_a_real_disk() {
+    const KIB: usize = 1 << 10;
+    let mut config = CONFIG;
+    config.segment_bytes = 4096 * KIB as u64;
+    for choice in [WriteChoice::Auto, WriteChoice::Buffered] {
+        let dir = tempfile::tempdir().unwrap();
+        let found = Found::new(dir.path(), choice).unwrap();
+        let mut opened = found.open(config, None, &mut |_| Ok(())).unwrap();
+        let mut frames = write(&mut opened.writer, &[vec![0; 10]]).unwrap();
+        // From half a MiB on they go another way.
+        for (fill, kib) in [
+            (1, 1),
+            (2, 700),
+            (3, 3),
+            (4, 512),
+            (5, 511),
+            (6, 1024),
+            (7, 2),
+        ] {
+            let payloads = [vec![fill; kib * KIB]];
+            let (prepared, stored) = prepare(&mut opened.writer, &payloads, When::Written).unwrap();
+            prepared.write().unwrap();
+            frames.extend(stored);
+        }
+        for frame in &frames {
+            let read = opened.reader.frame(frame.position, frame.length);
+            assert_eq!(read.unwrap(), frame.payload);
+        }
+        opened.writer.drain().unwrap();
+        drop(opened);
+        let mut read = Vec::new();
+        let found = Found::new(dir.path(), choice).unwrap();
+        let opened = found.open(config, None, &mut |frame| {
+            read.push((frame.position, frame.payload.to_vec()));
+            Ok(())
+        });
+        opened.unwrap();
+        let written = frames.into_iter().map(|f| (f.position, f.payload));
+        assert_eq!(read, written.collect::<Vec<_>>());
     }
 }
 
