@@ -7,7 +7,7 @@ use std::{
     thread,
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use sluice_proto::{Offset, PartitionId, event::EventRef};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
@@ -208,6 +208,7 @@ impl Scanner {
             scanned.matched = page.events.into_iter().map(|event| (event, None)).collect();
             return scanned;
         }
+        let mut keys = Keys::default();
         for stored in page.events {
             let key = {
                 // It was checked when it was published.
@@ -235,13 +236,30 @@ impl Scanner {
                     }
                 }
                 let key = event.key().filter(|_| self.keyed);
-                // A copy, because a slice would keep a whole block alive for as
-                // long as somebody works on the event.
-                key.map(|key| Bytes::copy_from_slice(key.as_bytes()))
+                key.map(|key| keys.copy(key.as_bytes()))
             };
             scanned.matched.push((stored, key));
         }
         scanned
+    }
+}
+
+/// Copies of keys: slices would keep whole blocks of the log alive for as long as
+/// somebody works on the events. Some are side by side, because asking for memory for
+/// each costs more than the copy.
+#[derive(Default)]
+struct Keys(BytesMut);
+
+impl Keys {
+    /// Bytes that keys share: what one event may keep alive for others.
+    const SHARED_BYTES: usize = 512;
+
+    fn copy(&mut self, key: &[u8]) -> Bytes {
+        if self.0.capacity() < key.len() {
+            self.0 = BytesMut::with_capacity(Self::SHARED_BYTES.max(key.len()));
+        }
+        self.0.extend_from_slice(key);
+        self.0.split().freeze()
     }
 }
 

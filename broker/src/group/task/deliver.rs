@@ -246,8 +246,8 @@ impl GroupTask {
         };
         // A run for one member is cheaper than the same events here and there: half
         // of its even share of what is ready, so that all have the same in the end, or
-        // a quarter of what members have on average, which they get through anyway.
-        let run = (board.ready() / 2).max(board.in_flight() / 4) / members.len();
+        // what members have on average, which they get through anyway.
+        let run = (board.ready() / 2).max(board.in_flight()) / members.len();
         // Who pulls comes first.
         let run_max = if self.pulls.is_empty() { RUN_MAX } else { 1 };
         Receiver::Member(member, run.clamp(1, run_max))
