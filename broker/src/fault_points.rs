@@ -111,6 +111,8 @@ pub enum Switch {
     /// Blocks are taken for durable when they are written, and never synced: what
     /// a test of durability has to find.
     AckBeforeSync,
+    /// Settlements come in no line for the log, and wait for it for ever.
+    SettlementsStayOut,
     /// The machine counts as started again since the last run, as it is after a
     /// power loss.
     OtherBoot,
@@ -120,6 +122,7 @@ impl Switch {
     fn name(self) -> &'static str {
         match self {
             Self::AckBeforeSync => "ack_before_sync",
+            Self::SettlementsStayOut => "settlements_stay_out",
             Self::OtherBoot => "other_boot",
         }
     }

@@ -119,6 +119,9 @@ impl Lines {
 
     /// Puts a proposal in line; waits while the line is too long.
     pub(super) async fn put(&self, line: Line, proposal: Proposal) -> Result<(), Unavailable> {
+        if line == Line::Settlements {
+            fault_switch!(SettlementsStayOut, std::future::pending().await);
+        }
         let sent = self.entrance(line).queue.send(proposal).await;
         sent.map_err(|_| Unavailable::ShuttingDown)
     }

@@ -9,3 +9,4 @@
 mod channels;
 mod clock;
 mod disk;
+mod lines;

@@ -78,3 +78,117 @@ impl Sequencer {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use bytes::Bytes;
+    use futures_util::FutureExt;
+    use sluice_proto::{Offset, PartitionId, TopicName};
+
+    use super::*;
+    use crate::{
+        commit::{
+            AppendRequest, CatalogChange, CommitConfig, LaggingLimits, Proposals, TopicConfig,
+            open,
+            proposal::Submitted,
+            record::{Channel, NewEvent, Source},
+        },
+        log::{LogConfig, WriteChoice},
+    };
+
+    fn config() -> CommitConfig {
+        CommitConfig {
+            log: LogConfig {
+                segment_bytes: 64 << 10,
+                tail_cache_bytes: 0,
+                spares_max: 1,
+                epoch_ahead: 0,
+                write: WriteChoice::Auto,
+                sync_delay: None,
+                ahead_bytes_per_second: None,
+            },
+            blocks_in_flight: 2,
+            is_copy: false,
+            block_bytes: 64 << 10,
+            checkpoint_bytes: 1 << 20,
+            log_checkpoint_bytes: 1 << 20,
+            lagging: LaggingLimits {
+                reads_max: 4,
+                bytes_per_second: None,
+            },
+            queue_len: 100,
+            queue_bytes: 1 << 20,
+            topics_max: 10,
+            groups_max: 10,
+            producers_max: 10,
+            producer_idle_ms: 1000,
+            memory_topic_bytes: 1 << 20,
+            memory_bytes: 1 << 20,
+        }
+    }
+
+    async fn memory_topic(proposals: &Proposals) -> Source {
+        let name = TopicName::new("m").unwrap();
+        let change = CatalogChange::CreateTopic {
+            name: name.clone(),
+            config: Some(TopicConfig {
+                channel: Channel::Memory,
+                ..TopicConfig::default()
+            }),
+            retention: None,
+        };
+        proposals.change_catalog(change).await.unwrap();
+        Source {
+            topic: proposals.catalog().topic(&name).unwrap().id,
+            partition: PartitionId(0),
+        }
+    }
+
+    fn append(target: Source) -> Changes {
+        let event = NewEvent {
+            event: Bytes::from_static(b"event"),
+            note: Bytes::new(),
+        };
+        Changes {
+            appends: vec![AppendRequest {
+                target,
+                events: vec![event],
+            }],
+            ..Changes::default()
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_overtakes_what_is_in_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let opened = open(dir.path(), config()).unwrap();
+        let proposals = opened.proposals;
+        let target = memory_topic(&proposals).await;
+        let first = |committed: Committed| committed.appended[0].first;
+
+        let turns = proposals.at_once.0.get().unwrap().upgrade().unwrap();
+        let mut later = append(target);
+        let in_line = {
+            // As long as this is held nobody takes anything out of the line.
+            let mut sequencer = turns.sequencer.lock().unwrap();
+            let alone = sequencer.commit_at_once(&mut append(target));
+            assert_eq!(alone.map(first), Some(Offset(0)), "nothing is in line");
+
+            let submitted = proposals.submit(append(target)).now_or_never();
+            let in_line = submitted.expect("there is room in the line").unwrap();
+            assert!(matches!(in_line, Submitted::InLine(_)));
+            assert_eq!(sequencer.commit_at_once(&mut later), None);
+            in_line
+        };
+        assert_eq!(later.appends.len(), 1, "they are as they were");
+        assert_eq!(in_line.committed().await.map(first).unwrap(), Offset(1));
+        let later = proposals.commit(later).await;
+        assert_eq!(later.map(first).unwrap(), Offset(2));
+
+        drop(turns);
+        proposals.close().await;
+        opened.running.join();
+    }
+}
