@@ -19,12 +19,12 @@ TEST = ["cargo", "test", "-p", "sluice-broker", "--lib", "board::model"]
 # What is broken, the file, the text, and what it becomes.
 MUTATIONS = [
     ("a suspect is ready for anybody", "settling.rs",
-     "let queue = match entry.is_suspect() {",
-     "let queue = match false {"),
+     "match suspects {", "match false {"),
     ("a member with a suspect gets more", "delivery.rs",
-     "holding.suspects == 0 && (cap == 0", "(cap == 0"),
+     "_ if holding.suspects > 0 => 0,", "_ if false => 0,"),
     ("a member's cap is off by one", "delivery.rs",
-     "holding.leases < cap)", "holding.leases <= cap)"),
+     "cap => cap.saturating_sub(holding.leases),",
+     "cap => (cap + 1).saturating_sub(holding.leases),"),
     ("a loss among neighbours counts an attempt", "leases.rs",
      "alone: holding.leases == 1 && !holding.vanishing,", "alone: true,"),
     ("a loss while alone counts none", "leases.rs",

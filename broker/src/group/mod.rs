@@ -15,6 +15,7 @@ mod change;
 mod command;
 pub mod credit;
 mod dead_letters;
+mod failures;
 mod handle;
 pub mod key_lock;
 mod members;

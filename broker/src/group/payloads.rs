@@ -135,24 +135,20 @@ impl Payloads {
     }
 
     fn copy_beside_others(&mut self, event: &mut Bytes, of: Whose) -> usize {
-        if !self.budget(of).has_open(event.len()) {
-            let bytes = self.budget(of).piece_bytes();
-            let new = self.new_piece(bytes, of);
-            let open = Some((new, BytesMut::with_capacity(bytes)));
-            let full = std::mem::replace(&mut self.budget(of).open, open);
-            if let Some((full, _)) = full {
-                self.give_back(full);
+        let (piece, mut left) = match self.budget(of).open.take() {
+            Some((piece, left)) if left.capacity() >= event.len() => (piece, left),
+            full => {
+                if let Some((full, _)) = full {
+                    self.give_back(full);
+                }
+                let bytes = self.budget(of).piece_bytes();
+                (self.new_piece(bytes, of), BytesMut::with_capacity(bytes))
             }
-        }
-        match &mut self.budget(of).open {
-            Some((piece, left)) => {
-                left.extend_from_slice(event);
-                *event = left.split().freeze();
-                *piece
-            }
-            // One was opened.
-            None => self.new_piece(0, of),
-        }
+        };
+        left.extend_from_slice(event);
+        *event = left.split().freeze();
+        self.budget(of).open = Some((piece, left));
+        piece
     }
 
     fn new_piece(&mut self, bytes: usize, of: Whose) -> usize {

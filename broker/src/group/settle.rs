@@ -1,5 +1,5 @@
-//! What settling does: acks, failed attempts, dead letters, commits over several
-//! groups, and redriving.
+//! What settling does: acks, failed attempts (what they come to is in
+//! [`super::failures`]), dead letters, and commits over several groups.
 //!
 //! Every settlement first freezes its lease, then proposes, and leaves that
 //! state on the log's answer, so that an expiry or another settlement cannot
@@ -10,63 +10,40 @@ use sluice_proto::Offset;
 use tokio::sync::oneshot;
 
 use super::{
-    board::{EventId, Holder, LeaseError, LeaseToken, Loss, Vanished},
-    command::{
-        Frozen, Outgoing, Settlement, SettlementAction, SettlementError, SettlementFailures, Thaw,
-    },
+    board::{EventId, LeaseError, LeaseToken},
+    command::{Frozen, Settlement, SettlementAction, SettlementError, SettlementFailures, Thaw},
     dead_letters::Moved,
+    failures::Failure,
     note::AttemptEnd,
     parking::ParkedAt,
-    retry::{self, Verdict},
     task::{Continuation, GroupTask},
 };
-use crate::{
-    commit::{
-        Changes, CommitError, Unavailable,
-        record::{AttemptFailed, Ordering, Settle},
-    },
-    wall_clock,
+use crate::commit::{
+    Changes, CommitError, Unavailable,
+    record::{AttemptFailed, Ordering, Settle},
 };
 
 /// An attempt that ended and could not be recorded is made again after so long.
 const RECORD_AGAIN_AFTER_MS: u64 = 1000;
 
-/// Leases that ended by themselves and are recorded in one turn, so that many
-/// that end together hold up nothing.
-const LOSSES_PER_TURN: usize = 1000;
-
 /// An event that is to become a dead letter.
 pub(super) struct DeadLetter {
     pub(super) id: EventId,
     /// The settlement that asked for it, if one did.
-    index: Option<usize>,
+    pub(super) index: Option<usize>,
     pub(super) last: AttemptFailed,
-}
-
-/// How an attempt failed.
-pub(super) struct Failure {
-    pub(super) id: EventId,
-    pub(super) end: AttemptEnd,
-    pub(super) member: String,
-    pub(super) reason: String,
-    /// Asked for by the worker.
-    delay_ms: Option<u64>,
-    /// Whether it vanished with its member.
-    suspect: bool,
-    /// Whether it counts no attempt.
-    uncounted: bool,
 }
 
 /// What settlements come to.
 #[derive(Default)]
-struct Plan {
+pub(super) struct Plan {
     /// Settlement's index, and event.
-    acks: Vec<(usize, EventId)>,
+    pub(super) acks: Vec<(usize, EventId)>,
     /// Settlement's index if there is one, event, and the record.
-    retries: Vec<(Option<usize>, EventId, AttemptFailed)>,
+    pub(super) retries: Vec<(Option<usize>, EventId, AttemptFailed)>,
     /// As retries, of events that are to be parked.
-    parks: Vec<(Option<usize>, EventId, AttemptFailed)>,
-    dead_letters: Vec<DeadLetter>,
+    pub(super) parks: Vec<(Option<usize>, EventId, AttemptFailed)>,
+    pub(super) dead_letters: Vec<DeadLetter>,
 }
 
 impl Plan {
@@ -88,21 +65,6 @@ struct Settled {
     parked: Vec<Result<ParkedAt, SettlementError>>,
     /// In the order of the plan's dead letters.
     dead_letters: Vec<Result<Moved, SettlementError>>,
-}
-
-impl Failure {
-    /// One that counts an attempt, and is not its member's end.
-    fn counted(id: EventId, end: AttemptEnd, member: String, reason: String) -> Self {
-        Self {
-            id,
-            end,
-            member,
-            reason,
-            delay_ms: None,
-            suspect: false,
-            uncounted: false,
-        }
-    }
 }
 
 impl GroupTask {
@@ -157,62 +119,6 @@ impl GroupTask {
         self.carry_out(plan, Some((failures, reply)));
     }
 
-    /// What followed from leases that ended by themselves, for the log: a bounded
-    /// number in a turn. True when more are left.
-    pub(super) fn record_losses(&mut self) -> bool {
-        let count = self.losses.len().min(LOSSES_PER_TURN);
-        let mut plan = Plan::default();
-        for failure in self.losses.drain(..count).collect::<Vec<_>>() {
-            self.plan_failure(&mut plan, None, failure);
-        }
-        if count > 0 {
-            self.carry_out(plan, None);
-        }
-        !self.losses.is_empty()
-    }
-
-    /// Leases ended because their holders vanished, as `end` says if it was a
-    /// member.
-    pub(super) fn vanish(&mut self, tokens: &[LeaseToken], end: AttemptEnd) {
-        for Vanished { id, loss } in self.board.vanish(tokens) {
-            let (end, member, alone) = match loss {
-                Loss::Member { holder, alone } => (end, self.holder_name(&holder), alone),
-                Loss::Restart { member } => (AttemptEnd::BrokerRestart, member, false),
-            };
-            let reason = match end {
-                AttemptEnd::ConnectionLost => "the worker's connection was lost",
-                AttemptEnd::BrokerRestart => "the worker did not come back after a restart",
-                _ => "the lease ran out",
-            };
-            self.losses.push_back(Failure {
-                // Not the event's fault, as far as anybody knows: no delay.
-                delay_ms: Some(0),
-                suspect: true,
-                uncounted: !alone,
-                ..Failure::counted(id, end, member, reason.to_owned())
-            });
-        }
-    }
-
-    /// An attempt has taken longer than the group allows.
-    pub(super) fn overdue(&mut self, token: LeaseToken) {
-        let Some((id, holder)) = self.board.overdue(token) else {
-            return;
-        };
-        if let Holder::Member(member) = &holder
-            && let Some(outgoing) = self.members.get(*member).and_then(|m| m.outgoing.as_ref())
-        {
-            // If it cannot be told, the settlement will tell.
-            let _ = outgoing.try_send(Outgoing::LeasesLost(vec![token]));
-        }
-        let member = self.holder_name(&holder);
-        let limit_ms = self.config().processing_limit_ms;
-        let reason = format!("it took longer than the limit of {limit_ms} ms");
-        let end = AttemptEnd::ProcessingLimit;
-        self.losses
-            .push_back(Failure::counted(id, end, member, reason));
-    }
-
     fn member_of(&self, token: LeaseToken) -> String {
         self.board
             .leased(token)
@@ -220,60 +126,8 @@ impl GroupTask {
             .unwrap_or_default()
     }
 
-    fn plan_failure(&mut self, plan: &mut Plan, index: Option<usize>, failure: Failure) {
-        let id = failure.id;
-        let attempt = self.board.attempt(id);
-        let at = self.board.at(id);
-        let source = self.board.source(at.source);
-        let verdict = match failure.end {
-            AttemptEnd::Reject => Verdict::DeadLetter,
-            _ if failure.uncounted => Verdict::RetryAfter(0),
-            _ => retry::after_failure(self.config(), attempt, failure.delay_ms, rand::random()),
-        };
-        let delay_ms = match verdict {
-            Verdict::RetryAfter(delay_ms) => delay_ms,
-            Verdict::DeadLetter => 0,
-        };
-        let wall_ms = wall_clock::now_ms();
-        let failed = AttemptFailed {
-            group: self.group.id.0,
-            topic: source.topic.0,
-            partition: source.partition.0,
-            offset: at.offset.0,
-            attempt,
-            not_before_ms: wall_ms.saturating_add(delay_ms),
-            end: failure.end as u32,
-            member: failure.member,
-            reason: failure.reason,
-            ended_ms: wall_ms,
-            suspect: failure.suspect,
-            uncounted: failure.uncounted,
-            delay_ms: Some(delay_ms),
-        };
-        match verdict {
-            Verdict::RetryAfter(delay) if self.parks_for(delay, plan) => {
-                plan.parks.push((index, id, failed));
-                fault_point!(ParkPlanned);
-            }
-            Verdict::RetryAfter(_) => plan.retries.push((index, id, failed)),
-            Verdict::DeadLetter => {
-                plan.dead_letters.push(DeadLetter {
-                    id,
-                    index,
-                    last: failed,
-                });
-                fault_point!(DeadLetterPlanned);
-            }
-        }
-    }
-
-    /// Whether an event that waits so long for its next attempt is parked.
-    fn parks_for(&self, delay_ms: u64, plan: &Plan) -> bool {
-        delay_ms > self.limits.park_after_ms && self.may_park_after(plan.parks.len())
-    }
-
     /// Proposes what was planned, and goes on when the log has answered.
-    fn carry_out(&mut self, plan: Plan, asked: Option<Asked>) {
+    pub(super) fn carry_out(&mut self, plan: Plan, asked: Option<Asked>) {
         let mut changes = Changes {
             settles: self.settles_of(plan.acks.iter().map(|(_, id)| *id)),
             ..Changes::default()

@@ -1,13 +1,15 @@
-//! The task that owns a group: takes commands and lets time pass. [`read_ahead`]
-//! and [`deliver`] are the other two things that it does in each turn; what
-//! settling does is in [`super::settle`].
+//! The task that owns a group, and its turns. In each it takes [`commands`], lets
+//! [`time`] pass, and goes on with [`read_ahead`] and [`deliver`]; what settling does
+//! is in [`super::settle`].
 
+mod commands;
 mod deliver;
 mod describe;
 mod flow;
 mod gaps;
 mod notes;
 mod read_ahead;
+mod time;
 
 use std::{collections::VecDeque, pin::pin, sync::Arc, time::Duration};
 
@@ -16,25 +18,24 @@ use sluice_proto::Offset;
 use tokio::{
     sync::{Notify, mpsc, watch},
     task,
-    time::{Instant, sleep_until},
+    time::sleep_until,
 };
 use tokio_util::sync::CancellationToken;
 
 use self::flow::Flowing;
+pub(super) use self::time::Clock;
 use super::{
-    board::{Board, EventId, Holder, LeaseToken, MemberId},
+    board::{Board, EventId, Holder},
     by_number::NumberSet,
     change::Changing,
-    command::{Command, JoinError, Joined, Outgoing, PendingPull},
-    credit::Grant,
+    command::{Command, PendingPull},
+    failures::Failure,
     members::Members,
-    note::AttemptEnd,
     pace::Pace,
     payloads::Payloads,
     registry::GroupLimits,
     routes::Routes,
     scan::{Feed, Scanner},
-    settle::Failure,
     solo::Solo,
 };
 use crate::{
@@ -42,7 +43,6 @@ use crate::{
     commit::{AckWindow, Changes, Group, Proposals},
     filter::Counters,
     flow::Metering,
-    wall_clock,
 };
 
 /// Read ahead while fewer events are ready …
@@ -139,40 +139,6 @@ pub(super) struct Tally {
     pub(super) filtered: u64,
     /// They became dead letters.
     pub(super) dead_lettered: u64,
-}
-
-/// The group's clock, which nobody sets, beside the wall clock as it is now.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Clock {
-    origin: Instant,
-}
-
-impl Clock {
-    pub(super) fn start() -> Self {
-        Self {
-            origin: Instant::now(),
-        }
-    }
-
-    pub(super) fn now_ms(&self) -> u64 {
-        self.origin.elapsed().as_millis() as u64
-    }
-
-    /// Another one whenever somebody has set the wall clock.
-    pub(super) fn wall_ahead_ms(&self) -> u64 {
-        wall_clock::now_ms().saturating_sub(self.now_ms())
-    }
-
-    /// Wall clock of a time of this clock.
-    pub(super) fn wall(&self, at_ms: u64) -> u64 {
-        at_ms.saturating_add(self.wall_ahead_ms())
-    }
-
-    fn instant(&self, at_ms: u64) -> Instant {
-        // A day is as good as never: the task looks again then.
-        const LONGEST: u64 = 24 * 60 * 60 * 1000;
-        self.origin + Duration::from_millis(at_ms.min(self.now_ms() + LONGEST))
-    }
 }
 
 /// What a group's task is made of.
@@ -318,232 +284,6 @@ impl GroupTask {
 
     pub(super) fn config(&self) -> &GroupConfig {
         &self.group.config
-    }
-
-    // ----------------------------------------------------------- commands
-
-    fn handle(&mut self, command: Command) {
-        self.all_are_full = false;
-        match command {
-            Command::Join {
-                name,
-                grant,
-                held,
-                message_bytes_max,
-                outgoing,
-                buffer,
-                reply,
-            } => {
-                let lease_ms = self.config().lease_ms;
-                let deadline_ms = self.clock.now_ms() + lease_ms;
-                let _ = reply.send(if self.members.len() >= self.limits.members_max {
-                    Err(JoinError::TooManyMembers(self.members.len()))
-                } else {
-                    let members = &mut self.members;
-                    let id = members.add(name, message_bytes_max, outgoing, buffer, deadline_ms);
-                    Ok(self.join(id, grant, &held))
-                });
-            }
-            Command::Grant {
-                member,
-                grant,
-                reply,
-            } => {
-                self.heard(member);
-                let _ = reply.send(self.grant(member, grant));
-            }
-            Command::Heartbeat {
-                member,
-                grant,
-                reply,
-            } => {
-                self.heard(member);
-                let granted = grant.map_or(Ok(()), |grant| self.grant(member, grant));
-                self.come_up();
-                let _ = reply.send(granted.map(|()| self.idle()));
-            }
-            Command::Drain { member, request_id } => {
-                self.heard(member);
-                if let Some(member) = self.members.get_mut(member) {
-                    member.draining = Some(request_id);
-                    self.draining = true;
-                }
-            }
-            Command::HandBack { tokens } => self.hand_back(&tokens),
-            Command::Leave { member } => self.leave(member),
-            Command::Disconnected { member } => self.disconnected(member),
-            Command::Settle {
-                member,
-                settlements,
-                reply,
-            } => {
-                if let Some(member) = member {
-                    self.heard(member);
-                }
-                self.settle(settlements, reply);
-            }
-            Command::Freeze { tokens, reply } => self.freeze(tokens, reply),
-            Command::Thaw { events, thaw } => self.thaw(&events, thaw),
-            Command::Pull { pull } => {
-                self.flow.pulled_ms = Some(self.clock.now_ms());
-                self.pulls.push_back(pull);
-            }
-            Command::Describe {
-                in_flight_max,
-                reply,
-            } => {
-                self.come_up();
-                let _ = reply.send(self.describe(in_flight_max));
-            }
-            Command::Explain {
-                partition,
-                offset,
-                reply,
-            } => {
-                self.come_up();
-                let _ = reply.send(self.explain(partition, offset));
-            }
-            Command::ResolvedDeadLetters { reply } => drop(reply.send(self.resolved.clone())),
-            Command::Change { request, reply } => self.change(*request, reply),
-            Command::PlanMoves { positions, reply } => {
-                let _ = reply.send(self.plan_moves(&positions));
-            }
-            Command::Redrive {
-                letters,
-                force,
-                reply,
-            } => self.redrive(letters, force, reply),
-            Command::Purge { letters, reply } => self.purge(letters, reply),
-        }
-    }
-
-    fn join(&mut self, member: MemberId, grant: Option<Grant>, held: &[LeaseToken]) -> Joined {
-        let now = self.clock.now_ms();
-        if let (Some(grant), Some(member)) = (grant, self.members.get_mut(member)) {
-            // A first grant cannot shrink.
-            let _ = member.credit.grant(grant);
-        }
-        let lost = held
-            .iter()
-            .filter(|token| !self.board.present(**token, member, now))
-            .copied()
-            .collect();
-        Joined {
-            member,
-            lost,
-            lease_ms: self.config().lease_ms,
-        }
-    }
-
-    fn grant(&mut self, member: MemberId, grant: Grant) -> Result<(), super::credit::Shrinks> {
-        match self.members.get_mut(member) {
-            Some(member) => member.credit.grant(grant),
-            None => Ok(()),
-        }
-    }
-
-    fn heard(&mut self, member: MemberId) {
-        let deadline = self.clock.now_ms() + self.lease_ms_of(member);
-        self.members.heard(member, deadline);
-    }
-
-    fn leave(&mut self, member: MemberId) {
-        self.hand_back(&self.board.leases_of(member));
-        self.solo.gone(member);
-        self.members.remove(member);
-    }
-
-    fn disconnected(&mut self, member: MemberId) {
-        self.solo.gone(member);
-        if self.config().connection_loss_at_once {
-            let lost = self.board.leases_of(member);
-            self.vanish(&lost, AttemptEnd::ConnectionLost);
-            self.members.remove(member);
-        } else if self.board.holding(&Holder::Member(member)).leases == 0 {
-            self.members.remove(member);
-        } else {
-            self.members.disconnected(member);
-        }
-    }
-
-    // --------------------------------------------------------------- time
-
-    fn next_due_ms(&self) -> Option<u64> {
-        // One whose time is up is waiting for a read, whose end wakes the task.
-        let now = Instant::now();
-        let next_end = |pull: &PendingPull| {
-            let until = pull.until;
-            if until > now {
-                until
-            } else {
-                until + READING_EXTENSION
-            }
-        };
-        let pull_ms = self.pulls.iter().map(next_end).min().map(|until| {
-            let from_origin = until.saturating_duration_since(self.clock.origin);
-            from_origin.as_millis() as u64 + 1
-        });
-        if self.changing.holds() {
-            return pull_ms;
-        }
-        let now_ms = self.clock.now_ms();
-        [
-            self.board.next_due(),
-            self.board.oldest_young().map(|since| since + NOTE_AFTER_MS),
-            self.members.next_due(),
-            self.solo.next_due(now_ms),
-            self.skips_due_ms,
-            self.read_on_ms,
-            // One that is past waits for what is on its way.
-            self.look_for_movable_ms.filter(|due| *due > now_ms),
-            self.measure_due_ms(),
-            pull_ms,
-        ]
-        .into_iter()
-        .flatten()
-        .min()
-    }
-
-    fn let_time_pass(&mut self) {
-        if self.changing.holds() {
-            return;
-        }
-        let now = self.clock.now_ms();
-        self.board.wake_delayed(now);
-        self.expire_leases(now);
-        self.note_leases(now);
-        if self.skips_due_ms.is_some_and(|due| due <= now) {
-            self.save_skips();
-        }
-    }
-
-    fn expire_leases(&mut self, now: u64) {
-        while let Some(token) = self.board.pop_overdue(now) {
-            self.overdue(token);
-        }
-        let mut expired = Vec::new();
-        while let Some(token) = self.board.pop_expired(now) {
-            expired.push(token);
-        }
-        self.vanish(&expired, AttemptEnd::LeaseExpired);
-        while let Some(member) = self.members.pop_silent(now) {
-            let lost = self.board.leases_of(member);
-            let mut end = AttemptEnd::LeaseExpired;
-            self.solo.gone(member);
-            match self.members.get(member).and_then(|m| m.outgoing.as_ref()) {
-                Some(outgoing) if !lost.is_empty() => {
-                    // One place is kept for this; if it is taken, an earlier
-                    // loss has not been read, and the settlements will tell.
-                    let _ = outgoing.try_send(Outgoing::LeasesLost(lost.clone()));
-                }
-                Some(_) => {}
-                None => end = AttemptEnd::ConnectionLost,
-            }
-            self.vanish(&lost, end);
-            if end == AttemptEnd::ConnectionLost {
-                self.members.remove(member);
-            }
-        }
     }
 
     pub(super) fn holder_name(&self, holder: &Holder) -> String {
