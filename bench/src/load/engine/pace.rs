@@ -1,4 +1,4 @@
-//! When batches are due, and telling it when they are.
+//! When batches are due, and telling it when they are; and work that takes time.
 
 use std::{
     ops::Range,
@@ -47,6 +47,39 @@ pub(super) fn pace(
     Ok(times)
 }
 
+/// The time that somebody works. What is slept too long is worked less afterwards,
+/// however much it is: in all, work takes exactly its time, and whoever has few events
+/// in a message does not sleep too long more often.
+#[derive(Default)]
+pub(super) struct Work {
+    overslept: Duration,
+}
+
+impl Work {
+    /// Works for so long.
+    pub(super) async fn take(&mut self, time: Duration) -> anyhow::Result<()> {
+        let until = self.until(Instant::now(), time);
+        let left = until.saturating_duration_since(Instant::now());
+        if !left.is_zero() {
+            // The runtime's timers go by milliseconds.
+            tokio::task::spawn_blocking(move || thread::sleep(left)).await?;
+        }
+        self.ended(until, Instant::now());
+        Ok(())
+    }
+
+    /// When work is done that begins now.
+    fn until(&self, now: Instant, time: Duration) -> Instant {
+        let end = now + time;
+        end.checked_sub(self.overslept).unwrap_or(end)
+    }
+
+    /// It was to be done at a time, and is now.
+    fn ended(&mut self, until: Instant, now: Instant) {
+        self.overslept = now.saturating_duration_since(until);
+    }
+}
+
 /// When batches are due at a rate.
 pub(super) struct Schedule {
     next: Instant,
@@ -83,5 +116,27 @@ impl Schedule {
             self.interval
         };
         due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn work_takes_its_time_in_all_however_long_each_sleep_is() {
+        let micros = Duration::from_micros;
+        let begun = Instant::now();
+        let mut now = begun;
+        let mut work = Work::default();
+        for sleeps_too_long in [0, 900, 4_000, 0, 70, 20_000, 0, 0].repeat(100) {
+            let until = work.until(now, micros(150));
+            if until > now {
+                now = until + micros(sleeps_too_long);
+            }
+            work.ended(until, now);
+        }
+        let worked = now - begun - work.overslept;
+        assert_eq!(worked, micros(150) * 800);
     }
 }

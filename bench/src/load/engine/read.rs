@@ -9,18 +9,13 @@ use std::{
 use anyhow::{Context, ensure};
 use bytes::Bytes;
 use serde::Deserialize;
-use tokio::{sync::watch, task::JoinSet, time::sleep_until};
+use tokio::{sync::watch, task::JoinSet};
 
-use super::{Latencies, Run, latencies, micros};
+use super::{Latencies, Run, latencies, micros, pace::Work};
 use crate::load::{
     target::{Message, Producer},
     workload::{Kind, Payload},
 };
-
-/// The runtime's timers go by milliseconds. What a slow reader has slept too long, it
-/// works less the next time: otherwise each message would cost it a millisecond, however
-/// few events are in it.
-const OVERSLEPT_MAX: Duration = Duration::from_millis(2);
 
 /// Everybody who reads.
 pub(super) struct Readers {
@@ -129,7 +124,7 @@ async fn work(
         anyhow::Ok(())
     };
     tokio::pin!(done);
-    let mut free_at = Instant::now();
+    let mut slow_work = Work::default();
     loop {
         let payloads = tokio::select! {
             biased;
@@ -147,10 +142,7 @@ async fn work(
         seen.note(&run, &reader, &payloads)?;
         if reader.slow && run.spec.slow_micros > 0.0 {
             let each = Duration::from_secs_f64(run.spec.slow_micros / 1e6);
-            let begun = Instant::now();
-            let begun = begun.checked_sub(OVERSLEPT_MAX).unwrap_or(begun);
-            free_at = free_at.max(begun) + each * payloads.len() as u32;
-            sleep_until(free_at.into()).await;
+            slow_work.take(each * payloads.len() as u32).await?;
         }
         let arrived = payloads.len() as u64;
         if let Some((producer, topic)) = &mut output {
