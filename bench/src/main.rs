@@ -53,8 +53,8 @@ enum Command {
     /// A short look at every load, in less than two minutes.
     Quick,
     /// The same loads on Sluice and other brokers, in turn. Which ones it knows
-    /// is chosen by features (`nats`, `redis`, `rabbitmq`, `kafka`) when it is
-    /// built.
+    /// is chosen by features (`nats`, `redis`, `rabbitmq`, `kafka`, `iggy`) when it
+    /// is built.
     Compare(suite::Compare),
     /// One report of several runs on one machine.
     Report(suite::Report),

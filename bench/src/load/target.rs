@@ -22,12 +22,12 @@ pub(crate) const ANSWER_PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) trait Target: Send + Sync {
     /// Version, and what was set otherwise than by default.
     fn settings(&self) -> &str;
-    /// The server's process.
-    fn pid(&self) -> u32;
+    /// The server's process; `None` if somebody else has started it.
+    fn pid(&self) -> Option<u32>;
     /// Makes the topics and the groups of a load, new ones.
     async fn create(&self, topics: &[String], spec: &Spec) -> anyhow::Result<()>;
-    /// Removes them, so that another load can make its own; nothing where each load
-    /// has a server of its own.
+    /// Removes what was made, so that another load can make its own; nothing where
+    /// each load has a server of its own.
     async fn remove(&self, _topics: &[String], _spec: &Spec) -> anyhow::Result<()> {
         Ok(())
     }

@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use anyhow::Context;
 use bytes::Bytes;
 use sluice_proto::pb;
 
@@ -77,7 +78,8 @@ async fn written_per_byte(
     let target: Arc<dyn Target> = broker.clone();
     let outcome = engine::run(target, &spec).await?;
     let payload = outcome.published * spec.event_bytes as u64;
-    Ok(outcome.server.written as f64 / payload as f64)
+    let server = outcome.server.context("the server was not looked at")?;
+    Ok(server.written as f64 / payload as f64)
 }
 
 /// Publishes to two topics in turn, batches of so many events; returns the bytes

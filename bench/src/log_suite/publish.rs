@@ -2,6 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use anyhow::Context;
+
 use super::{Log, goal};
 use crate::{
     bare::BLOCKS_UNDER_WAY,
@@ -25,18 +27,18 @@ struct Way {
 }
 
 impl Way {
-    fn add(&mut self, outcome: &Outcome, event_bytes: usize) {
+    fn add(&mut self, outcome: &Outcome, event_bytes: usize) -> anyhow::Result<()> {
+        let server = outcome.server.context("the server was not looked at")?;
         let bytes = (outcome.published * event_bytes as u64) as f64;
         let gb = bytes / 1e9;
         self.bytes_per_second
             .push(bytes / outcome.time.as_secs_f64());
-        self.server_cpu_per_gb
-            .push(outcome.server.cpu.as_secs_f64() / gb);
+        self.server_cpu_per_gb.push(server.cpu.as_secs_f64() / gb);
         self.client_cpu_per_gb
             .push(outcome.client_cpu.as_secs_f64() / gb);
-        self.written_per_byte
-            .push(outcome.server.written as f64 / bytes);
-        self.peak_memory = self.peak_memory.max(outcome.server.peak_memory);
+        self.written_per_byte.push(server.written as f64 / bytes);
+        self.peak_memory = self.peak_memory.max(server.peak_memory);
+        Ok(())
     }
 
     fn speed(&self) -> f64 {
@@ -76,18 +78,18 @@ pub(super) async fn measure(settings: &Log) -> anyhow::Result<String> {
     for _ in settings.rounds() {
         disk.push(disk_alone(settings).await?);
         let outcome = engine::run(Arc::new(Bare::start_without_disk()?), &full_speed).await?;
-        grpc.add(&outcome, full_speed.event_bytes);
+        grpc.add(&outcome, full_speed.event_bytes)?;
         let outcome = engine::run(settings.bare()?, &full_speed).await?;
-        bare.add(&outcome, full_speed.event_bytes);
+        bare.add(&outcome, full_speed.event_bytes)?;
         let outcome = engine::run(settings.broker()?, &full_speed).await?;
-        one_partition.add(&outcome, full_speed.event_bytes);
+        one_partition.add(&outcome, full_speed.event_bytes)?;
         let outcome = engine::run(settings.broker()?, &many).await?;
-        many_partitions.add(&outcome, many.event_bytes);
+        many_partitions.add(&outcome, many.event_bytes)?;
         let broker = settings.broker_that_recycles()?;
         // So that there are files to be written again.
         engine::run(broker.clone(), &first_files).await?;
         let outcome = engine::run(broker, &full_speed).await?;
-        recycled.add(&outcome, full_speed.event_bytes);
+        recycled.add(&outcome, full_speed.event_bytes)?;
     }
 
     let bare_speed = bare.speed();

@@ -57,7 +57,7 @@ impl Measure {
             Self::P50 => cell.micros(kind, |times| times.p50),
             Self::P99 => cell.micros(kind, |times| times.p99),
             Self::Ready => cell.figure(|round| round.ready_seconds),
-            Self::ServerCpu => cell.figure(|round| Some(round.server_cpu_seconds_per_million)),
+            Self::ServerCpu => cell.figure(|round| round.server_cpu_seconds_per_million),
         };
         let median = figure.map(|figure| figure.median());
         // Nothing that came to nothing is the best.

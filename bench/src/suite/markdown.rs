@@ -20,7 +20,8 @@ times as fast Sluice is as the broker of the row, of those that ack when an even
 place; above 1, Sluice is faster. Where events come at a fixed rate or the server was killed, it \
 compares times. *client-bound*: the bench itself took more than 70 % of the processors in this row, \
 or in Sluice's; what a broker could do is not known then. Each load had a new server, but those of \
-RabbitMQ and Kafka take long to start and stay. Times count from when an event was due. \
+RabbitMQ and Kafka take long to start and stay, as do those given by an address, of whose processes \
+nothing is told. Times count from when an event was due. \
 **of raw**: payload bytes per second over those of durable writes alone.\n";
 
 /// All of it. With `pictures`, the report shows those that are beside it.
@@ -149,12 +150,12 @@ fn row(results: &Results, kind: Kind, variant: &VariantResults, cell: &Cell) -> 
         row.push(median(|times| times.p99_9));
         row.push(median(|times| times.p99_99));
     }
-    let server = cell.figure(|round| Some(round.server_cpu_seconds_per_million));
+    let server = cell.figure(|round| round.server_cpu_seconds_per_million);
     row.push(show(server, 1.0, 2));
     row.push(format!("{:.0} %", client_share(cell) * 100.0));
     match kind {
         Kind::Publish => {
-            let written = cell.figure(|round| Some(round.written_per_payload_byte));
+            let written = cell.figure(|round| round.written_per_payload_byte);
             row.push(show(written, 1.0, 2));
         }
         Kind::EndToEnd | Kind::Drain => {
@@ -162,8 +163,9 @@ fn row(results: &Results, kind: Kind, variant: &VariantResults, cell: &Cell) -> 
         }
         Kind::Recovery | Kind::Chain => {}
     }
-    let peaks = cell.rounds.iter().map(|round| round.peak_memory_bytes);
-    row.push((peaks.max().unwrap_or(0) >> 20).to_string());
+    let peaks = cell.rounds.iter();
+    let peak = peaks.filter_map(|round| round.peak_memory_bytes).max();
+    row.push(peak.map_or_else(String::new, |peak| (peak >> 20).to_string()));
     row
 }
 
@@ -292,6 +294,19 @@ mod tests {
         sluice.rounds[0].client_share = 0.9;
         let text = report(&results(vec![sluice, cell("idle", &[1.0])]), false);
         assert_eq!(row_of(&text, "idle")[5], "client-bound");
+    }
+
+    #[test]
+    fn nothing_is_said_of_the_process_of_a_server_that_somebody_else_has_started() {
+        let mut other = cell("other", &[1.0]);
+        other.rounds[0].server_cpu_seconds_per_million = None;
+        other.rounds[0].written_per_payload_byte = None;
+        other.rounds[0].peak_memory_bytes = None;
+        let report = report(&results(vec![cell("sluice", &[1.0]), other]), false);
+        let (ours, theirs) = (row_of(&report, "sluice"), row_of(&report, "other"));
+        let of_process = |row: &[&str]| [12, 14, 15].map(|at| row[at].to_owned());
+        assert_eq!(of_process(&ours), ["0.50", "1.10", "64"]);
+        assert_eq!(of_process(&theirs), [""; 3]);
     }
 
     #[test]

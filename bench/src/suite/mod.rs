@@ -30,7 +30,7 @@ use crate::{
         workload::{self, Spec, Workload},
     },
     process,
-    targets::{Broker, Peer},
+    targets::{Broker, Peer, address::Addresses},
 };
 
 /// Settings of a run.
@@ -64,9 +64,11 @@ pub(crate) struct Compare {
     #[command(flatten)]
     run: Run,
     /// The other brokers [default: all that this build knows and this machine
-    /// has].
+    /// has, or none beside one that is given by its address].
     #[arg(long, value_delimiter = ',')]
     peers: Option<Vec<Peer>>,
+    #[command(flatten)]
+    addresses: Addresses,
     /// Only brokers that ack when an event is there [default: all].
     #[arg(long, value_delimiter = ',')]
     acked: Option<Vec<AckedWhen>>,
@@ -85,7 +87,8 @@ pub(crate) struct Report {
 
 /// Runs workloads on Sluice, and on the bare path where that can take them.
 pub(crate) async fn run(settings: Run) -> anyhow::Result<()> {
-    suite(&settings, &[Broker::Sluice, Broker::Bare]).await
+    let brokers = [Broker::Sluice, Broker::Bare];
+    suite(&settings, &brokers, &Addresses::default()).await
 }
 
 /// A look at everything, in less than two minutes.
@@ -105,14 +108,21 @@ pub(crate) async fn quick() -> anyhow::Result<()> {
 /// Runs the same workloads on several brokers.
 pub(crate) async fn compare(settings: Compare) -> anyhow::Result<()> {
     let mut brokers = Broker::own();
-    for peer in settings.peers.unwrap_or_else(Peer::installed) {
+    let given = settings.addresses.brokers();
+    let peers = match settings.peers {
+        Some(peers) => peers,
+        None if given.is_empty() => Peer::installed(),
+        None => Vec::new(),
+    };
+    for peer in peers {
         anyhow::ensure!(peer.is_installed(), "{peer:?} is not installed");
         brokers.extend(peer.brokers());
     }
+    brokers.extend(given);
     if let Some(acked) = settings.acked {
         brokers.retain(|broker| acked.contains(&broker.acks_when()));
     }
-    suite(&settings.run, &brokers).await
+    suite(&settings.run, &brokers, &settings.addresses).await
 }
 
 /// Makes one report of several parts.
@@ -127,10 +137,10 @@ pub(crate) fn report(settings: &Report) -> anyhow::Result<()> {
     write_report(&all, &settings.to)
 }
 
-async fn suite(settings: &Run, brokers: &[Broker]) -> anyhow::Result<()> {
+async fn suite(settings: &Run, brokers: &[Broker], addresses: &Addresses) -> anyhow::Result<()> {
     let workloads = choose(settings)?;
     let folder = process::temporary_folder(settings.dir.as_deref())?;
-    let mut servers = Servers::new(folder.path());
+    let mut servers = Servers::new(folder.path(), addresses);
     let mut results = Results {
         commands: vec![command()],
         machine: Machine::of(folder.path()),

@@ -78,12 +78,17 @@ pub(crate) struct Round {
     pub(crate) ack_micros: Option<Percentiles>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) delivery_micros: Option<Percentiles>,
-    pub(crate) server_cpu_seconds_per_million: f64,
+    /// These three tell of the server's process; of one that somebody else has started
+    /// they are not there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) server_cpu_seconds_per_million: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) written_per_payload_byte: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) peak_memory_bytes: Option<u64>,
     pub(crate) client_cpu_seconds_per_million: f64,
     /// The bench's part of the machine's processors.
     pub(crate) client_share: f64,
-    pub(crate) written_per_payload_byte: f64,
-    pub(crate) peak_memory_bytes: u64,
     /// The busiest member's events over the idlest one's.
     pub(crate) spread: f64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -128,16 +133,19 @@ impl Percentiles {
 impl Round {
     pub(crate) fn of(outcome: &Outcome, event_bytes: usize) -> Self {
         let events = outcome.published.max(outcome.consumed).max(1) as f64;
+        let server = outcome.server;
         Self {
             published_per_second: outcome.published_per_second(),
             consumed_per_second: outcome.consumed_per_second(),
             ack_micros: Percentiles::of(&outcome.acks),
             delivery_micros: Percentiles::of(&outcome.deliveries),
-            server_cpu_seconds_per_million: outcome.server.cpu.as_secs_f64() * 1e6 / events,
+            server_cpu_seconds_per_million: server
+                .map(|server| server.cpu.as_secs_f64() * 1e6 / events),
+            written_per_payload_byte: server
+                .map(|server| server.written as f64 / (events * event_bytes as f64)),
+            peak_memory_bytes: server.map(|server| server.peak_memory),
             client_cpu_seconds_per_million: outcome.client_cpu.as_secs_f64() * 1e6 / events,
             client_share: outcome.client_share(),
-            written_per_payload_byte: outcome.server.written as f64 / (events * event_bytes as f64),
-            peak_memory_bytes: outcome.server.peak_memory,
             spread: outcome.spread,
             ready_seconds: outcome.ready.map(|time| time.as_secs_f64()),
             samples: outcome.samples.clone(),
@@ -309,11 +317,11 @@ pub(crate) mod tests {
                 p99_99: 400,
             }),
             delivery_micros: None,
-            server_cpu_seconds_per_million: 0.5,
+            server_cpu_seconds_per_million: Some(0.5),
+            written_per_payload_byte: Some(1.1),
+            peak_memory_bytes: Some(64 << 20),
             client_cpu_seconds_per_million: 0.5,
             client_share: 0.3,
-            written_per_payload_byte: 1.1,
-            peak_memory_bytes: 64 << 20,
             spread: 1.0,
             ready_seconds: None,
             samples: Vec::new(),

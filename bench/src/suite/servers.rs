@@ -1,5 +1,6 @@
 //! The servers of a comparison: a new one for each load, but those that take long to
-//! start stay, and each load makes topics of its own on them.
+//! start, or that somebody else has started, stay, and each load makes topics of its own
+//! on them.
 
 use std::{
     fs::File,
@@ -13,19 +14,21 @@ use crate::{
         workload::{Kind, Spec},
     },
     process,
-    targets::Broker,
+    targets::{Broker, address::Addresses},
 };
 
 /// Starts servers over folders of their own in a folder.
 pub(super) struct Servers {
     folder: PathBuf,
+    addresses: Addresses,
     kept: Vec<(Broker, Arc<dyn Target>)>,
 }
 
 impl Servers {
-    pub(super) fn new(folder: &Path) -> Self {
+    pub(super) fn new(folder: &Path, addresses: &Addresses) -> Self {
         Self {
             folder: folder.to_owned(),
+            addresses: addresses.clone(),
             kept: Vec::new(),
         }
     }
@@ -33,12 +36,14 @@ impl Servers {
     /// A server for a load.
     pub(super) fn start(&mut self, broker: Broker, spec: &Spec) -> anyhow::Result<Arc<dyn Target>> {
         if let Some((_, target)) = self.kept.iter().find(|(kept, _)| *kept == broker) {
-            process::forget_peak_memory(target.pid())?;
+            if let Some(pid) = target.pid() {
+                process::forget_peak_memory(pid)?;
+            }
             return Ok(target.clone());
         }
-        let target = broker.start(tempfile::tempdir_in(&self.folder)?)?;
+        let target = broker.start(tempfile::tempdir_in(&self.folder)?, &self.addresses)?;
         // What is to be killed has nothing of other loads to open.
-        if broker.starts_slowly() && spec.kind != Kind::Recovery {
+        if broker.stays() && spec.kind != Kind::Recovery {
             self.kept.push((broker, target.clone()));
         }
         Ok(target)

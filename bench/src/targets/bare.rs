@@ -46,8 +46,8 @@ impl Target for Bare {
         "the same API, checksum and durable write, and no broker"
     }
 
-    fn pid(&self) -> u32 {
-        self.process.pid()
+    fn pid(&self) -> Option<u32> {
+        Some(self.process.pid())
     }
 
     async fn create(&self, _: &[String], _: &Spec) -> anyhow::Result<()> {

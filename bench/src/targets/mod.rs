@@ -1,5 +1,6 @@
 //! The brokers on which a load can run.
 
+pub(crate) mod address;
 pub(crate) mod bare;
 #[cfg(any(feature = "iggy", feature = "kafka"))]
 mod gather;
@@ -29,15 +30,21 @@ pub(crate) mod sluice;
 
 use std::sync::Arc;
 
+#[cfg(any(feature = "iggy", feature = "kafka"))]
+use anyhow::Context;
 use clap::ValueEnum;
 
-use self::{bare::Bare, sluice::Sluice};
-#[cfg(any(feature = "iggy", feature = "kafka", feature = "rabbitmq"))]
+use self::{address::Addresses, bare::Bare, sluice::Sluice};
+#[cfg(feature = "rabbitmq")]
 use crate::load::workload::Ack;
 use crate::load::{
     target::{AckedWhen, Target},
     workload::{Channel, Kind, Spec},
 };
+
+/// Why a server that somebody else has started is not in a recovery.
+#[cfg(any(feature = "iggy", feature = "kafka"))]
+const NOT_TO_BE_KILLED: &str = "it was given by its address, and is not the bench's to kill";
 
 /// Other brokers, of which this build knows some.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -129,10 +136,16 @@ pub(crate) enum Broker {
     KafkaSynced,
     #[cfg(feature = "kafka")]
     Kafka,
+    /// One that somebody else has started.
+    #[cfg(feature = "kafka")]
+    KafkaGiven,
     #[cfg(feature = "iggy")]
     IggySynced,
     #[cfg(feature = "iggy")]
     Iggy,
+    /// One that somebody else has started.
+    #[cfg(feature = "iggy")]
+    IggyGiven,
 }
 
 impl Broker {
@@ -159,13 +172,16 @@ impl Broker {
         self.is_own()
     }
 
-    /// Whether a server of its own for each load would take longer than the loads.
-    pub(crate) fn starts_slowly(self) -> bool {
+    /// Whether there is no server of its own for each load: it would take longer than
+    /// the loads, or somebody else has started the server.
+    pub(crate) fn stays(self) -> bool {
         match self {
             #[cfg(feature = "rabbitmq")]
             Self::RabbitmqQuorum | Self::RabbitmqStream => true,
             #[cfg(feature = "kafka")]
-            Self::KafkaSynced | Self::Kafka => true,
+            Self::KafkaSynced | Self::Kafka | Self::KafkaGiven => true,
+            #[cfg(feature = "iggy")]
+            Self::IggyGiven => true,
             #[allow(unreachable_patterns, reason = "there may be no others in a build")]
             _ => false,
         }
@@ -194,10 +210,14 @@ impl Broker {
             Self::KafkaSynced => "kafka, flush each",
             #[cfg(feature = "kafka")]
             Self::Kafka => "kafka",
+            #[cfg(feature = "kafka")]
+            Self::KafkaGiven => "kafka, by its address",
             #[cfg(feature = "iggy")]
             Self::IggySynced => "iggy, enforce_fsync",
             #[cfg(feature = "iggy")]
             Self::Iggy => "iggy",
+            #[cfg(feature = "iggy")]
+            Self::IggyGiven => "iggy, by its address",
         }
     }
 
@@ -222,11 +242,11 @@ impl Broker {
             #[cfg(feature = "kafka")]
             Self::KafkaSynced => AckedWhen::Synced,
             #[cfg(feature = "kafka")]
-            Self::Kafka => AckedWhen::Written,
+            Self::Kafka | Self::KafkaGiven => AckedWhen::Written,
             #[cfg(feature = "iggy")]
             Self::IggySynced => AckedWhen::Synced,
             #[cfg(feature = "iggy")]
-            Self::Iggy => AckedWhen::InMemory,
+            Self::Iggy | Self::IggyGiven => AckedWhen::InMemory,
         }
     }
 
@@ -256,15 +276,9 @@ impl Broker {
             #[cfg(feature = "rabbitmq")]
             Self::RabbitmqQuorum if spec.partitions > 1 => Some("a queue has no partitions"),
             #[cfg(feature = "rabbitmq")]
-            Self::RabbitmqQuorum => {
-                (spec.topics > 1).then_some("it takes too long to make so many queues")
-            }
+            Self::RabbitmqQuorum => None,
             #[cfg(feature = "rabbitmq")]
             Self::RabbitmqStream if spec.partitions > 1 => Some("a stream has no partitions"),
-            #[cfg(feature = "rabbitmq")]
-            Self::RabbitmqStream if spec.topics > 1 => {
-                Some("a connection publishes to few streams only")
-            }
             #[cfg(feature = "rabbitmq")]
             Self::RabbitmqStream if spec.members > 1 => {
                 Some("members of one group cannot share a stream")
@@ -273,28 +287,30 @@ impl Broker {
             Self::RabbitmqStream => (spec.kind == Kind::Drain && spec.ack == Ack::Event)
                 .then_some("it has no acks of single events"),
             #[cfg(feature = "kafka")]
-            Self::KafkaSynced | Self::Kafka if spec.partitions > 1 || spec.topics > 1 => {
-                Some("its client here has a connection for each partition")
-            }
-            #[cfg(feature = "kafka")]
-            Self::KafkaSynced | Self::Kafka => (spec.kind == Kind::Drain && spec.ack == Ack::Event)
-                .then_some("it has no acks of single events"),
+            Self::KafkaGiven if spec.kind == Kind::Recovery => Some(NOT_TO_BE_KILLED),
             #[cfg(feature = "iggy")]
-            Self::IggySynced | Self::Iggy if spec.partitions > 1 => {
-                Some("a request of it goes to one partition")
-            }
+            Self::IggyGiven if spec.kind == Kind::Recovery => Some(NOT_TO_BE_KILLED),
+            #[cfg(feature = "kafka")]
+            Self::KafkaSynced | Self::Kafka | Self::KafkaGiven => partitions::lacks(spec),
             #[cfg(feature = "iggy")]
             Self::Iggy if spec.kind == Kind::Recovery => {
                 Some("what it has acked is in its memory only")
             }
             #[cfg(feature = "iggy")]
-            Self::IggySynced | Self::Iggy => (spec.kind == Kind::Drain && spec.ack == Ack::Event)
-                .then_some("it has no acks of single events"),
+            Self::IggySynced | Self::Iggy | Self::IggyGiven => partitions::lacks(spec),
         }
     }
 
-    /// Starts it over a folder of its own.
-    pub(crate) fn start(self, dir: tempfile::TempDir) -> anyhow::Result<Arc<dyn Target>> {
+    /// Starts it over a folder of its own, unless it runs at one of the addresses.
+    pub(crate) fn start(
+        self,
+        dir: tempfile::TempDir,
+        #[cfg_attr(
+            not(any(feature = "iggy", feature = "kafka")),
+            allow(unused_variables, reason = "there may be no others in a build")
+        )]
+        addresses: &Addresses,
+    ) -> anyhow::Result<Arc<dyn Target>> {
         Ok(match self {
             Self::Sluice => Arc::new(Sluice::start(dir, None)?),
             Self::SluiceBuffered => Arc::new(Sluice::start(dir, Some(Channel::Buffered))?),
@@ -316,10 +332,20 @@ impl Broker {
             Self::KafkaSynced => Arc::new(kafka::Kafka::start(dir, true)?),
             #[cfg(feature = "kafka")]
             Self::Kafka => Arc::new(kafka::Kafka::start(dir, false)?),
+            #[cfg(feature = "kafka")]
+            Self::KafkaGiven => {
+                let address = addresses.kafka.clone().context("Kafka has no address")?;
+                Arc::new(kafka::Kafka::at(address))
+            }
             #[cfg(feature = "iggy")]
             Self::IggySynced => Arc::new(iggy::Iggy::start(dir, true)?),
             #[cfg(feature = "iggy")]
             Self::Iggy => Arc::new(iggy::Iggy::start(dir, false)?),
+            #[cfg(feature = "iggy")]
+            Self::IggyGiven => {
+                let address = addresses.iggy.clone().context("Iggy has no address")?;
+                Arc::new(iggy::Iggy::at(address))
+            }
         })
     }
 }

@@ -106,8 +106,8 @@ impl Target for Sluice {
         &self.settings
     }
 
-    fn pid(&self) -> u32 {
-        self.process.pid()
+    fn pid(&self) -> Option<u32> {
+        Some(self.process.pid())
     }
 
     async fn create(&self, topics: &[String], spec: &Spec) -> anyhow::Result<()> {

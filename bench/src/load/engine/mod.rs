@@ -74,7 +74,8 @@ pub(crate) struct Outcome {
     pub(crate) deliveries: Latencies,
     /// The busiest member's events over the idlest one's.
     pub(crate) spread: f64,
-    pub(crate) server: Usage,
+    /// `None` of a server that somebody else has started.
+    pub(crate) server: Option<Usage>,
     pub(crate) client_cpu: Duration,
     /// From the start after a kill to the ack of the first event.
     pub(crate) ready: Option<Duration>,
@@ -162,12 +163,17 @@ pub(crate) async fn run(target: Arc<dyn Target>, spec: &Spec) -> anyhow::Result<
     let (server, names) = (target.clone(), topics.clone());
     let outcome = match spec.kind {
         Kind::Publish | Kind::EndToEnd | Kind::Chain => {
-            publish_and_read(server, names, spec.clone()).await?
+            publish_and_read(server, names, spec.clone()).await
         }
-        Kind::Drain | Kind::Recovery => drain(server, names, spec.clone()).await?,
+        Kind::Drain | Kind::Recovery => drain(server, names, spec.clone()).await,
+    };
+    // A server of the bench goes when a load has failed on it; others stay.
+    let outcome = match outcome {
+        Err(error) if target.pid().is_some() => return Err(error),
+        outcome => outcome,
     };
     target.remove(&topics, spec).await?;
-    Ok(outcome)
+    outcome
 }
 
 async fn publish_and_read(
@@ -245,13 +251,12 @@ async fn drain(
     run.from = Instant::now();
     run.until = run.from + run.spec.patience();
     let run = Arc::new(run);
-    let pid = run.target.pid();
-    let before = (process::usage(&pid.to_string())?, process::usage("self")?);
+    let before = usages(&run)?;
     let sent = run.sent.load(Ordering::Relaxed);
     let (_total, is_total) = watch::channel(Some(sent));
     let read = read::start(&run, &is_total).join(&run).await?;
     let time = run.from.elapsed();
-    let after = (process::usage(&pid.to_string())?, process::usage("self")?);
+    let (server, client_cpu) = used_since(&run, before)?;
     let left_out = (sent - run.spec.passing(sent)) * run.spec.groups as u64;
     Ok(Outcome {
         published: 0,
@@ -261,8 +266,8 @@ async fn drain(
         acks: latencies(),
         deliveries: read.deliveries,
         spread: read.spread,
-        server: after.0.since(&before.0),
-        client_cpu: after.1.since(&before.1).cpu,
+        server,
+        client_cpu,
         ready,
         samples: Vec::new(),
     })
@@ -290,11 +295,25 @@ async fn publish_one(run: &Run, message: Message) -> anyhow::Result<()> {
 }
 
 /// What server and bench use in the measured time.
-async fn measure_usage(run: Arc<Run>) -> anyhow::Result<(Usage, Duration)> {
-    let pid = run.target.pid().to_string();
+async fn measure_usage(run: Arc<Run>) -> anyhow::Result<(Option<Usage>, Duration)> {
     sleep_until(run.from.into()).await;
-    let before = (process::usage(&pid)?, process::usage("self")?);
+    let before = usages(&run)?;
     sleep_until(run.until.into()).await;
-    let after = (process::usage(&pid)?, process::usage("self")?);
-    Ok((after.0.since(&before.0), after.1.since(&before.1).cpu))
+    used_since(&run, before)
+}
+
+/// What server and bench have used.
+fn usages(run: &Run) -> anyhow::Result<(Option<Usage>, Usage)> {
+    let server = run.target.pid().map(|pid| process::usage(&pid.to_string()));
+    Ok((server.transpose()?, process::usage("self")?))
+}
+
+fn used_since(
+    run: &Run,
+    before: (Option<Usage>, Usage),
+) -> anyhow::Result<(Option<Usage>, Duration)> {
+    let now = usages(run)?;
+    let server = now.0.zip(before.0);
+    let server = server.map(|(now, before)| now.since(&before));
+    Ok((server, now.1.since(&before.1).cpu))
 }

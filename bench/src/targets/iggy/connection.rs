@@ -8,6 +8,7 @@ use tokio::{
 };
 
 use super::protocol::Request;
+use crate::targets::address::IggyAddress;
 
 /// Bytes before an answer: its status, 0 for all is well, and its length.
 const ANSWER_HEAD: usize = 8;
@@ -19,15 +20,16 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// Connects as the user that the server was started with.
-    pub(super) async fn open(port: u16) -> anyhow::Result<Self> {
-        let stream = TcpStream::connect(("127.0.0.1", port)).await?;
+    /// Connects as the user of the address.
+    pub(super) async fn open(to: &IggyAddress) -> anyhow::Result<Self> {
+        let stream = TcpStream::connect(to.address.to_string()).await?;
         stream.set_nodelay(true)?;
         let mut connection = Self {
             stream,
             come: BytesMut::new(),
         };
-        connection.request(Request::login("iggy", "iggy")).await?;
+        let login = Request::login(&to.user, &to.password);
+        connection.request(login).await?;
         Ok(connection)
     }
 

@@ -1,9 +1,11 @@
 //! Apache Iggy over its own protocol on TCP: requests one after the other on each
-//! connection, as its client has them, and polls that commit the offset
+//! connection, which is all that its client can have under way, what waits meanwhile in
+//! the next, as its background producer has it, and polls that commit the offset
 //! (<https://iggy.apache.org/docs>).
 //!
-//! The protocol is spoken here, and not by its client's crate: that brings 188 more
-//! packages, a TLS library in C among them, for five requests over a plain connection.
+//! The protocol is spoken here, and not by its client's crate: that brings 174 more
+//! packages, HTTP, QUIC and WebSocket with a TLS library in C among them, of which none
+//! can be left out, and one whose licence `deny.toml` does not have.
 
 mod connection;
 mod protocol;
@@ -23,6 +25,7 @@ use tokio::sync::Mutex;
 
 use self::{connection::Connection, protocol::Request};
 use super::{
+    address::{Address, IggyAddress},
     gather::{Gather, Limits},
     partitions::{self, Members, Partitions},
     peer::{PeerProcess, Start, free_port},
@@ -39,15 +42,16 @@ const LIMITS: Limits = Limits {
 };
 /// The most events of one poll.
 const POLL_COUNT: u32 = 1000;
-/// Everything is in one stream.
-const STREAM: &str = "bench";
 /// Longest wait until a server that listens takes commands.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A server, and how to talk to it.
 pub(crate) struct Iggy {
-    process: PeerProcess,
-    port: u16,
+    /// `None` if somebody else has started it.
+    process: Option<PeerProcess>,
+    address: IggyAddress,
+    /// Everything is in one stream.
+    stream: String,
     settings: String,
     members: Members,
 }
@@ -99,22 +103,37 @@ impl Iggy {
             variables,
             port,
         };
-        Ok(Self {
-            process: PeerProcess::start(start, dir)?,
-            port,
+        let process = PeerProcess::start(start, dir)?;
+        let address = IggyAddress::of(Address::of_loopback(port));
+        let settings = format!("{version}, {setting}");
+        Ok(Self::of(Some(process), address, &settings))
+    }
+
+    /// One that somebody else has started.
+    pub(crate) fn at(address: IggyAddress) -> Self {
+        let settings = format!("a server at {}", address.address);
+        Self::of(None, address, &settings)
+    }
+
+    fn of(process: Option<PeerProcess>, address: IggyAddress, settings: &str) -> Self {
+        Self {
+            process,
+            address,
+            // Not what somebody has there already.
+            stream: format!("sluice-bench-{}", std::process::id()),
             settings: format!(
-                "{version}, {setting}; a partition for each member of a group; polls of up to \
+                "{settings}; a partition for each member of a group; polls of up to \
                  {POLL_COUNT} that commit"
             ),
             members: Members::default(),
-        })
+        }
     }
 
     /// Tries until it is done: the server listens before it takes commands.
     async fn connect(&self) -> anyhow::Result<Connection> {
         let give_up = Instant::now() + PATIENCE;
         loop {
-            match Connection::open(self.port).await {
+            match Connection::open(&self.address).await {
                 Ok(connection) => return Ok(connection),
                 Err(error) if Instant::now() > give_up => return Err(error),
                 Err(_) => tokio::time::sleep(Duration::from_millis(2)).await,
@@ -139,22 +158,36 @@ impl Target for Iggy {
         &self.settings
     }
 
-    fn pid(&self) -> u32 {
-        self.process.pid()
+    fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(PeerProcess::pid)
     }
 
     async fn create(&self, topics: &[String], spec: &Spec) -> anyhow::Result<()> {
         let mut connection = self.connect().await?;
-        connection.request(Request::create_stream(STREAM)).await?;
+        self.members.clear();
+        let stream = Request::create_stream(&self.stream);
+        connection.request(stream).await?;
         for topic in topics {
-            let request = Request::create_topic(STREAM, topic, partitions::of_each(spec));
-            connection.request(request).await?;
+            let request = Request::create_topic(&self.stream, topic, partitions::of_each(spec));
+            if let Err(error) = connection.request(request).await {
+                self.remove(topics, spec).await?;
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    async fn remove(&self, _: &[String], _: &Spec) -> anyhow::Result<()> {
+        if self.process.is_none() {
+            let stream = Request::delete_stream(&self.stream);
+            self.connect().await?.request(stream).await?;
         }
         Ok(())
     }
 
     async fn restart(&self) -> anyhow::Result<Instant> {
-        self.process.restart()
+        let process = self.process.as_ref();
+        process.context("it is not the bench's to kill")?.restart()
     }
 
     async fn producer(&self, topics: &[String], spec: &Spec) -> anyhow::Result<Box<dyn Producer>> {
@@ -163,8 +196,9 @@ impl Target for Iggy {
         for topic in topics {
             for partition in 0..partitions::of_each(spec) {
                 let (connection, topic) = (connection.clone(), topic.clone());
+                let stream = self.stream.clone();
                 all.push(Gather::new(LIMITS, move |payloads: Vec<Bytes>| {
-                    let request = Request::send(STREAM, &topic, partition, &payloads);
+                    let request = Request::send(&stream, &topic, partition, &payloads);
                     let connection = connection.clone();
                     async move {
                         connection.lock().await.request(request).await?;
@@ -186,7 +220,7 @@ impl Target for Iggy {
         let partition = self.members.join(topic, group, spec);
         let count = POLL_COUNT.min(spec.window as u32);
         Ok(Box::new(Reader {
-            poll: Request::poll(STREAM, topic, group as u32 + 1, partition, count),
+            poll: Request::poll(&self.stream, topic, group as u32 + 1, partition, count),
             connection,
         }))
     }
@@ -197,9 +231,11 @@ struct Publisher(Partitions<Bytes>);
 #[async_trait]
 impl Producer for Publisher {
     async fn send(&mut self, topic: usize, batch: Vec<Message>) -> anyhow::Result<Acked> {
-        let bytes = batch.iter().map(|message| message.payload.len()).sum();
-        let payloads = batch.into_iter().map(|message| message.payload);
-        self.0.send(topic, payloads.collect(), bytes).await
+        let records = batch.into_iter().map(|message| {
+            let payload = message.payload;
+            (message.key, payload.len(), payload)
+        });
+        self.0.send(topic, records.collect()).await
     }
 }
 

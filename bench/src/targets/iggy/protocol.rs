@@ -18,6 +18,7 @@ enum Code {
     Poll = 100,
     Send = 101,
     CreateStream = 202,
+    DeleteStream = 203,
     CreateTopic = 302,
 }
 
@@ -37,6 +38,11 @@ impl Request {
 
     pub(super) fn create_stream(name: &str) -> Self {
         Self::new(Code::CreateStream).text(name)
+    }
+
+    /// With all that is in it.
+    pub(super) fn delete_stream(name: &str) -> Self {
+        Self::new(Code::DeleteStream).named(name)
     }
 
     /// A topic that keeps everything.

@@ -64,8 +64,8 @@ impl Target for Quorum {
         &self.settings
     }
 
-    fn pid(&self) -> u32 {
-        self.server.node.pid()
+    fn pid(&self) -> Option<u32> {
+        Some(self.server.node.pid())
     }
 
     async fn create(&self, topics: &[String], spec: &Spec) -> anyhow::Result<()> {

@@ -37,6 +37,8 @@ pub(super) struct Slow {
     /// How many events it has no more after a kill.
     pub(super) forgets: usize,
     pub(super) started: Instant,
+    /// Whether the bench has started it.
+    pub(super) is_ours: bool,
     pub(super) shared: Arc<Shared>,
 }
 
@@ -71,6 +73,7 @@ impl Slow {
             opening: Duration::ZERO,
             refuses: 0,
             forgets: 0,
+            is_ours: true,
             started: Instant::now(),
             shared: Arc::default(),
         }
@@ -95,6 +98,10 @@ impl Slow {
         } else {
             start
         }
+    }
+
+    pub(super) fn topics(&self) -> usize {
+        self.shared.topics.lock().unwrap().len()
     }
 
     fn keep(&self, topic: &str, batch: Vec<Message>) {
@@ -124,8 +131,14 @@ impl Target for Slow {
         ""
     }
 
-    fn pid(&self) -> u32 {
-        std::process::id()
+    fn pid(&self) -> Option<u32> {
+        self.is_ours.then(std::process::id)
+    }
+
+    async fn remove(&self, topics: &[String], _: &Spec) -> anyhow::Result<()> {
+        let mut all = self.shared.topics.lock().unwrap();
+        all.retain(|name, _| self.is_ours || !topics.contains(name));
+        Ok(())
     }
 
     async fn restart(&self) -> anyhow::Result<Instant> {

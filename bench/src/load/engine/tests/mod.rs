@@ -291,3 +291,22 @@ async fn a_rate_of_few_batches_is_measured_for_longer_or_refused() {
     let error = measure(start, &spec).await.unwrap_err().to_string();
     assert!(error.contains("too few to tell a rate"), "{error}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_somebody_else_has_started_keeps_no_topics_and_is_not_looked_at() {
+    for loses in [None, Some(3)] {
+        let slow = Arc::new(Slow {
+            loses,
+            is_ours: false,
+            ..Slow::new()
+        });
+        let spec = Spec {
+            patience_seconds: 1.0,
+            ..spec()
+        };
+        let outcome = run(slow.clone(), &spec).await;
+        assert_eq!(outcome.is_err(), loses.is_some());
+        assert!(outcome.is_ok_and(|outcome| outcome.server.is_none()) || loses.is_some());
+        assert_eq!(slow.topics(), 0);
+    }
+}

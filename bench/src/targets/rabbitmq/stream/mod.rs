@@ -33,6 +33,8 @@ use crate::load::{
 
 /// Chunks that the server sends ahead, as in its Java client.
 const CREDIT: u16 = 10;
+/// They are told apart by a byte.
+const PUBLISHERS_OF_A_CONNECTION: usize = 256;
 /// Events after which a reader tells how far it is.
 const EVENTS_PER_OFFSET: usize = 1000;
 
@@ -65,8 +67,8 @@ impl Target for Streams {
         &self.settings
     }
 
-    fn pid(&self) -> u32 {
-        self.server.node.pid()
+    fn pid(&self) -> Option<u32> {
+        Some(self.server.node.pid())
     }
 
     async fn create(&self, topics: &[String], _: &Spec) -> anyhow::Result<()> {
@@ -95,26 +97,29 @@ impl Target for Streams {
     }
 
     async fn producer(&self, topics: &[String], _: &Spec) -> anyhow::Result<Box<dyn Producer>> {
-        let Connection { sender, receiver } = until_it_is_there(async || {
-            let mut connection = self.connect().await?;
-            for (number, topic) in topics.iter().enumerate() {
-                let number = u8::try_from(number).context("too many streams for a connection")?;
-                connection
-                    .request(Key::DeclarePublisher, |request| {
-                        request.u8(number).text("").text(topic)
-                    })
-                    .await?;
-            }
-            Ok(connection)
-        })
-        .await?;
-        let unconfirmed = Arc::<Unconfirmed>::default();
-        tokio::spawn(confirm(receiver, unconfirmed.clone()));
-        Ok(Box::new(Publisher {
-            sender,
-            unconfirmed,
-            last_number: 0,
-        }))
+        let mut connections = Vec::new();
+        for topics in topics.chunks(PUBLISHERS_OF_A_CONNECTION) {
+            let Connection { sender, receiver } = until_it_is_there(async || {
+                let mut connection = self.connect().await?;
+                for (number, topic) in topics.iter().enumerate() {
+                    connection
+                        .request(Key::DeclarePublisher, |request| {
+                            request.u8(number as u8).text("").text(topic)
+                        })
+                        .await?;
+                }
+                Ok(connection)
+            })
+            .await?;
+            let unconfirmed = Arc::<Unconfirmed>::default();
+            tokio::spawn(confirm(receiver, unconfirmed.clone()));
+            connections.push(Publishing {
+                sender,
+                unconfirmed,
+                last_number: 0,
+            });
+        }
+        Ok(Box::new(Publisher { connections }))
     }
 
     async fn consumer(
@@ -201,13 +206,19 @@ async fn confirm(mut receiver: Receiver, unconfirmed: Arc<Unconfirmed>) {
     batches.clear();
 }
 
+/// A producer, which has as many connections as its streams need.
 struct Publisher {
+    connections: Vec<Publishing>,
+}
+
+/// A connection on which events are published.
+struct Publishing {
     sender: Sender,
     unconfirmed: Arc<Unconfirmed>,
     last_number: u64,
 }
 
-impl Publisher {
+impl Publishing {
     /// As many of the messages as one command takes, at least one.
     fn command(&mut self, topic: u8, messages: &mut std::vec::IntoIter<Message>) -> Command {
         let mut room = self.sender.longest - 64;
@@ -225,11 +236,8 @@ impl Publisher {
         }
         command
     }
-}
 
-#[async_trait]
-impl Producer for Publisher {
-    async fn send(&mut self, topic: usize, batch: Vec<Message>) -> anyhow::Result<Acked> {
+    async fn send(&mut self, topic: u8, batch: Vec<Message>) -> anyhow::Result<Acked> {
         let (acked, ack) = oneshot::channel();
         self.unconfirmed.push(Batch {
             end: self.last_number + batch.len() as u64 + 1,
@@ -238,12 +246,21 @@ impl Producer for Publisher {
         });
         let mut messages = batch.into_iter();
         while !messages.as_slice().is_empty() {
-            let command = self.command(topic as u8, &mut messages);
+            let command = self.command(topic, &mut messages);
             self.sender.send(command).await?;
         }
         Ok(Box::pin(async move {
             ack.await.context("the connection ended before the confirm")
         }))
+    }
+}
+
+#[async_trait]
+impl Producer for Publisher {
+    async fn send(&mut self, topic: usize, batch: Vec<Message>) -> anyhow::Result<Acked> {
+        let connection = &mut self.connections[topic / PUBLISHERS_OF_A_CONNECTION];
+        let publisher = (topic % PUBLISHERS_OF_A_CONNECTION) as u8;
+        connection.send(publisher, batch).await
     }
 }
 
