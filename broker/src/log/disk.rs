@@ -16,12 +16,6 @@ use super::{buffer::BufferPool, direct};
 /// for it.
 const STEP: usize = 128 << 10;
 
-/// From this length on a block goes past the page cache also where it need not be
-/// durable yet. Such blocks come when much is published, and then copying them into the
-/// cache, and writing all of it back when a segment is full, takes longer than the disk
-/// does. Shorter ones are acked sooner from the cache.
-const PAST_THE_CACHE_MIN: usize = 512 << 10;
-
 /// How the log is to be written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -78,20 +72,22 @@ pub(super) trait DiskFile: Debug + Send + Sync {
     /// Fills the buffer from `offset` on, or fails.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
-    /// Writes a block, which is durable only after a sync. `bytes` begin at a multiple
-    /// of a page in memory, as `offset` and their length are.
-    fn write_block(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.write_at(bytes, offset)
+    /// Writes to the disk without a copy in the page cache; durable only after a sync.
+    /// `bytes` begin at a multiple of a page in memory, as `offset` and their length
+    /// are. False, and nothing is written, where that is not possible.
+    fn write_past_cache(&self, _bytes: &[u8], _offset: u64) -> io::Result<bool> {
+        Ok(false)
     }
-    /// As [`DiskFile::write_block`], and makes durable what this wrote.
+    /// Writes, and makes durable what this wrote. `bytes` are as for
+    /// [`DiskFile::write_past_cache`].
     fn write_durably(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
     /// Makes what was written durable. Never to be called again after it failed.
     fn sync(&self) -> io::Result<()>;
     fn size(&self) -> io::Result<u64>;
 }
 
-/// Writes zeros all over a file. After each step `goes_on` is asked; false if it
-/// did not.
+/// Writes zeros all over a file, which is to be synced then. After each step `goes_on`
+/// is asked; false if it did not.
 pub(super) fn fill_with_zeros(
     file: &dyn DiskFile,
     size: u64,
@@ -102,7 +98,11 @@ pub(super) fn fill_with_zeros(
     let mut offset = 0;
     while offset < size {
         let step = (size - offset).min(STEP as u64);
-        file.write_durably(&zeros.as_ref()[..step as usize], offset)?;
+        let zeros = &zeros.as_ref()[..step as usize];
+        if !file.write_past_cache(zeros, offset)? {
+            // All of it would be in the cache in the end, and the sync take long.
+            file.write_durably(zeros, offset)?;
+        }
         offset += step;
         if !goes_on(step) {
             return Ok(false);
@@ -280,16 +280,15 @@ impl DiskFile for OnDisk {
         self.file.write_all_at(bytes, offset)
     }
 
-    fn write_block(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        match &self.direct {
-            Some(direct) if bytes.len() >= PAST_THE_CACHE_MIN => {
-                fault_disk!("write");
-                #[cfg(feature = "fault-points")]
-                self.unsynced.wrote(offset, bytes.len());
-                direct::write(direct, bytes, offset)
-            }
-            _ => self.write_at(bytes, offset),
-        }
+    fn write_past_cache(&self, bytes: &[u8], offset: u64) -> io::Result<bool> {
+        let Some(direct) = &self.direct else {
+            return Ok(false);
+        };
+        fault_disk!("write");
+        #[cfg(feature = "fault-points")]
+        self.unsynced.wrote(offset, bytes.len());
+        direct::write(direct, bytes, offset)?;
+        Ok(true)
     }
 
     fn write_durably(&self, bytes: &[u8], offset: u64) -> io::Result<()> {

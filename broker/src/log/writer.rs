@@ -27,6 +27,12 @@ use super::{
 /// that are only allocated take half as long again.
 const FIRST_SEGMENT_BYTES: u64 = 16 << 20;
 
+/// From this length on a block goes past the page cache also where it need not be
+/// durable yet. Such blocks come when much is published, and then copying them into the
+/// cache, and writing all of it back when a segment is full, takes longer than the disk
+/// does. Shorter ones are acked sooner from the cache.
+const PAST_THE_CACHE_MIN: usize = 512 << 10;
+
 /// Why a block was not written.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{0}")]
@@ -133,10 +139,13 @@ impl Prepared {
         self.written = true;
         let durable = self.when == When::Durable;
         self.shared.unless_poisoned(|| {
+            let (bytes, offset) = (&self.bytes[..], self.offset);
             if durable {
-                self.file.write_durably(&self.bytes, self.offset)?;
-            } else {
-                self.file.write_block(&self.bytes, self.offset)?;
+                self.file.write_durably(bytes, offset)?;
+            } else if bytes.len() < PAST_THE_CACHE_MIN
+                || !self.file.write_past_cache(bytes, offset)?
+            {
+                self.file.write_at(bytes, offset)?;
             }
             self.shared.landed(self.placed.end, durable);
             self.shared.sync_what_is_due(&*self.file)
