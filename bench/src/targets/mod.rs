@@ -46,6 +46,12 @@ use crate::load::{
 #[cfg(any(feature = "iggy", feature = "kafka"))]
 const NOT_TO_BE_KILLED: &str = "it was given by its address, and is not the bench's to kill";
 
+/// Why one that syncs each request does not take part where every batch goes to many
+/// partitions: in ten times the load's time it has acked less than twenty batches.
+#[cfg(any(feature = "iggy", feature = "kafka"))]
+const SMALL_REQUESTS: &str = "it syncs a small request for each partition that a batch goes to, \
+                              and acks too few batches to tell a rate";
+
 /// Other brokers, of which this build knows some.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Peer {
@@ -290,6 +296,10 @@ impl Broker {
             Self::KafkaGiven if spec.kind == Kind::Recovery => Some(NOT_TO_BE_KILLED),
             #[cfg(feature = "iggy")]
             Self::IggyGiven if spec.kind == Kind::Recovery => Some(NOT_TO_BE_KILLED),
+            #[cfg(feature = "kafka")]
+            Self::KafkaSynced if spec.partitions > 1 => Some(SMALL_REQUESTS),
+            #[cfg(feature = "iggy")]
+            Self::IggySynced if spec.partitions > 1 => Some(SMALL_REQUESTS),
             #[cfg(feature = "kafka")]
             Self::KafkaSynced | Self::Kafka | Self::KafkaGiven => partitions::lacks(spec),
             #[cfg(feature = "iggy")]
