@@ -124,6 +124,11 @@ async fn work(
         anyhow::Ok(())
     };
     tokio::pin!(done);
+    let each = if reader.slow {
+        Duration::from_secs_f64(run.spec.slow_micros / 1e6)
+    } else {
+        Duration::ZERO
+    };
     let mut slow_work = Work::default();
     loop {
         let payloads = tokio::select! {
@@ -139,9 +144,8 @@ async fn work(
         } else {
             payloads
         };
-        seen.note(&run, &reader, &payloads)?;
-        if reader.slow && run.spec.slow_micros > 0.0 {
-            let each = Duration::from_secs_f64(run.spec.slow_micros / 1e6);
+        seen.note(&run, &reader, &payloads, each)?;
+        if !each.is_zero() {
             slow_work.take(each * payloads.len() as u32).await?;
         }
         let arrived = payloads.len() as u64;
@@ -189,9 +193,18 @@ async fn forward(
 }
 
 impl Seen {
-    fn note(&mut self, run: &Run, reader: &Reader, payloads: &[Bytes]) -> anyhow::Result<()> {
-        let now = Instant::now();
-        for payload in payloads {
+    /// Notes events, on each of which the reader works for so long. One has arrived when
+    /// its turn has come, so that it is the same whether it waits here or at the broker.
+    fn note(
+        &mut self,
+        run: &Run,
+        reader: &Reader,
+        payloads: &[Bytes],
+        each: Duration,
+    ) -> anyhow::Result<()> {
+        let came = Instant::now();
+        for (turn, payload) in payloads.iter().enumerate() {
+            let now = came + each * turn as u32;
             let (sequence, due) = run.payloads.read(payload).context("a foreign event")?;
             ensure!(
                 run.spec.passes(sequence),
