@@ -31,8 +31,8 @@ pub struct Position {
 
 /// Publishes events. Cheap to clone; all clones share one session.
 ///
-/// Batches form by themselves: what gathers while a partition's batch is under
-/// way goes into the next one. There is no timer. After a lost connection the
+/// Batches form by themselves: what gathers while a few of a partition's batches are
+/// under way goes into the next one. There is no timer. After a lost connection the
 /// producer reconnects and sends again what was not acked, with the same
 /// sequence numbers, so that each event is appended once, in the order in which
 /// it was sent to its partition.

@@ -19,6 +19,10 @@ use tonic::{Code, Streaming};
 use super::{Position, Queued, Shared};
 use crate::{client::Client, error::Error, limits::PublishLimits, sequence::Sequence};
 
+/// Batches of one lane that are under way before what comes has to gather. With one,
+/// half of what waits would wait for an ack that it has nothing to do with.
+const UNDER_WAY_MAX: usize = 4;
+
 /// What gathers together: events of one partition, or those of one topic for
 /// which any partition will do.
 type Lane = (String, Option<PartitionId>);
@@ -207,15 +211,15 @@ impl Worker {
         gathered.events.push_back(queued);
     }
 
-    /// Sends the batches whose turn it is: full ones, and those of lanes of
-    /// which none is under way.
+    /// Sends the batches whose turn it is: full ones, and those of lanes of which few
+    /// are under way.
     async fn send_what_is_due(&mut self, sending: &mut Sending) -> Result<(), ()> {
         let lanes: Vec<Lane> = self
             .gathering
             .iter()
             .filter(|(lane, gathered)| {
-                gathered.is_full(self.shared.limits)
-                    || !self.in_flight.iter().any(|batch| batch.lane == **lane)
+                let of_lane = self.in_flight.iter().filter(|batch| batch.lane == **lane);
+                gathered.is_full(self.shared.limits) || of_lane.count() < UNDER_WAY_MAX
             })
             .map(|(lane, _)| lane.clone())
             .collect();
