@@ -2,7 +2,8 @@
 
 use sluice_proto::pb::{GroupConfig, Ordering};
 use sluice_tests::{
-    api::{Api, keyed_event},
+    api::{Api, event, keyed_event},
+    broker::TestBroker,
     member::ack,
 };
 
@@ -50,6 +51,32 @@ async fn one_stuck_key_holds_up_no_other() {
         assert_eq!(id, format!("stuck-{:03}", 3 * number));
     }
     assert_eq!(stands(&api).await, (0, 0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_partition_keeps_no_other_out() {
+    const EACH: usize = 5000;
+    let broker = TestBroker::start();
+    let api = Api::connect(broker.url()).await;
+    api.create_topic("in", 2).await;
+    api.create_group("in", "workers", config()).await;
+    // What has no key goes to the partitions in turn, batch by batch.
+    let mut partitions = Vec::new();
+    for batch in ["one", "other"] {
+        let events = (0..EACH).map(|number| event(&format!("{batch}-{number}")));
+        let ranges = api.publish("in", events.collect()).await.unwrap();
+        partitions.push(ranges[0].partition);
+    }
+    partitions.sort_unstable();
+    assert_eq!(partitions, [0, 1]);
+    // All of it is in memory, so that there is always more of each.
+    let mut worker = member(&api, EACH as i64).await;
+    let mut of_one = 0;
+    for _ in 0..EACH {
+        of_one += usize::from(ack_next(&mut worker).await.starts_with("one-"));
+    }
+    // As many of each, but for a few pages.
+    assert!(of_one.abs_diff(EACH / 2) < EACH / 4, "{of_one}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -72,7 +72,12 @@ impl GroupTask {
                 passed_over += 1;
                 continue;
             };
-            match self.receiver(size, &mut round) {
+            let receiver = self.receiver(size, &mut round);
+            // What a pull gives back, whose caller is gone, is ready before this one.
+            if self.board.next_ready() != Some(id) {
+                continue;
+            }
+            match receiver {
                 Receiver::Pull(name) => {
                     let leased = self.board.lease(Holder::Unary(name), now);
                     if let Some(delivery) = self.delivery(leased) {
@@ -84,8 +89,9 @@ impl GroupTask {
                 Receiver::Member(member, count) => {
                     self.deliver_run(member, count, now, &mut round);
                 }
-                // Whoever takes it has a whole message, and gets it with the next one.
-                Receiver::Nobody if !round.shared.is_empty() => break,
+                // Whoever takes it has a whole message, and gets it with the next one. For
+                // those who pull there may be something behind it.
+                Receiver::Nobody if !round.shared.is_empty() && self.pulls.is_empty() => break,
                 Receiver::Nobody if self.members.any_credit() => {
                     self.board.rotate_ready();
                     passed_over += 1;
@@ -246,8 +252,16 @@ impl GroupTask {
         };
         // A run for one member is cheaper than the same events here and there: half
         // of its even share of what is ready, so that all have the same in the end, or
-        // what members have on average, which they get through anyway.
-        let run = (board.ready() / 2).max(board.in_flight()) / members.len();
+        // what members have on average, which they get through anyway. But not for one
+        // that has far more already.
+        let even = board.ready() / 2 / members.len();
+        let average = board.in_flight() / members.len();
+        let has = board.holding(&Holder::Member(member)).leases;
+        let run = if has > 2 * average {
+            even
+        } else {
+            even.max(average)
+        };
         // Who pulls comes first.
         let run_max = if self.pulls.is_empty() { RUN_MAX } else { 1 };
         Receiver::Member(member, run.clamp(1, run_max))

@@ -49,23 +49,27 @@ impl GroupTask {
         if self.disabled.is_some() || self.changing.holds() {
             return false;
         }
-        let mut pages = 0;
-        for _ in 0..self.feeds.len() {
+        let (mut pages, mut passed) = (0, 0);
+        while passed < self.feeds.len() {
             let source = self.scan_turn % self.feeds.len();
+            if !self.wants_page(source) {
+                self.scan_turn = source + 1;
+                passed += 1;
+                continue;
+            }
+            if pages == PAGES_PER_TURN {
+                return true;
+            }
+            (pages, passed) = (pages + 1, 0);
+            // A page of each in turn: one that always has more keeps nobody out.
             self.scan_turn = source + 1;
-            while self.wants_page(source) {
-                if pages == PAGES_PER_TURN {
-                    return true;
-                }
-                pages += 1;
-                let now = self.clock.now_ms();
-                self.pace.read(self.standing(), now);
-                let from = self.board.scan_next(source);
-                self.scanner.limits.events = self.room_for(source).min(self.page_events());
-                match self.scanner.scan_now(&self.feeds[source], from) {
-                    Some(scanned) => self.scanned(source, scanned),
-                    None => self.scan_beside(source, from),
-                }
+            let now = self.clock.now_ms();
+            self.pace.read(self.standing(), now);
+            let from = self.board.scan_next(source);
+            self.scanner.limits.events = self.room_for(source).min(self.page_events());
+            match self.scanner.scan_now(&self.feeds[source], from) {
+                Some(scanned) => self.scanned(source, scanned),
+                None => self.scan_beside(source, from),
             }
         }
         false
@@ -102,7 +106,7 @@ impl GroupTask {
     /// again for the next page when a frame goes on beyond.
     fn page_events(&self) -> usize {
         match self.config().ordering() {
-            Ordering::Key => pace::PAGE_EVENTS,
+            Ordering::Key => pace::PAGE_EVENTS.min(self.limits.page.events),
             Ordering::None | Ordering::Partition => {
                 self.ready_wanted().min(self.limits.page.events)
             }
@@ -144,8 +148,11 @@ impl GroupTask {
             return 0;
         }
         if self.config().ordering() != Ordering::Partition {
-            let full = self.board.unparked() >= window_max;
-            return if full { 0 } else { usize::MAX };
+            return match window_max.saturating_sub(self.board.unparked()) {
+                0 => 0,
+                // Not one by one.
+                room => room.max(pace::PAGE_EVENTS),
+            };
         }
         // All of a partition waits for the first of it, and must leave room for
         // the others.
