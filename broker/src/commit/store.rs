@@ -268,7 +268,9 @@ impl Store {
             let here = rest.partition_point(|offset| *offset < entry.end());
             if here > 0 {
                 let payload = self.reader.frame(entry.position, entry.length)?;
+                let before = picked.len();
                 pick_from(&payload, partition, entry, &rest[..here], picked)?;
+                without_frame(&mut picked[before..], payload.len());
                 *rest = &rest[here..];
             }
         }
@@ -439,6 +441,19 @@ fn events_of(
     }))
 }
 
+/// Copies events that are few of a frame of so many bytes: as slices of it they would
+/// keep all of it in memory.
+fn without_frame(events: &mut [StoredEvent], frame_bytes: usize) {
+    let bytes: usize = events.iter().map(|of| of.event.len() + of.note.len()).sum();
+    if bytes >= frame_bytes / 2 {
+        return;
+    }
+    for of in events {
+        of.event = Bytes::copy_from_slice(&of.event);
+        of.note = Bytes::copy_from_slice(&of.note);
+    }
+}
+
 /// Adds those of the entry's events that are at `offsets`, none of which is beyond
 /// the entry.
 fn pick_from(
@@ -536,5 +551,32 @@ impl Filling {
         }
         self.next = self.next.max(entry.end());
         Ok(self.events.len() >= self.limits.events || self.bytes >= self.limits.bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_events_of_a_frame_do_not_keep_it_in_memory() {
+        let frame = Bytes::from(vec![7; 1000]);
+        for (bytes, keeps) in [(600, true), (500, true), (499, false), (0, false)] {
+            let stored = |from: usize, to: usize| StoredEvent {
+                offset: Offset(0),
+                append_time_ms: 0,
+                event: frame.slice(from..to),
+                note: frame.slice(to..to),
+            };
+            let mut events = [stored(0, bytes / 2), stored(bytes / 2, bytes)];
+            let before = events.clone();
+            without_frame(&mut events, frame.len());
+            assert_eq!(
+                events.each_ref().map(|of| &of.event),
+                before.each_ref().map(|of| &of.event)
+            );
+            let held = |of: &StoredEvent| frame.as_ptr_range().contains(&of.event.as_ptr());
+            assert_eq!(events.iter().all(held), keeps, "{bytes}");
+        }
     }
 }
