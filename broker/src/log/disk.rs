@@ -15,6 +15,9 @@ use super::{buffer::BufferPool, direct};
 /// How much is zeroed at once: little, as what is written to the log meanwhile waits
 /// for it.
 const STEP: usize = 128 << 10;
+/// Where zeros go through the page cache, so much of them is synced at once: all of it
+/// in the end would take long.
+const SYNCED_STEP: u64 = 1 << 20;
 
 /// How the log is to be written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
@@ -100,8 +103,10 @@ pub(super) fn fill_with_zeros(
         let step = (size - offset).min(STEP as u64);
         let zeros = &zeros.as_ref()[..step as usize];
         if !file.write_past_cache(zeros, offset)? {
-            // All of it would be in the cache in the end, and the sync take long.
-            file.write_durably(zeros, offset)?;
+            file.write_at(zeros, offset)?;
+            if (offset + step).is_multiple_of(SYNCED_STEP) {
+                file.sync()?;
+            }
         }
         offset += step;
         if !goes_on(step) {

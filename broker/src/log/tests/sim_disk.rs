@@ -317,6 +317,10 @@ impl DiskFile for SimFile {
         self.disk.state().write(self.file, bytes, offset).map(drop)
     }
 
+    fn write_past_cache(&self, bytes: &[u8], offset: u64) -> io::Result<bool> {
+        self.write_at(bytes, offset).map(|()| true)
+    }
+
     /// Only these sectors become durable, whatever else was written before.
     fn write_durably(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         let mut state = self.disk.state();
