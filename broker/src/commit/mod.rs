@@ -30,6 +30,8 @@ mod saved_window;
 mod sequencer;
 mod state;
 mod store;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub use self::{
     ack_window::{AckWindow, WindowError},

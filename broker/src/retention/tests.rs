@@ -13,46 +13,13 @@ use tokio::runtime::Runtime;
 use super::*;
 use crate::{
     commit::{
-        AppendRequest, CatalogChange, Changes, CommitConfig, LaggingLimits, Opened, PageLimits,
-        Running, StoredEvent, TopicConfig, open,
+        AppendRequest, CatalogChange, Changes, CommitConfig, Opened, PageLimits, Running,
+        StoredEvent, TopicConfig, open,
         record::{NewEvent, Retention, Source},
+        testing::{SEGMENT_BYTES, small_config},
     },
-    log::{LogConfig, WriteChoice},
     view::{EntityKey, View},
 };
-
-const SEGMENT: u64 = 64 << 10;
-
-fn config() -> CommitConfig {
-    CommitConfig {
-        log: LogConfig {
-            segment_bytes: SEGMENT,
-            tail_cache_bytes: 0,
-            spares_max: 1,
-            epoch_ahead: 0,
-            write: WriteChoice::Auto,
-            sync_delay: None,
-            ahead_bytes_per_second: None,
-        },
-        blocks_in_flight: 2,
-        is_copy: false,
-        block_bytes: 64 << 10,
-        checkpoint_bytes: 16 << 10,
-        log_checkpoint_bytes: 64 << 10,
-        lagging: LaggingLimits {
-            reads_max: 4,
-            bytes_per_second: None,
-        },
-        queue_len: 100,
-        queue_bytes: 1 << 20,
-        topics_max: 100,
-        groups_max: 100,
-        producers_max: 100,
-        producer_idle_ms: 1000,
-        memory_topic_bytes: 1 << 20,
-        memory_bytes: 1 << 20,
-    }
-}
 
 fn retention_config() -> RetentionConfig {
     RetentionConfig {
@@ -74,7 +41,7 @@ struct Under {
 
 impl Under {
     fn open(dir: &Path) -> Self {
-        Self::open_with(dir, config())
+        Self::open_with(dir, small_config())
     }
 
     fn open_with(dir: &Path, config: CommitConfig) -> Self {
@@ -373,7 +340,7 @@ fn no_segment_goes_before_the_log_says_without_it_what_the_state_is() {
     // None comes by itself.
     let config = CommitConfig {
         log_checkpoint_bytes: 1 << 40,
-        ..config()
+        ..small_config()
     };
     let mut under = Under::open_with(&dir, config);
     let few = Retention {
@@ -397,7 +364,7 @@ fn no_segment_goes_before_the_log_says_without_it_what_the_state_is() {
         check(&again, &model, &format!("crash after turn {turn}"));
         again.close();
         fs::remove_dir_all(crashed).unwrap();
-        if under.keeping.status.lock().unwrap().reclaimed_bytes > 4 * SEGMENT {
+        if under.keeping.status.lock().unwrap().reclaimed_bytes > 4 * SEGMENT_BYTES {
             under.close();
             return;
         }

@@ -21,9 +21,10 @@ use tokio::runtime::Runtime;
 use super::{CheckError, CommitConfig, OpenError, Opened, ViewFound, check, open};
 use crate::{
     commit::{
-        AppendRequest, CatalogChange, Changes, LaggingLimits, NewGroup, PageLimits, ReadError,
-        StoredEvent, TopicConfig,
+        AppendRequest, CatalogChange, Changes, NewGroup, PageLimits, ReadError, StoredEvent,
+        TopicConfig,
         record::{Channel, NewEvent, Settle, Source},
+        testing::small_config,
     },
     log::{LogConfig, WriteChoice},
 };
@@ -45,33 +46,16 @@ enum Outcome {
 }
 
 fn config() -> CommitConfig {
+    let small = small_config();
     CommitConfig {
         log: LogConfig {
             segment_bytes: SEGMENT,
-            tail_cache_bytes: 0,
             spares_max: 0,
-            epoch_ahead: 0,
             write: WriteChoice::Buffered,
-            sync_delay: None,
-            ahead_bytes_per_second: None,
+            ..small.log
         },
-        blocks_in_flight: 2,
-        is_copy: false,
-        block_bytes: 64 << 10,
-        checkpoint_bytes: 16 << 10,
         log_checkpoint_bytes: 32 << 10,
-        lagging: LaggingLimits {
-            reads_max: 4,
-            bytes_per_second: None,
-        },
-        queue_len: 100,
-        queue_bytes: 1 << 20,
-        topics_max: 100,
-        groups_max: 100,
-        producers_max: 100,
-        producer_idle_ms: 1000,
-        memory_topic_bytes: 1 << 20,
-        memory_bytes: 1 << 20,
+        ..small
     }
 }
 

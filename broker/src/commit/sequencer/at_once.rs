@@ -88,46 +88,12 @@ mod tests {
     use sluice_proto::{Offset, PartitionId, TopicName};
 
     use super::*;
-    use crate::{
-        commit::{
-            AppendRequest, CatalogChange, CommitConfig, LaggingLimits, Proposals, TopicConfig,
-            open,
-            proposal::Submitted,
-            record::{Channel, NewEvent, Source},
-        },
-        log::{LogConfig, WriteChoice},
+    use crate::commit::{
+        AppendRequest, CatalogChange, Proposals, TopicConfig, open,
+        proposal::Submitted,
+        record::{Channel, NewEvent, Source},
+        testing::small_config,
     };
-
-    fn config() -> CommitConfig {
-        CommitConfig {
-            log: LogConfig {
-                segment_bytes: 64 << 10,
-                tail_cache_bytes: 0,
-                spares_max: 1,
-                epoch_ahead: 0,
-                write: WriteChoice::Auto,
-                sync_delay: None,
-                ahead_bytes_per_second: None,
-            },
-            blocks_in_flight: 2,
-            is_copy: false,
-            block_bytes: 64 << 10,
-            checkpoint_bytes: 1 << 20,
-            log_checkpoint_bytes: 1 << 20,
-            lagging: LaggingLimits {
-                reads_max: 4,
-                bytes_per_second: None,
-            },
-            queue_len: 100,
-            queue_bytes: 1 << 20,
-            topics_max: 10,
-            groups_max: 10,
-            producers_max: 10,
-            producer_idle_ms: 1000,
-            memory_topic_bytes: 1 << 20,
-            memory_bytes: 1 << 20,
-        }
-    }
 
     async fn memory_topic(proposals: &Proposals) -> Source {
         let name = TopicName::new("m").unwrap();
@@ -163,7 +129,7 @@ mod tests {
     #[tokio::test]
     async fn nothing_overtakes_what_is_in_line() {
         let dir = tempfile::tempdir().unwrap();
-        let opened = open(dir.path(), config()).unwrap();
+        let opened = open(dir.path(), small_config()).unwrap();
         let proposals = opened.proposals;
         let target = memory_topic(&proposals).await;
         let first = |committed: Committed| committed.appended[0].first;
