@@ -94,6 +94,15 @@ class Worker:
             print("dropped", image.id, error.details(), flush=True)
 
 
+def is_broken(error):
+    """Whether the connection is, and nothing else."""
+    # What grpc.aio says when it was just about to send something
+    # (https://github.com/grpc/grpc/issues/36066).
+    internal = error.code() is grpc.StatusCode.INTERNAL
+    sending = internal and error.details() == "Internal error from Core"
+    return sending or error.code() is grpc.StatusCode.UNAVAILABLE
+
+
 async def main(address):
     async with grpc.aio.insecure_channel(address, stubs.CHANNEL_OPTIONS) as channel:
         admin = admin_pb2_grpc.AdminServiceStub(channel)
@@ -108,7 +117,7 @@ async def main(address):
             try:
                 await worker.consume()
             except grpc.RpcError as error:
-                if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                if not is_broken(error):
                     raise
                 # The broker is being restarted, or the connection broke. Join again.
                 await asyncio.sleep(0.5)
