@@ -2,9 +2,10 @@
 //! and generates code for them twice:
 //!
 //! - `pb`: as they are written, with a client;
-//! - `wire`: the same messages with every field of type `Event` turned into
-//!   `bytes`, with a server. The two encodings are the same on the wire, and the
-//!   broker neither decodes nor encodes an event that passes through.
+//! - `wire`: the same messages with every field of type `Event`, and the batches that
+//!   streams bring, turned into `bytes`, with a server; its `Deliveries` are written by
+//!   hand. The two encodings are the same on the wire, and the broker neither decodes
+//!   nor encodes an event that passes through.
 
 use std::{env, fs, path::PathBuf};
 
@@ -16,6 +17,13 @@ const FILES: [&str; 4] = [
     "sluice/v1/error.proto",
     "sluice/v1/broker.proto",
     "sluice/v1/admin.proto",
+];
+
+/// What is left encoded in `wire`.
+const ENCODED: [&str; 3] = [
+    ".sluice.v1.Event",
+    ".sluice.v1.PublishBatch",
+    ".sluice.v1.SettleBatch",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -37,12 +45,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     tonic_prost_build::configure()
         .build_client(false)
         .bytes(".")
+        .extern_path(".sluice.v1.Deliveries", "crate::deliveries::Deliveries")
         .out_dir(&wire_dir)
-        .compile_fds(with_encoded_events(public))?;
+        .compile_fds(with_encoded_parts(public))?;
     Ok(())
 }
 
-fn with_encoded_events(mut files: FileDescriptorSet) -> FileDescriptorSet {
+fn with_encoded_parts(mut files: FileDescriptorSet) -> FileDescriptorSet {
     for file in &mut files.file {
         // Dropped, because the comments' paths would shift with the removed
         // message; the public code carries them.
@@ -54,7 +63,7 @@ fn with_encoded_events(mut files: FileDescriptorSet) -> FileDescriptorSet {
             .iter_mut()
             .flat_map(|message| &mut message.field)
         {
-            if field.type_name() == ".sluice.v1.Event" {
+            if ENCODED.contains(&field.type_name()) {
                 field.type_name = None;
                 field.set_type(Type::Bytes);
             }

@@ -8,6 +8,7 @@ use std::{
     thread,
 };
 
+use prost::Message;
 use sluice_proto::wire::{
     self,
     broker_service_server::{BrokerService, BrokerServiceServer},
@@ -26,7 +27,7 @@ use tonic::{
 
 use crate::{
     bare_consume,
-    raw_disk::{Block, RawLog},
+    raw_disk::{Block, Blocks, RawLog},
 };
 
 /// What one write gathers, as in the broker.
@@ -38,9 +39,9 @@ const MESSAGE_BYTES_MAX: usize = 16 << 20;
 type Answer<T> = ReceiverStream<Result<T, Status>>;
 
 /// Serves until the process is killed; writes to `file`, or nowhere.
-pub(crate) async fn serve(file: Option<&Path>) -> anyhow::Result<()> {
+pub(crate) async fn serve(file: Option<&Path>, blocks: Blocks) -> anyhow::Result<()> {
     let disk = match file {
-        Some(file) => Some(start_writers(RawLog::create(file)?)?),
+        Some(file) => Some(start_writers(RawLog::create(file, blocks)?)?),
         None => None,
     };
     let listener = TcpListener::bind("127.0.0.1:0").await?;
@@ -134,6 +135,9 @@ impl BrokerService for Bare {
             while let Ok(Some(request)) = requests.message().await {
                 let Some(In::Batch(batch)) = request.message else {
                     continue;
+                };
+                let Ok(batch) = wire::PublishBatch::decode(batch) else {
+                    return;
                 };
                 let request_id = batch.request_id;
                 let durable = match &disk {

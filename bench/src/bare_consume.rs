@@ -3,7 +3,12 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use sluice_proto::wire::{self, consume_request::Message as In, consume_response::Message as Out};
+use prost::Message;
+use sluice_proto::{
+    Offset,
+    deliveries::DeliveryHead,
+    wire::{self, consume_request::Message as In, consume_response::Message as Out},
+};
 use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
 
@@ -41,6 +46,7 @@ pub(crate) async fn serve(
             request = requests.message() => match request.ok()??.message {
                 Some(In::Grant(grant)) => granted = grant.max_events,
                 Some(In::Settle(settle)) => {
+                    let settle = wire::SettleBatch::decode(settle).ok()?;
                     let settled = wire::Settled {
                         request_id: settle.request_id,
                         failures: Vec::new(),
@@ -61,24 +67,23 @@ pub(crate) async fn serve(
 fn deliveries(event: &Bytes, sent: &mut i64, granted: i64) -> wire::ConsumeResponse {
     let fit = (MESSAGE_BYTES / (event.len() + 64)) as i64;
     let count = (granted - *sent).min(MESSAGE_EVENTS).min(fit);
-    let deliveries = (*sent..*sent + count)
-        .map(|offset| wire::Delivery {
-            lease: Some(wire::LeaseToken {
+    let mut deliveries = wire::Deliveries::default();
+    deliveries.reserve(count as usize * (event.len() + 64));
+    for offset in *sent..*sent + count {
+        let head = DeliveryHead {
+            lease: wire::LeaseToken {
                 epoch: 1,
                 counter: offset + 1,
-            }),
-            event: event.clone(),
-            offset,
-            append_time: Some(prost_types::Timestamp {
-                seconds: 1_764_000_000,
-                nanos: 0,
-            }),
+            },
+            offset: Offset(offset as u64),
+            append_time_ms: 1_764_000_000_000,
             attempt: 1,
-            ..wire::Delivery::default()
-        })
-        .collect();
+            ..DeliveryHead::default()
+        };
+        deliveries.push(&head, event);
+    }
     *sent += count;
-    answer(Out::Deliveries(wire::Deliveries { deliveries }))
+    answer(Out::Deliveries(deliveries))
 }
 
 fn answer(message: Out) -> wire::ConsumeResponse {

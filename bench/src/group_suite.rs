@@ -9,6 +9,7 @@ use sluice_proto::pb;
 use crate::{
     api::broker::OwnBroker,
     consume::{self, Consumed, Load},
+    load::engine::BACKLOG_AGE,
     preload,
     process::ServerProcess,
     report::{Figure, table},
@@ -17,6 +18,8 @@ use crate::{
 const KEYS: usize = 1000;
 /// So many times the events that are worked off are stored before them.
 const STORED_TIMES: u64 = 8;
+/// Bytes of an event beside its data, and more than those.
+const AROUND_EVENT: u64 = 128;
 
 /// Settings of the run.
 #[derive(Clone, Debug, Args)]
@@ -26,7 +29,7 @@ pub(crate) struct Groups {
     rounds: u32,
     /// Thousand events of 100 bytes that are worked off in one measurement; of
     /// 1 KiB it is a quarter.
-    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     thousand_events: u32,
     /// Only these sizes of events, in bytes.
     #[arg(
@@ -135,6 +138,14 @@ impl Groups {
         }
     }
 
+    /// A broker that has in memory what is worked off of two topics, so that groups are
+    /// measured and not the disk.
+    fn broker(&self, event_bytes: usize) -> anyhow::Result<OwnBroker> {
+        let topic = self.events(event_bytes) * (event_bytes as u64 + AROUND_EVENT);
+        let limit = format!("tail_cache_bytes={}", 2 * topic + (64 << 20));
+        OwnBroker::start_with(self.dir.as_deref(), &[&limit])
+    }
+
     async fn round(&self, results: &mut Results) -> anyhow::Result<()> {
         for event_bytes in self.event_bytes.iter().copied() {
             let bare = ServerProcess::start(&["bare".as_ref()])?;
@@ -150,7 +161,7 @@ impl Groups {
             }
             drop(bare);
 
-            let broker = OwnBroker::start(self.dir.as_deref())?;
+            let broker = self.broker(event_bytes)?;
             for order in self.order.iter().copied() {
                 let (topic, keys) = match order {
                     Order::Key => ("keyed", KEYS),
@@ -158,7 +169,7 @@ impl Groups {
                 };
                 broker.create_topic(topic).await?;
                 let count = self.events(event_bytes);
-                preload::run(broker.process.addr(), topic, count, event_bytes, keys).await?;
+                preload(broker.process.addr(), topic, count, event_bytes, keys).await?;
                 for members in self.members.iter().copied() {
                     let way = Way {
                         event_bytes,
@@ -195,11 +206,11 @@ impl Groups {
     }
 
     async fn nacks(&self, results: &mut Results) -> anyhow::Result<()> {
-        let broker = OwnBroker::start(self.dir.as_deref())?;
+        let broker = self.broker(100)?;
         broker.create_topic("plain").await?;
         // As many as the goal names, with the default of the settings.
-        let events = 2 * self.events(100);
-        preload::run(broker.process.addr(), "plain", events, 100, 0).await?;
+        let events = self.events(100) / 2;
+        preload(broker.process.addr(), "plain", events, 100, 0).await?;
         create_group(&broker, "plain", "nacks", Order::None).await?;
         let load = Load {
             addr: broker.process.addr(),
@@ -219,7 +230,7 @@ impl Groups {
     /// before the group's start.
     async fn much_stored(&self, results: &mut Results) -> anyhow::Result<()> {
         let broker = OwnBroker::start(self.dir.as_deref())?;
-        let (addr, topic, events) = (broker.process.addr(), "plain", self.events(100));
+        let (addr, topic, events) = (broker.process.addr(), "plain", self.events(100) / 4);
         broker.create_topic(topic).await?;
         preload::run(addr, topic, STORED_TIMES * events, 100, 0).await?;
         let config = pb::GroupConfig {
@@ -230,7 +241,7 @@ impl Groups {
             ..config(Order::None)
         };
         create_group_as(&broker, topic, "late", config).await?;
-        preload::run(addr, topic, events, 100, 0).await?;
+        preload(addr, topic, events, 100, 0).await?;
         let load = Load {
             addr,
             topic: topic.into(),
@@ -245,10 +256,10 @@ impl Groups {
     }
 
     async fn many_groups(&self, results: &mut Results) -> anyhow::Result<()> {
-        let broker = OwnBroker::start(self.dir.as_deref())?;
+        let broker = self.broker(100)?;
         broker.create_topic("plain").await?;
         let events = (self.events(100) / u64::from(self.groups)).max(1000);
-        preload::run(broker.process.addr(), "plain", events, 100, 0).await?;
+        preload(broker.process.addr(), "plain", events, 100, 0).await?;
         let before = broker.process.usage()?;
         let started = std::time::Instant::now();
         let mut groups = tokio::task::JoinSet::new();
@@ -341,7 +352,8 @@ impl Groups {
             rows,
         );
         let settings = format!(
-            "{} rounds, median (min–max); {} thousand events of 100 B, a quarter of 1 KiB.",
+            "{} rounds, median (min–max); {} thousand events of 100 B, a quarter of 1 KiB, \
+             which the broker has in memory.",
             self.rounds, self.thousand_events,
         );
         if self.ways_only {
@@ -364,7 +376,7 @@ impl Groups {
                 row(
                     format!(
                         "one member, behind {} thousand stored events",
-                        STORED_TIMES * u64::from(self.thousand_events)
+                        STORED_TIMES * u64::from(self.thousand_events) / 4
                     ),
                     &results.much_stored,
                 ),
@@ -383,6 +395,19 @@ impl Groups {
             Figure::of(results.bytes_per_event_in_flight.clone()).median(),
         )
     }
+}
+
+/// Publishes what is to be worked off, and lets it lie.
+async fn preload(
+    addr: SocketAddr,
+    topic: &str,
+    count: u64,
+    event_bytes: usize,
+    keys: usize,
+) -> anyhow::Result<()> {
+    preload::run(addr, topic, count, event_bytes, keys).await?;
+    tokio::time::sleep(BACKLOG_AGE).await;
+    Ok(())
 }
 
 async fn measure(

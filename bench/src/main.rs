@@ -67,7 +67,12 @@ enum Command {
     },
     /// The bare path on a free port; the bench starts it.
     #[command(hide = true)]
-    Bare { file: Option<PathBuf> },
+    Bare {
+        file: Option<PathBuf>,
+        /// The file's blocks are allocated and were never written.
+        #[arg(long)]
+        new_blocks: bool,
+    },
 }
 
 fn main() -> anyhow::Result<()> {
@@ -94,7 +99,13 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Compare(compare) => suite::compare(compare).await,
         Command::Report(report) => suite::report(&report),
         Command::Broker { data_dir, limits } => server::broker(&data_dir, &limits).await,
-        Command::Bare { file } => bare::serve(file.as_deref()).await,
+        Command::Bare { file, new_blocks } => {
+            let blocks = match new_blocks {
+                true => raw_disk::Blocks::Allocated,
+                false => raw_disk::Blocks::Written,
+            };
+            bare::serve(file.as_deref(), blocks).await
+        }
     }
 }
 

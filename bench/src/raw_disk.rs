@@ -12,17 +12,20 @@ use std::{
 };
 
 use rustix::{
-    fs::OFlags,
+    fs::{FallocateFlags, OFlags, fallocate},
     io::{ReadWriteFlags, pwritev2},
 };
 
 /// As large as a segment and some, so that it is written over again and again.
 const FILE_BYTES: u64 = 256 << 20;
+/// So large that a load of a few seconds does not come to its end.
+const NEW_FILE_BYTES: u64 = 8 << 30;
 const PAGE: usize = 4096;
 
-/// A file whose blocks have all been written, to be written over in turn.
+/// A file whose blocks are there, to be written over in turn.
 pub(crate) struct RawLog {
     file: File,
+    bytes: u64,
     way: Way,
     next: AtomicU64,
 }
@@ -72,10 +75,19 @@ impl Block {
     }
 }
 
+/// What the file's blocks are before they are written to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Blocks {
+    /// They were written, with zeros.
+    Written,
+    /// They were allocated, as those of a broker's new segments are.
+    Allocated,
+}
+
 impl RawLog {
-    /// Makes the file, with zeros.
-    pub(crate) fn create(path: &Path) -> io::Result<Self> {
-        File::create(path)?;
+    /// Makes the file.
+    pub(crate) fn create(path: &Path, blocks: Blocks) -> io::Result<Self> {
+        let made = File::create(path)?;
         let mut zeros = Block::new(1 << 20);
         zeros.extend(&vec![0; 1 << 20]);
         // That such a file can be opened proves nothing, so one is written.
@@ -88,12 +100,22 @@ impl RawLog {
             Ok(file) => (file, Way::Direct),
             Err(_) => (OpenOptions::new().write(true).open(path)?, Way::Cached),
         };
-        for at in (0..FILE_BYTES).step_by(zeros.bytes().len()) {
-            file.write_all_at(zeros.bytes(), at)?;
-        }
+        let bytes = match blocks {
+            Blocks::Written => {
+                for at in (0..FILE_BYTES).step_by(zeros.bytes().len()) {
+                    file.write_all_at(zeros.bytes(), at)?;
+                }
+                FILE_BYTES
+            }
+            Blocks::Allocated => {
+                fallocate(&made, FallocateFlags::empty(), 0, NEW_FILE_BYTES)?;
+                NEW_FILE_BYTES
+            }
+        };
         file.sync_all()?;
         Ok(Self {
             file,
+            bytes,
             way,
             next: AtomicU64::new(0),
         })
@@ -106,7 +128,7 @@ impl RawLog {
         let bytes = block.bytes();
         let after = |at: u64| {
             let end = at + bytes.len() as u64;
-            Some(end).filter(|end| *end <= FILE_BYTES)
+            Some(end).filter(|end| *end <= self.bytes)
         };
         let place = self
             .next
@@ -191,7 +213,7 @@ mod tests {
     fn blocks_are_written_in_turn_and_over_each_other_at_the_end() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("raw");
-        let log = RawLog::create(&path).unwrap();
+        let log = RawLog::create(&path, Blocks::Written).unwrap();
         let large = FILE_BYTES as usize - PAGE;
         let mut first = Block::new(large);
         first.extend(&vec![1; large]);

@@ -31,6 +31,7 @@ macro_rules! fault_disk {
     };
 }
 
+pub mod allocator;
 pub mod backup;
 pub mod commit;
 pub mod config;

@@ -21,6 +21,9 @@ const MESSAGE_BYTES_MAX: usize = 64 << 20;
 /// another's window.
 const STREAM_WINDOW_BYTES: u32 = 16 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 256 << 20;
+/// Messages of up to 200 KiB come in one frame, instead of one for each 16 KiB, each of
+/// which the broker gives to the system by itself.
+const FRAME_BYTES: u32 = 256 << 10;
 
 /// How a client behaves.
 ///
@@ -107,7 +110,8 @@ impl Client {
             .http2_keep_alive_interval(Duration::from_secs(20))
             .keep_alive_timeout(Duration::from_secs(20))
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_frame_size(FRAME_BYTES);
         let administering = endpoint.connect().await.map_err(|error| {
             let message = format!("no broker answers at {url}: {}", chain(&error));
             Error::new(Code::Unavailable, message)

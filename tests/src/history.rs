@@ -14,7 +14,8 @@
 //!   request come after them;
 //! - a reader gets every offset, in order, also across crashes;
 //! - what was acked by its worker, durably, is not delivered again to that group;
-//! - events of one key are delivered one after the other.
+//! - events of one key are delivered one after the other; after a crash a key may begin
+//!   again, with the first event whose ack is not known to be durable.
 //!
 //! That covers the anomalies of
 //! [Jepsen's Kafka workload](https://github.com/jepsen-io/redpanda), whose names

@@ -4,8 +4,8 @@
 use std::net::SocketAddr;
 
 use tokio::{
-    io::copy_bidirectional,
-    net::{TcpListener, TcpStream},
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt, copy},
+    net::{TcpListener, TcpStream, tcp::OwnedWriteHalf},
     sync::watch,
     task::JoinHandle,
 };
@@ -23,6 +23,8 @@ pub struct Proxy {
     addr: SocketAddr,
     /// Where the broker is, and what ends the connections to it.
     target: watch::Sender<(String, CancellationToken)>,
+    /// What the broker says is kept back.
+    muted: watch::Sender<bool>,
     accepting: JoinHandle<()>,
 }
 
@@ -38,12 +40,15 @@ impl Proxy {
         let addr = listener.local_addr().expect("it is bound");
         let target = watch::Sender::new((broker.address().to_owned(), CancellationToken::new()));
         let targets = target.subscribe();
+        let muted = watch::Sender::new(false);
+        let mute = muted.subscribe();
         let accepting = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let (target, cut) = targets.borrow().clone();
+                let mute = mute.clone();
                 tokio::spawn(async move {
                     tokio::select! {
-                        () = forward(client, target) => {}
+                        () = forward(client, target, mute) => {}
                         () = cut.cancelled() => {}
                     }
                 });
@@ -52,6 +57,7 @@ impl Proxy {
         Self {
             addr,
             target,
+            muted,
             accepting,
         }
     }
@@ -72,6 +78,12 @@ impl Proxy {
         self.lead_to(broker.address());
     }
 
+    /// Keeps back what the broker says from now on, or lets it through; what clients say
+    /// goes on.
+    pub fn mute(&self, muted: bool) {
+        self.muted.send_replace(muted);
+    }
+
     fn lead_to(&self, address: &str) {
         let target = (address.to_owned(), CancellationToken::new());
         let (_, connections) = self.target.send_replace(target);
@@ -86,11 +98,33 @@ impl Drop for Proxy {
     }
 }
 
-async fn forward(mut client: TcpStream, target: String) {
+async fn forward(client: TcpStream, target: String, mute: watch::Receiver<bool>) {
     // A broker that is not there is a connection that ends.
-    if let Ok(mut server) = TcpStream::connect(target).await {
+    if let Ok(server) = TcpStream::connect(target).await {
         let _ = client.set_nodelay(true);
         let _ = server.set_nodelay(true);
-        let _ = copy_bidirectional(&mut client, &mut server).await;
+        let (mut asked, mut answers) = client.into_split();
+        let (said, mut to_server) = server.into_split();
+        let asking = async {
+            let _ = copy(&mut asked, &mut to_server).await;
+            let _ = to_server.shutdown().await;
+        };
+        tokio::join!(asking, answer(said, &mut answers, mute));
     }
+}
+
+/// Copies what the broker says, while it is not kept back.
+async fn answer(
+    mut said: impl AsyncRead + Unpin,
+    answers: &mut OwnedWriteHalf,
+    mut mute: watch::Receiver<bool>,
+) {
+    let mut bytes = vec![0; 64 << 10];
+    while let Ok(count @ 1..) = said.read(&mut bytes).await {
+        let let_through = mute.wait_for(|muted| !muted).await.is_ok();
+        if !let_through || answers.write_all(&bytes[..count]).await.is_err() {
+            break;
+        }
+    }
+    let _ = answers.shutdown().await;
 }

@@ -66,6 +66,28 @@ async fn what_fits_nobodys_message_waits_for_somebody_who_takes_it() {
     assert_eq!(whole.extend_interval.unwrap().seconds, 10);
 }
 
+/// More events than are looked at in one turn fit nobody, and nothing happens to the
+/// group meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_that_fit_nobodys_message_do_not_hold_up_what_is_behind_them() {
+    let broker = TestBroker::start();
+    let api = Api::connect(broker.url()).await;
+    api.create_topic("in", 1).await;
+    api.create_group("in", "workers", GroupConfig::default())
+        .await;
+    for number in 0..200 {
+        let mut large = event(&format!("large-{number}"));
+        large.data = vec![1; 100_000].into();
+        api.publish("in", vec![large]).await.unwrap();
+    }
+    api.publish("in", vec![event("small")]).await.unwrap();
+    let mut small = join("in", "workers", 10);
+    small.max_message_bytes = 64 << 10;
+    let mut member = Member::join(&api, small).await.unwrap();
+    let delivery = expect("the small event", member.delivery()).await.unwrap();
+    assert_eq!(delivery.event.unwrap().id, "small");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn errors_say_their_reason_in_trailers_too() {
     let broker = TestBroker::start();

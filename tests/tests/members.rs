@@ -303,6 +303,46 @@ async fn a_pull_ends_with_its_reason_when_the_group_is_at_its_in_flight_cap() {
     assert_eq!(second.idle(), IdleReason::InFlightCap);
 }
 
+/// A member whose credit is used up is in nobody's way.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pull_gets_what_a_member_without_credit_does_not_take() {
+    let broker = TestBroker::start();
+    let api = Api::connect(broker.url()).await;
+    api.create_topic("in", 1).await;
+    api.create_group("in", "workers", lease_of(60 * 60 * 1000))
+        .await;
+    let mut member = Member::join(&api, join("in", "workers", 1)).await.unwrap();
+    let ids = ["a", "b", "c", "d"];
+    api.publish("in", vec![event(ids[0])]).await.unwrap();
+    let held = expect("its one event", member.delivery()).await.unwrap();
+    let mut got = vec![held.event.unwrap().id];
+    let pull = PullRequest {
+        topic: "in".to_owned(),
+        group: "workers".to_owned(),
+        wait: Some(Duration::from_secs(60).try_into().unwrap()),
+        ..PullRequest::default()
+    };
+    let pull = || {
+        let (mut broker_api, pull) = (api.broker.clone(), pull.clone());
+        tokio::spawn(async move { broker_api.pull(pull).await })
+    };
+    // Pulls that come before their event, and one that comes after it.
+    for (id, waits) in [(ids[1], true), (ids[2], true), (ids[3], false)] {
+        let waiting = waits.then(&pull);
+        api.publish("in", vec![event(id)]).await.unwrap();
+        let pulling = waiting.unwrap_or_else(&pull);
+        let pulled = expect("the pull", pulling).await.unwrap().unwrap();
+        got.extend(
+            pulled
+                .into_inner()
+                .deliveries
+                .into_iter()
+                .map(|of| of.event.unwrap().id),
+        );
+    }
+    assert_eq!(got, ids);
+}
+
 /// A member that is told why nothing comes.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_heartbeat_is_answered_with_the_reason_why_nothing_comes() {

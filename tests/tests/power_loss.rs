@@ -41,9 +41,21 @@ const ARGS: &[&str] = &[
     "--limit=tail_cache_bytes=0",
 ];
 
-/// What the broker has acked: the ids, by topic and offset.
+/// What the broker has acked.
 #[derive(Clone, Debug, Default)]
-struct Acked(Arc<Mutex<BTreeMap<(&'static str, i64), String>>>);
+struct Acked(Arc<Mutex<AckedUntilCut>>);
+
+#[derive(Debug, Default)]
+struct AckedUntilCut {
+    /// The ids, by topic and offset.
+    ids: BTreeMap<(&'static str, i64), String>,
+    /// What is acked now was written through the page cache after the power was cut:
+    /// it says nothing, and on a real machine would not come. ext4 that is shut down
+    /// answers some syncs of such writes with success although nothing was kept:
+    /// those into blocks that were only allocated, whose mark as written it can no
+    /// longer put into its journal. Of direct writes it tells the error.
+    proves_nothing: bool,
+}
 
 /// A topic whose events all stay, and one that keeps a few of many large ones, so
 /// that segments come and go.
@@ -68,7 +80,10 @@ impl Acked {
                 return;
             };
             let mut acked = self.0.lock().unwrap();
-            let before = acked.insert((topic, ranges[0].first_offset), id);
+            if acked.proves_nothing {
+                return;
+            }
+            let before = acked.ids.insert((topic, ranges[0].first_offset), id);
             assert_eq!(before, None, "two events were acked at one place");
         }
     }
@@ -88,7 +103,7 @@ impl Acked {
             // Also while it is read events go.
             let start = start_offset(api, topic).await;
             let acked = self.0.lock().unwrap();
-            let of_topic = || acked.range((topic, 0)..=(topic, i64::MAX));
+            let of_topic = || acked.ids.range((topic, 0)..=(topic, i64::MAX));
             for ((_, offset), id) in of_topic().filter(|((_, offset), _)| *offset >= start) {
                 if there.get(offset) != Some(id) {
                     lost.push(format!("{id} at {topic}@{offset}"));
@@ -111,7 +126,11 @@ impl Acked {
     }
 
     fn count(&self) -> usize {
-        self.0.lock().unwrap().len()
+        self.0.lock().unwrap().ids.len()
+    }
+
+    fn prove_nothing(&self, from_now_on: bool) {
+        self.0.lock().unwrap().proves_nothing = from_now_on;
     }
 }
 
@@ -123,10 +142,20 @@ async fn start_offset(api: &Api, topic: &str) -> i64 {
     described.into_inner().partitions[0].start_offset
 }
 
-/// Base positions of the segments, and whether each is in a file that was one
-/// before.
-fn segments(data: &Path) -> BTreeMap<String, bool> {
-    let mut segments = BTreeMap::new();
+/// Names of segments, and whether each is in a file that was one before.
+type Segments = BTreeMap<String, bool>;
+
+fn one_is_new(before: &Segments, now: &Segments) -> bool {
+    now.keys().any(|name| !before.contains_key(name))
+}
+
+fn one_is_recycled(before: &Segments, now: &Segments) -> bool {
+    let mut new = now.iter().filter(|(name, _)| !before.contains_key(*name));
+    new.any(|(_, used)| *used)
+}
+
+fn segments(data: &Path) -> Segments {
+    let mut segments = Segments::new();
     let Ok(entries) = fs::read_dir(data.join("log")) else {
         return segments;
     };
@@ -146,7 +175,7 @@ struct Run {
     disk: PowerCut,
     acked: Acked,
     /// All segments that there were.
-    segments: BTreeMap<String, bool>,
+    segments: Segments,
     switches: Vec<&'static str>,
     cycle: usize,
 }
@@ -157,7 +186,7 @@ impl Run {
         let run = Self {
             disk: PowerCut::new(DISK_MIB),
             acked: Acked::default(),
-            segments: BTreeMap::new(),
+            segments: Segments::new(),
             switches: [&["other_boot"], faults].concat(),
             cycle: 0,
         };
@@ -196,10 +225,16 @@ impl Run {
         started.map_err(|(status, says)| format!("{status}: {says}"))
     }
 
-    /// Publishes until segments have changed, and some time more; then the power
-    /// fails. What was lost.
-    async fn cycle(&mut self, writer: &str, random: &mut impl Rng) -> Vec<String> {
+    /// Publishes until `enough`, which is given the segments there were before and
+    /// those there are, and some time more; then the power fails. What was lost.
+    async fn cycle(
+        &mut self,
+        writer: &str,
+        enough: impl Fn(&Segments, &Segments) -> bool,
+        random: &mut impl Rng,
+    ) -> Vec<String> {
         self.cycle += 1;
+        self.acked.prove_nothing(false);
         let data = self.disk.path().join("data");
         let mut broker = self.broker(writer);
         let mut publishers = JoinSet::new();
@@ -212,8 +247,8 @@ impl Run {
             publishers.spawn(self.acked.clone().publish(api, topic, name, bytes));
         }
         let before = segments(&data);
-        expect("a new segment", async {
-            while segments(&data).keys().all(|name| before.contains_key(name)) {
+        expect("segments that are enough", async {
+            while !enough(&before, &segments(&data)) {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         })
@@ -222,6 +257,7 @@ impl Run {
         tokio::time::sleep(more).await;
         self.segments.extend(segments(&data));
 
+        self.acked.prove_nothing(writer == "buffered");
         self.disk.cut();
         block_in_place(|| broker.kill());
         while let Some(ended) = publishers.join_next().await {
@@ -254,7 +290,12 @@ async fn what_was_acked_survives_the_loss_of_power() {
     let mut run = Run::start("auto", &[]).await;
     for cycle in 1..=cycles {
         let writer = ["direct", "buffered"][cycle % 2];
-        let lost = run.cycle(writer, &mut random).await;
+        let enough = if cycle < cycles {
+            one_is_new
+        } else {
+            one_is_recycled
+        };
+        let lost = run.cycle(writer, enough, &mut random).await;
         assert!(lost.is_empty(), "cycle {cycle}: lost {lost:?}");
         println!("power lost {cycle} times: {} acked", run.acked.count());
     }
@@ -265,10 +306,7 @@ async fn what_was_acked_survives_the_loss_of_power() {
         run.acked.count()
     );
     assert!(made > cycles, "a segment was made before each");
-    // A single one, as when it is replayed, need not be worth anything.
-    if cycles >= CYCLES {
-        assert!(recycled > 0, "segments were recycled");
-    }
+    assert!(recycled > 0, "segments were recycled");
 }
 
 /// The test above would notice a broker that acks before it has synced.
@@ -277,7 +315,7 @@ async fn a_broker_that_acks_before_it_has_synced_is_found_out() {
     let mut random = seeded();
     let mut run = Run::start("buffered", &["ack_before_sync"]).await;
     for cycle in 1..=CYCLES {
-        let lost = run.cycle("buffered", &mut random).await;
+        let lost = run.cycle("buffered", one_is_new, &mut random).await;
         if let Some(first) = lost.first() {
             println!("cycle {cycle}: {} lost, first: {first}", lost.len());
             return;

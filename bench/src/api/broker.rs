@@ -17,8 +17,14 @@ pub(crate) struct OwnBroker {
 impl OwnBroker {
     /// Starts one over a new folder in `dir`, or where the system has its own.
     pub(crate) fn start(dir: Option<&Path>) -> anyhow::Result<Self> {
+        Self::start_with(dir, &[])
+    }
+
+    /// With limits, as NAME=VALUE.
+    pub(crate) fn start_with(dir: Option<&Path>, limits: &[&str]) -> anyhow::Result<Self> {
         let dir = process::temporary_folder(dir)?;
-        let args: [&OsStr; 2] = ["broker".as_ref(), dir.path().as_os_str()];
+        let mut args: Vec<&OsStr> = vec!["broker".as_ref(), dir.path().as_os_str()];
+        args.extend(limits.iter().map(OsStr::new));
         Ok(Self {
             process: ServerProcess::start(&args)?,
             _dir: dir,

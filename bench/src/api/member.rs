@@ -2,10 +2,8 @@
 
 use std::net::SocketAddr;
 
-use sluice_proto::wire::{
-    self, consume_request::Message as In, consume_response::Message as Out,
-    settlement::Action as Settle,
-};
+use prost::Message;
+use sluice_proto::wire::{self, consume_response::Message as Out, settlement::Action as Settle};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{codegen::http::uri::PathAndQuery, transport::Channel};
@@ -15,13 +13,24 @@ use super::connect;
 
 /// A member of a group.
 pub(crate) struct Member {
-    requests: mpsc::Sender<wire::ConsumeRequest>,
+    requests: mpsc::Sender<Request>,
     answers: tonic::Streaming<wire::ConsumeResponse>,
     /// Events that it may have at once.
     window: i64,
     received: i64,
     granted: i64,
     last_request_id: i64,
+}
+
+/// A `sluice.v1.ConsumeRequest`, of what is sent here: it has one of these.
+#[derive(Clone, PartialEq, Message)]
+struct Request {
+    #[prost(message, optional, tag = "1")]
+    join: Option<wire::Join>,
+    #[prost(message, optional, tag = "2")]
+    grant: Option<wire::Grant>,
+    #[prost(message, optional, tag = "3")]
+    settle: Option<wire::SettleBatch>,
 }
 
 /// What comes to a member.
@@ -62,9 +71,14 @@ impl Member {
             ..wire::Join::default()
         };
         // Before the call, which is answered only when it has a first message.
-        requests.send(request(In::Join(join))).await?;
+        requests
+            .send(Request {
+                join: Some(join),
+                ..Request::default()
+            })
+            .await?;
         let path = PathAndQuery::from_static("/sluice.v1.BrokerService/Consume");
-        let codec = ProstCodec::<wire::ConsumeRequest, wire::ConsumeResponse>::default();
+        let codec = ProstCodec::<Request, wire::ConsumeResponse>::default();
         let stream = tonic::Request::new(ReceiverStream::new(stream));
         let answers = client.streaming(stream, path, codec).await?.into_inner();
         Ok(Self {
@@ -108,16 +122,22 @@ impl Member {
     ) -> anyhow::Result<i64> {
         let permit = self.requests.reserve().await?;
         self.last_request_id += 1;
-        permit.send(request(In::Settle(wire::SettleBatch {
+        let settle = wire::SettleBatch {
             request_id: self.last_request_id,
             settlements: std::mem::take(settlements),
-        })));
+        };
+        permit.send(Request {
+            settle: Some(settle),
+            ..Request::default()
+        });
         let number = self.last_request_id;
         if self.granted - self.received <= self.window / 2 {
             let max_events = self.received + self.window;
-            self.requests
-                .send(request(In::Grant(grant(max_events))))
-                .await?;
+            let grant = Request {
+                grant: Some(grant(max_events)),
+                ..Request::default()
+            };
+            self.requests.send(grant).await?;
             self.granted = max_events;
         }
         Ok(number)
@@ -141,11 +161,5 @@ fn grant(max_events: i64) -> wire::Grant {
     wire::Grant {
         max_events,
         max_bytes: 0,
-    }
-}
-
-fn request(message: In) -> wire::ConsumeRequest {
-    wire::ConsumeRequest {
-        message: Some(message),
     }
 }

@@ -9,10 +9,14 @@ use std::net::SocketAddr;
 
 use tonic::transport::{Channel, Endpoint};
 
-/// A connection with the settings that the client crate has.
+/// As the client crate has it.
+const FRAME_BYTES: u32 = 256 << 10;
+
+/// A connection that takes frames as large as the client crate does.
 pub(crate) async fn connect(addr: SocketAddr) -> anyhow::Result<Channel> {
     let channel = Endpoint::from_shared(format!("http://{addr}"))?
         .tcp_nodelay(true)
+        .max_frame_size(FRAME_BYTES)
         .connect()
         .await?;
     Ok(channel)

@@ -11,9 +11,8 @@ use std::{
 use anyhow::Context;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
-use sluice_proto::wire::{
-    self, publish_stream_request::Message as In, publish_stream_response::Message as Out,
-};
+use prost::Message;
+use sluice_proto::wire::{self, publish_stream_response::Message as Out};
 use tokio::sync::{mpsc, oneshot};
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic_prost::ProstCodec;
@@ -42,6 +41,16 @@ struct Batch {
 
 type Acked = oneshot::Sender<anyhow::Result<()>>;
 
+/// A `sluice.v1.PublishStreamRequest` whose events are encoded already: it has one of
+/// the two.
+#[derive(Clone, PartialEq, Message)]
+struct StreamRequest {
+    #[prost(message, optional, tag = "1")]
+    open: Option<wire::PublishOpen>,
+    #[prost(message, optional, tag = "2")]
+    batch: Option<wire::PublishBatch>,
+}
+
 /// Whom to tell of which request.
 #[derive(Default)]
 struct Waiting(Mutex<HashMap<i64, Vec<Acked>>>);
@@ -58,8 +67,7 @@ impl Publisher {
         client.ready().await?;
         let (batches, queue) = mpsc::channel(QUEUE);
         let path = PathAndQuery::from_static("/sluice.v1.BrokerService/PublishStream");
-        let codec =
-            ProstCodec::<wire::PublishStreamRequest, wire::PublishStreamResponse>::default();
+        let codec = ProstCodec::<StreamRequest, wire::PublishStreamResponse>::default();
         let waiting = Arc::<Waiting>::default();
         let requests = tonic::Request::new(requests(queue, waiting.clone()));
         let answers = client.streaming(requests, path, codec).await?.into_inner();
@@ -91,8 +99,11 @@ impl Publisher {
 fn requests(
     queue: mpsc::Receiver<Batch>,
     waiting: Arc<Waiting>,
-) -> impl Stream<Item = wire::PublishStreamRequest> + Send {
-    let opening = stream::iter([request(In::Open(wire::PublishOpen::default()))]);
+) -> impl Stream<Item = StreamRequest> + Send {
+    let opening = stream::iter([StreamRequest {
+        open: Some(wire::PublishOpen::default()),
+        batch: None,
+    }]);
     let batches = stream::unfold((queue, None), |(mut queue, next)| async {
         let mut batch = match next {
             Some(batch) => batch,
@@ -104,12 +115,16 @@ fn requests(
     let batches = batches.enumerate().map(move |(number, batch)| {
         let request_id = number as i64 + 1;
         waiting.lock().insert(request_id, batch.acked);
-        request(In::Batch(wire::PublishBatch {
+        let batch = wire::PublishBatch {
             request_id,
             events: batch.events,
             topic: batch.topic,
             ..wire::PublishBatch::default()
-        }))
+        };
+        StreamRequest {
+            open: None,
+            batch: Some(batch),
+        }
     });
     opening.chain(batches)
 }
@@ -151,12 +166,6 @@ async fn tell(mut answers: tonic::Streaming<wire::PublishStreamResponse>, waitin
     }
     // Whoever still waits is told by the closed channel.
     waiting.lock().clear();
-}
-
-fn request(message: In) -> wire::PublishStreamRequest {
-    wire::PublishStreamRequest {
-        message: Some(message),
-    }
 }
 
 #[cfg(test)]

@@ -209,11 +209,11 @@ impl Spec {
         Duration::from_secs_f64(self.warmup_seconds)
     }
 
-    /// The same for a longer or shorter time and more or fewer events.
+    /// The same for a longer or shorter time and more or fewer events. Warming up takes
+    /// as long: a server touches its memory for the first time in it.
     pub(crate) fn scaled(&self, by: f64) -> Self {
         Self {
             seconds: self.seconds * by,
-            warmup_seconds: self.warmup_seconds * by.min(1.0),
             events: (self.events as f64 * by).ceil() as u64,
             ..self.clone()
         }

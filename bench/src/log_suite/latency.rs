@@ -8,7 +8,7 @@ use crate::{
         engine::{self, Latencies},
         workload::{Kind, Spec},
     },
-    raw_disk::RawLog,
+    raw_disk::{Blocks, RawLog},
     report::{Figure, markdown_table},
     targets::bare::Bare,
 };
@@ -112,7 +112,8 @@ fn at_rate(settings: &Log, kind: Kind) -> Spec {
 /// Microseconds of a durable write of 4 KiB.
 async fn one_write(settings: &Log) -> anyhow::Result<f64> {
     let dir = settings.temporary_folder()?;
-    let time =
-        tokio::task::spawn_blocking(move || RawLog::create(&dir.path().join("raw"))?.latency(2000));
+    let time = tokio::task::spawn_blocking(move || {
+        RawLog::create(&dir.path().join("raw"), Blocks::Written)?.latency(2000)
+    });
     Ok(time.await??.as_secs_f64() * 1e6)
 }

@@ -107,7 +107,8 @@ impl Log {
             producers: self.streams as usize,
             outstanding: self.in_flight as usize,
             seconds: self.seconds.into(),
-            warmup_seconds: 0.3,
+            // In this time the broker has touched all of its memory.
+            warmup_seconds: 0.8,
             ..Spec::default()
         }
     }

@@ -5,7 +5,10 @@ use std::{fmt, fs, path::Path, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use super::results::Raw;
-use crate::{bare::BLOCKS_UNDER_WAY, raw_disk::RawLog};
+use crate::{
+    bare::BLOCKS_UNDER_WAY,
+    raw_disk::{Blocks, RawLog},
+};
 
 /// A machine, as far as it bears on the figures.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,7 +56,7 @@ impl Machine {
 
 /// What the folder's disk can do.
 pub(crate) fn raw_limits(folder: &Path, time: Duration) -> anyhow::Result<Raw> {
-    let log = RawLog::create(&folder.join("raw"))?;
+    let log = RawLog::create(&folder.join("raw"), Blocks::Written)?;
     let bytes_per_second = log.speed(1 << 20, BLOCKS_UNDER_WAY, time)?;
     Ok(Raw {
         bytes_per_second,

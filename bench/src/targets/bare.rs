@@ -23,8 +23,17 @@ pub(crate) struct Bare {
 impl Bare {
     /// gRPC, checksum, durable write, ack.
     pub(crate) fn start(dir: tempfile::TempDir) -> anyhow::Result<Self> {
+        Self::start_with(dir, &[])
+    }
+
+    /// The same, to blocks that are allocated and were never written.
+    pub(crate) fn start_on_new_blocks(dir: tempfile::TempDir) -> anyhow::Result<Self> {
+        Self::start_with(dir, &["--new-blocks".as_ref()])
+    }
+
+    fn start_with(dir: tempfile::TempDir, options: &[&OsStr]) -> anyhow::Result<Self> {
         let file = dir.path().join("log");
-        let args: [&OsStr; 2] = ["bare".as_ref(), file.as_os_str()];
+        let args = [&["bare".as_ref(), file.as_os_str()], options].concat();
         Ok(Self {
             process: ServerProcess::start(&args)?,
             _dir: Some(dir),

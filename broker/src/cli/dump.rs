@@ -125,7 +125,7 @@ fn describe(record: &Record) -> String {
     match record {
         Record::Append(a) => {
             let end = a.first + a.events.len() as u64;
-            let bytes: usize = a.events.iter().map(|e| e.event.len() + e.note.len()).sum();
+            let bytes = a.events.bytes();
             format!(
                 "append topic {} partition {} offsets {}..{end} ({bytes} bytes)",
                 a.topic, a.partition, a.first

@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 use serde::Deserialize;
 use sluice_broker::{
     Broker,
+    allocator::keep_freed_memory,
     config::{Config, Limits},
     filter::EVALUATION_STACK_BYTES,
     log::WriteChoice,
@@ -79,6 +80,7 @@ struct ConfigFile {
 pub(super) fn run(serve: Serve) -> anyhow::Result<()> {
     let (config, log_format) = settings(&serve)?;
     start_log(&serve.log, log_format)?;
+    keep_freed_memory();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .thread_stack_size(EVALUATION_STACK_BYTES)
         .enable_all()

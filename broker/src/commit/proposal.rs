@@ -11,8 +11,8 @@ use super::{
     lines::{Line, Lines},
     producers::{Appended, SequenceError},
     record::{
-        AttemptFailed, Channel, GroupConfig, GroupPosition, LeaseNoted, NewEvent, ProducerSequence,
-        RECORDS_MAX, Retention, Settle, Source,
+        AttemptFailed, Channel, EVENT_OVERHEAD, GroupConfig, GroupPosition, LeaseNoted, NewEvents,
+        ProducerSequence, RECORDS_MAX, Retention, Settle, Source,
     },
     sequencer::AtOnce,
     state::GroupState,
@@ -25,7 +25,7 @@ pub struct AppendRequest {
     /// Where.
     pub target: Source,
     /// What, in order.
-    pub events: Vec<NewEvent>,
+    pub events: NewEvents,
 }
 
 /// Changes that happen together or not at all.
@@ -530,10 +530,8 @@ impl Changes {
             .appends
             .iter()
             .map(|append| {
-                let events = append.events.iter();
-                HEAD + events
-                    .map(|e| super::record::EVENT_OVERHEAD + e.event.len() + e.note.len())
-                    .sum::<usize>()
+                let events = &append.events;
+                HEAD + EVENT_OVERHEAD * events.len() + events.bytes() as usize
             })
             .sum();
         let settles: usize = self.settles.iter().map(|s| HEAD + 16 * s.runs.len()).sum();

@@ -8,7 +8,7 @@ use super::ack_window::AckWindow;
 
 /// The window as bytes.
 pub(super) fn encode(window: &AckWindow) -> Vec<u8> {
-    let mut out = Vec::with_capacity(8 + 16 * window.runs().len());
+    let mut out = Vec::with_capacity(8 + 16 * window.run_count());
     out.put_u64_le(window.committed_end().0);
     for run in window.runs() {
         out.put_u64_le(run.start.0);

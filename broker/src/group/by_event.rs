@@ -20,7 +20,7 @@ const PLACES_KEPT: usize = 1024;
 
 /// Where a value is, for as long as it is in the map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Place(u32);
+pub(super) struct Slot(u32);
 
 /// Values by event.
 #[derive(Debug)]
@@ -44,38 +44,38 @@ fn run_of(id: EventId) -> ((usize, u64), usize) {
 
 impl<T> ByEvent<T> {
     /// Where the event's value is.
-    pub(super) fn place_of(&self, id: &EventId) -> Option<Place> {
+    pub(super) fn slot_of(&self, id: &EventId) -> Option<Slot> {
         let (run, at) = run_of(*id);
         let place = self.runs.get(&run)?.places[at];
-        (place != NOWHERE).then_some(Place(place))
+        (place != NOWHERE).then_some(Slot(place))
     }
 
     /// What is at a place.
-    pub(super) fn at(&self, place: Place) -> Option<&(EventId, T)> {
+    pub(super) fn at(&self, place: Slot) -> Option<&(EventId, T)> {
         self.values.get(place.0 as usize)
     }
 
     /// What is at a place.
-    pub(super) fn at_mut(&mut self, place: Place) -> Option<&mut (EventId, T)> {
+    pub(super) fn at_mut(&mut self, place: Slot) -> Option<&mut (EventId, T)> {
         self.values.get_mut(place.0 as usize)
     }
 
     pub(super) fn get(&self, id: &EventId) -> Option<&T> {
-        let place = self.place_of(id)?;
+        let place = self.slot_of(id)?;
         self.at(place).map(|(_, value)| value)
     }
 
     pub(super) fn get_mut(&mut self, id: &EventId) -> Option<&mut T> {
-        let place = self.place_of(id)?;
+        let place = self.slot_of(id)?;
         self.at_mut(place).map(|(_, value)| value)
     }
 
     pub(super) fn contains(&self, id: &EventId) -> bool {
-        self.place_of(id).is_some()
+        self.slot_of(id).is_some()
     }
 
     /// Puts a value in, instead of the one that was there.
-    pub(super) fn insert(&mut self, id: EventId, value: T) -> Place {
+    pub(super) fn insert(&mut self, id: EventId, value: T) -> Slot {
         let (run, at) = run_of(id);
         let run = self.runs.entry(run).or_insert_with(|| {
             Box::new(Run {
@@ -89,16 +89,17 @@ impl<T> ByEvent<T> {
                 let place = self.values.insert((id, value)) as u32;
                 run.places[at] = place;
                 run.taken += 1;
-                Place(place)
+                Slot(place)
             }
             place => {
                 self.values[place as usize].1 = value;
-                Place(place)
+                Slot(place)
             }
         }
     }
 
-    pub(super) fn remove(&mut self, id: &EventId) -> Option<T> {
+    /// Takes a value out, and says where it was.
+    pub(super) fn take(&mut self, id: &EventId) -> Option<(Slot, T)> {
         let (of, at) = run_of(*id);
         let run = self.runs.get_mut(&of)?;
         let place = std::mem::replace(&mut run.places[at], NOWHERE);
@@ -113,7 +114,11 @@ impl<T> ByEvent<T> {
         if self.values.is_empty() && self.values.capacity() > PLACES_KEPT {
             *self = Self::default();
         }
-        Some(value)
+        Some((Slot(place), value))
+    }
+
+    pub(super) fn remove(&mut self, id: &EventId) -> Option<T> {
+        self.take(id).map(|(_, value)| value)
     }
 
     pub(super) fn len(&self) -> usize {
@@ -162,11 +167,11 @@ mod tests {
                 let id = EventId { source, offset: Offset(offset) };
                 if kind == 0 {
                     prop_assert_eq!(map.remove(&id), model.remove(&id));
-                    prop_assert_eq!(map.place_of(&id), None);
+                    prop_assert_eq!(map.slot_of(&id), None);
                 } else {
                     let place = map.insert(id, at);
                     model.insert(id, at);
-                    prop_assert_eq!(map.place_of(&id), Some(place));
+                    prop_assert_eq!(map.slot_of(&id), Some(place));
                     prop_assert_eq!(map.at(place), Some(&(id, at)));
                 }
                 prop_assert_eq!(map.get(&id), model.get(&id));

@@ -230,8 +230,9 @@ impl GroupTask {
         let reroutes = limit_is_new || filter.is_some();
         if let Some(filter) = filter {
             self.scanner.filter = filter;
-            // They are of terms that are gone.
+            // They are of terms that are gone, as is what a page under way will say.
             self.counters = Counters::default();
+            self.generation += 1;
             // What was in the way was the filter; a failed log takes no change.
             self.disabled = None;
         }

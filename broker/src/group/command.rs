@@ -1,6 +1,5 @@
 //! What a group's task is asked, and what it answers.
 
-use bytes::Bytes;
 use sluice_proto::{Offset, PartitionId};
 use tokio::{
     sync::{mpsc, oneshot},
@@ -12,6 +11,7 @@ use super::{
     buffered::Buffer,
     change::{ChangeReply, ChangeRequest, Moved},
     credit::{Grant, Shrinks},
+    message::{Delivery, Message},
 };
 use crate::commit::{
     AckWindow, CommitError, ReadError,
@@ -19,33 +19,11 @@ use crate::commit::{
 };
 use crate::filter::Counters;
 
-/// An event on its way to a member.
-#[derive(Clone, Debug)]
-pub struct Delivery {
-    /// The lease.
-    pub token: LeaseToken,
-    /// The encoded event.
-    pub event: Bytes,
-    /// Its partition; that of its first life, if it was redriven.
-    pub partition: PartitionId,
-    /// Its offset there.
-    pub offset: Offset,
-    /// When it was appended, milliseconds since 1970.
-    pub append_time_ms: u64,
-    /// From 1.
-    pub attempt: u32,
-    /// How often it was redriven.
-    pub redrives: u32,
-    /// Tells its offset from an earlier one with the same number; 0 where there
-    /// is none.
-    pub epoch: u64,
-}
-
 /// What a member's stream is sent without having asked.
 #[derive(Debug)]
 pub enum Outgoing {
     /// Events to work on.
-    Deliveries(Vec<Delivery>),
+    Deliveries(Message),
     /// Leases that ran out.
     LeasesLost(Vec<LeaseToken>),
     /// Events were gone before the group had settled them.

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::commit::{
     ATTEMPTS_REMEMBERED, AppendRequest, Changes, Group, Partition, Proposals, Store, StoredEvent,
-    record::{GroupConfig, NewEvent, Settle, Source},
+    record::{GroupConfig, NewEvent, NewEvents, Settle, Source},
 };
 
 /// How often an event may be redriven, unless the group says otherwise.
@@ -241,10 +241,10 @@ impl DeadLetterMove {
         self.note.attempts.drain(..surplus);
         let append = AppendRequest {
             target: self.target,
-            events: vec![NewEvent {
+            events: NewEvents::from_iter([NewEvent {
                 event: event.event,
                 note: Bytes::from(self.note.encode_to_vec()),
-            }],
+            }]),
         };
         let changes = Changes {
             appends: vec![append],
@@ -307,10 +307,10 @@ impl Redrive {
         let changes = Changes {
             appends: vec![AppendRequest {
                 target: one_partition(self.group.parking.id),
-                events: vec![NewEvent {
+                events: NewEvents::from_iter([NewEvent {
                     event: event.event,
                     note: Bytes::from(note.encode_to_vec()),
-                }],
+                }]),
             }],
             settles: vec![Settle {
                 group: self.group.id,

@@ -13,12 +13,11 @@ use super::{
     buffered::{Buffer, Buffers},
     change::{ChangeError, ChangeRequest, Moved},
     command::{
-        Command, Delivery, Description, EventStanding, IdleReason, JoinError, Joined, Letters,
-        Outgoing, PendingPull, Pulled, PurgeError, RedriveError, Redriven, Settlement,
-        SettlementError, SettlementFailures, Thaw,
+        Command, Description, EventStanding, IdleReason, JoinError, Joined, Letters, Outgoing,
+        PendingPull, Pulled, PurgeError, RedriveError, Redriven, Settlement, SettlementError,
+        SettlementFailures, Thaw,
     },
     credit::{Grant, Shrinks},
-    members::DELIVERY_OVERHEAD,
 };
 use crate::commit::{
     AckWindow, CommitError, Group, Unavailable,
@@ -80,7 +79,7 @@ impl Inbox {
     pub async fn next(&mut self) -> Option<Outgoing> {
         let message = self.messages.recv().await;
         if let Some(Outgoing::Deliveries(deliveries)) = &message {
-            self.buffer.remove(bytes_of(deliveries));
+            self.buffer.remove(deliveries.bytes());
         }
         // The group passes over a member whose channel is full.
         self.room.notify_one();
@@ -95,20 +94,14 @@ impl Drop for Inbox {
         let mut unsent = Vec::new();
         while let Ok(message) = self.messages.try_recv() {
             if let Outgoing::Deliveries(deliveries) = message {
-                self.buffer.remove(bytes_of(&deliveries));
-                unsent.extend(deliveries.into_iter().map(|delivery| delivery.token));
+                self.buffer.remove(deliveries.bytes());
+                unsent.extend_from_slice(deliveries.tokens());
             }
         }
         if !unsent.is_empty() {
             send_later(&self.commands, Command::HandBack { tokens: unsent });
         }
     }
-}
-
-/// What deliveries count as while they wait.
-pub(super) fn bytes_of(deliveries: &[Delivery]) -> usize {
-    let bytes = deliveries.iter().map(|of| of.event.len());
-    bytes.sum::<usize>() + deliveries.len() * DELIVERY_OVERHEAD
 }
 
 /// Sends a command from where nothing can be awaited. When the runtime has

@@ -1,5 +1,5 @@
 //! One event of a line at a time, in order of arrival. A line is a key, or a
-//! whole partition.
+//! whole partition. Its name is kept once, for all that are in it.
 //!
 //! ```text
 //!             arrive                     arrive
@@ -13,19 +13,22 @@
 //! what waits: then it steps aside, and comes back to the front of the line.
 
 use std::{
-    collections::{HashMap, VecDeque, hash_map::Entry},
-    hash::Hash,
+    collections::{HashMap, VecDeque},
+    sync::Arc,
 };
 
 use slab::Slab;
 
-/// Locks by line. `K` names a line, `E` an event.
+/// What a line is called.
+pub type LineName = Arc<[u8]>;
+
+/// Locks by line. `E` names an event.
 #[derive(Clone, Debug)]
-pub struct KeyLocks<K, E> {
+pub struct KeyLocks<E> {
     /// Others choose keys, so this is a map that withstands them. It is looked into
     /// once for each event.
-    ids: HashMap<K, LineId>,
-    lines: Slab<Line<K, E>>,
+    ids: HashMap<LineName, LineId>,
+    lines: Slab<Line<E>>,
     waiting: usize,
 }
 
@@ -34,8 +37,8 @@ pub struct KeyLocks<K, E> {
 pub struct LineId(u32);
 
 #[derive(Clone, Debug)]
-struct Line<K, E> {
-    name: K,
+struct Line<E> {
+    name: LineName,
     holder: E,
     /// When it came to hold the line.
     since_ms: u64,
@@ -56,7 +59,7 @@ pub enum Arrival {
 #[error("the line is not held by this event")]
 pub struct NotHeld;
 
-impl<K: Clone + Eq + Hash, E: Copy + PartialEq> KeyLocks<K, E> {
+impl<E: Copy + PartialEq> KeyLocks<E> {
     /// No lines.
     #[must_use]
     pub fn new() -> Self {
@@ -68,44 +71,42 @@ impl<K: Clone + Eq + Hash, E: Copy + PartialEq> KeyLocks<K, E> {
     }
 
     /// An event of the line arrives, after all that arrived before.
-    pub fn arrive(&mut self, key: K, event: E, now_ms: u64) -> (LineId, Arrival) {
-        self.enter(key, event, now_ms, VecDeque::push_back)
+    pub fn arrive(&mut self, name: &[u8], event: E, now_ms: u64) -> (LineId, Arrival) {
+        self.enter(name, event, now_ms, VecDeque::push_back)
     }
 
     /// An event that stepped aside has its turn again, before all that are in
     /// line, and after the one that holds it.
-    pub fn come_back(&mut self, key: K, event: E, now_ms: u64) -> (LineId, Arrival) {
-        self.enter(key, event, now_ms, VecDeque::push_front)
+    pub fn come_back(&mut self, name: &[u8], event: E, now_ms: u64) -> (LineId, Arrival) {
+        self.enter(name, event, now_ms, VecDeque::push_front)
     }
 
     fn enter(
         &mut self,
-        key: K,
+        name: &[u8],
         event: E,
         now_ms: u64,
         push: fn(&mut VecDeque<E>, E),
     ) -> (LineId, Arrival) {
-        match self.ids.entry(key) {
-            Entry::Vacant(vacant) => {
-                let line = self.lines.insert(Line {
-                    name: vacant.key().clone(),
-                    holder: event,
-                    since_ms: now_ms,
-                    next: VecDeque::new(),
-                });
-                // Memory ends long before numbers do.
-                let id = *vacant.insert(LineId(line as u32));
-                (id, Arrival::Free)
-            }
-            Entry::Occupied(id) => {
-                let id = *id.get();
-                if let Some(line) = self.lines.get_mut(id.0 as usize) {
-                    push(&mut line.next, event);
-                    self.waiting += 1;
-                }
-                (id, Arrival::Queued)
-            }
+        let known = self.ids.get(name).copied();
+        if let Some(id) = known
+            && let Some(line) = self.lines.get_mut(id.0 as usize)
+        {
+            push(&mut line.next, event);
+            self.waiting += 1;
+            return (id, Arrival::Queued);
         }
+        let name = LineName::from(name);
+        let line = self.lines.insert(Line {
+            name: name.clone(),
+            holder: event,
+            since_ms: now_ms,
+            next: VecDeque::new(),
+        });
+        // Memory ends long before numbers do.
+        let id = LineId(line as u32);
+        self.ids.insert(name, id);
+        (id, Arrival::Free)
     }
 
     /// The holder is settled, or steps aside. Returns who holds the line now; when
@@ -133,8 +134,14 @@ impl<K: Clone + Eq + Hash, E: Copy + PartialEq> KeyLocks<K, E> {
         }
     }
 
-    fn line(&self, id: LineId) -> Option<&Line<K, E>> {
+    fn line(&self, id: LineId) -> Option<&Line<E>> {
         self.lines.get(id.0 as usize)
+    }
+
+    /// What the line is called.
+    #[must_use]
+    pub fn name(&self, id: LineId) -> Option<&LineName> {
+        self.line(id).map(|line| &line.name)
     }
 
     /// Who holds the line.
@@ -171,7 +178,7 @@ impl<K: Clone + Eq + Hash, E: Copy + PartialEq> KeyLocks<K, E> {
     }
 }
 
-impl<K: Clone + Eq + Hash, E: Copy + PartialEq> Default for KeyLocks<K, E> {
+impl<E: Copy + PartialEq> Default for KeyLocks<E> {
     fn default() -> Self {
         Self::new()
     }
@@ -224,7 +231,7 @@ mod tests {
                     Step::Arrive => {
                         let alone = line.is_empty();
                         line.push_back(event);
-                        let (id, arrived) = locks.arrive(key, event, now);
+                        let (id, arrived) = locks.arrive(&[key], event, now);
                         prop_assert_eq!(arrived, arrival);
                         let before = ids.insert(key, id);
                         prop_assert!(alone || before == Some(id));
@@ -232,7 +239,7 @@ mod tests {
                     Step::Back => if let Some(event) = aside.pop() {
                         let alone = line.is_empty();
                         line.insert(line.len().min(1), event);
-                        let (id, arrived) = locks.come_back(key, event, now);
+                        let (id, arrived) = locks.come_back(&[key], event, now);
                         prop_assert_eq!(arrived, arrival);
                         let before = ids.insert(key, id);
                         prop_assert!(alone || before == Some(id));
@@ -264,8 +271,9 @@ mod tests {
                     Some(_) => {}
                     None => drop(since.remove(&key)),
                 }
-                if let (Some(id), Some(line)) = (locks.ids.get(&key), model.get(&key)) {
+                if let (Some(id), Some(line)) = (locks.ids.get(&[key][..]), model.get(&key)) {
                     prop_assert_eq!(Some(id), ids.get(&key));
+                    prop_assert_eq!(locks.name(*id).map(|name| &name[..]), Some(&[key][..]));
                     prop_assert_eq!(locks.held_since(*id), since.get(&key).map(|(_, at)| *at));
                     let behind: VecDeque<_> = locks.waiting_behind(*id).copied().collect();
                     let whole: VecDeque<_> = locks.holder(*id).copied().into_iter().chain(behind).collect();
@@ -275,7 +283,8 @@ mod tests {
                 prop_assert_eq!(locks.waiting(), waiting);
                 let held = model.iter().filter(|(_, line)| !line.is_empty()).map(|(key, _)| *key);
                 let held: std::collections::BTreeSet<u8> = held.collect();
-                prop_assert_eq!(locks.ids.keys().copied().collect::<std::collections::BTreeSet<_>>(), held);
+                let names: std::collections::BTreeSet<u8> = locks.ids.keys().map(|name| name[0]).collect();
+                prop_assert_eq!(names, held);
                 prop_assert_eq!(locks.ids.len(), locks.lines.len());
             }
         }

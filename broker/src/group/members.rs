@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 
 use super::{
     board::MemberId, buffered::Buffer, command::Outgoing, credit::Credit, schedule::Schedule,
+    throughput::Throughput,
 };
 
 /// Bytes that a delivery takes in a message besides its event.
@@ -26,6 +27,7 @@ pub(super) struct Member {
     pub(super) outgoing: Option<mpsc::Sender<Outgoing>>,
     /// It has lost its leases, and gets nothing until it is heard of again.
     silent: bool,
+    throughput: Throughput,
     message_bytes_max: usize,
     /// Bytes that wait in its stream.
     pub(super) buffer: Buffer,
@@ -51,8 +53,8 @@ pub(super) struct Members {
 /// Most events in one message.
 const SHARE_EVENTS_MAX: usize = 1000;
 /// Bytes at which a message takes no more, so that one that is encoded and waits
-/// for its connection is small.
-const SHARE_BYTES_MAX: usize = 128 << 10;
+/// for its connection is small. With events of 100 bytes, 1000 fit.
+const SHARE_BYTES_MAX: usize = 200 << 10;
 
 impl Members {
     pub(super) fn add(
@@ -72,6 +74,7 @@ impl Members {
             draining: None,
             outgoing: Some(outgoing),
             silent: false,
+            throughput: Throughput::default(),
             message_bytes_max,
             buffer,
         };
@@ -108,6 +111,25 @@ impl Members {
             member.silent = false;
             self.deadlines.set(id, deadline_ms);
         }
+    }
+
+    /// The member acks so many events.
+    pub(super) fn acked(&mut self, id: MemberId, events: usize, now_ms: u64) {
+        if let Some(member) = self.members.get_mut(&id) {
+            member.throughput.acked(events, now_ms);
+        }
+    }
+
+    /// How many events the member has got through lately.
+    pub(super) fn throughput(&self, id: MemberId, now_ms: u64) -> usize {
+        let member = self.members.get(&id);
+        member.map_or(0, |member| member.throughput.lately(now_ms))
+    }
+
+    /// The same of all members.
+    pub(super) fn throughput_of_all(&self, now_ms: u64) -> usize {
+        let each = self.members.values();
+        each.map(|member| member.throughput.lately(now_ms)).sum()
     }
 
     pub(super) fn next_due(&self) -> Option<u64> {
@@ -211,18 +233,19 @@ impl Members {
     }
 
     /// Counts those of the next events, by their sizes, that the member takes one
-    /// after the other: it is about to be sent them. Returns how many.
+    /// after the other: it is about to be sent them. Returns how many, and their bytes
+    /// with what is around them.
     pub(super) fn charge(
         &mut self,
         id: MemberId,
         sizes: impl Iterator<Item = usize>,
         shares: &mut BTreeMap<MemberId, Share>,
-    ) -> usize {
+    ) -> (usize, usize) {
         let Some(member) = self.members.get_mut(&id) else {
-            return 0;
+            return (0, 0);
         };
         let share = shares.entry(id).or_default();
-        let before = share.events;
+        let before = *share;
         for size in sizes {
             if !member.takes(size, *share) {
                 break;
@@ -231,7 +254,7 @@ impl Members {
             share.bytes += size + DELIVERY_OVERHEAD;
             share.events += 1;
         }
-        share.events - before
+        (share.events - before.events, share.bytes - before.bytes)
     }
 }
 

@@ -19,6 +19,7 @@ mod failures;
 mod handle;
 pub mod key_lock;
 mod members;
+mod message;
 pub mod note;
 mod pace;
 mod parking;
@@ -26,11 +27,13 @@ mod payloads;
 mod registry;
 pub mod retry;
 mod routes;
+mod run;
 mod scan;
 pub mod schedule;
 mod settle;
 pub mod solo;
 mod task;
+mod throughput;
 
 pub(crate) use self::scan::turn_to_filter;
 pub use self::{
@@ -38,13 +41,14 @@ pub use self::{
     buffered::BufferLimits,
     change::{ChangeError, ChangeRequest, Move, Moved},
     command::{
-        Delivery, Description, EventStanding, IdleReason, InFlightEvent, JoinError, Joined,
-        Letters, MemberState, Outgoing, Pulled, PurgeError, RedriveError, Redriven, Settlement,
+        Description, EventStanding, IdleReason, InFlightEvent, JoinError, Joined, Letters,
+        MemberState, Outgoing, Pulled, PurgeError, RedriveError, Redriven, Settlement,
         SettlementAction, SettlementError, SourceDescription,
     },
     credit::{Grant, Shrinks},
     dead_letters::{MAX_REDRIVES, max_redrives},
     handle::{FrozenInputs, GroupGone, GroupHandle, Inbox, JoinRequest, PullRequest},
+    message::{Delivery, Message},
     note::{DeadLetterNote, Parked},
     registry::{GroupLimits, Groups},
 };

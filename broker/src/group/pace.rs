@@ -2,7 +2,7 @@
 //!
 //! What is behind another event of its key is of no use before that one is settled,
 //! and what is read further ahead than memory goes is read twice. So while many are
-//! in line, a page is read for as many events as were settled. When few are at work
+//! in line, a page is read when as many events as it has were settled. When few are at work
 //! their keys may be in the way of others, which are to be found soon; and however
 //! many are at work, others are found at some time.
 //!
@@ -10,7 +10,7 @@
 
 /// So many events in line are enough.
 const IN_LINE_ENOUGH: usize = 4096;
-/// Events of a page: it is read for as many that were settled.
+/// Events of a page.
 pub(super) const PAGE_EVENTS: usize = 512;
 /// Fewer at work are few.
 const FEW_AT_WORK: usize = 64;
@@ -19,11 +19,12 @@ const SOON_MS: u64 = 5;
 /// The next page in any case.
 const LATE_MS: u64 = 50;
 
-/// When the last page was read.
+/// When the last page was read, and how many events it was to have.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
     at_ms: u64,
     settled: u64,
+    page_events: u64,
 }
 
 /// What a group has to do.
@@ -38,17 +39,18 @@ pub(super) struct Standing {
 }
 
 impl Pace {
-    /// A page is read.
-    pub(super) fn read(&mut self, standing: Standing, now_ms: u64) {
+    /// A page was read, with so many events.
+    pub(super) fn read(&mut self, page_events: usize, standing: Standing, now_ms: u64) {
         self.at_ms = now_ms;
         self.settled = standing.settled;
+        self.page_events = page_events as u64;
     }
 
     /// When the next page is due, if no more is settled: what is not later than
     /// now is due.
     pub(super) fn next_due(&self, standing: Standing) -> u64 {
         let settled = standing.settled.saturating_sub(self.settled);
-        if standing.in_line < IN_LINE_ENOUGH || settled >= PAGE_EVENTS as u64 {
+        if standing.in_line < IN_LINE_ENOUGH || settled >= self.page_events {
             return 0;
         }
         let few = standing.at_work < FEW_AT_WORK;
@@ -68,7 +70,7 @@ mod tests {
             at_work: FEW_AT_WORK,
             settled: 1000,
         };
-        pace.read(busy, 70);
+        pace.read(PAGE_EVENTS, busy, 70);
         let few_in_line = Standing {
             in_line: IN_LINE_ENOUGH - 1,
             ..busy

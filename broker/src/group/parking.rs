@@ -23,7 +23,7 @@ use super::{
 };
 use crate::commit::{
     ATTEMPTS_REMEMBERED, AppendRequest, Changes, Group, Proposals, ReadError, Store, StoredEvent,
-    record::{AttemptFailed, Channel, NewEvent, Ordering, Settle, Source, due_ms},
+    record::{AttemptFailed, Channel, NewEvent, NewEvents, Ordering, Settle, Source, due_ms},
 };
 
 /// Events that one frame moves at most.
@@ -174,7 +174,7 @@ impl GroupTask {
         let full = self.board.unparked() >= self.limits.window_events_max
             && self.board.ready() < READY_LOW;
         (0..self.feeds.len()).any(|source| {
-            let ranges = self.board.window(source).runs().len();
+            let ranges = self.board.window(source).run_count();
             (full || ranges >= self.limits.window_ranges_max)
                 && self.board.scan_next(source) < self.readable_end(source)
         })
@@ -198,7 +198,7 @@ impl GroupTask {
                         Ok(ParkedAt::Offset(at)) => {
                             task.board.parked(id, at, None, now);
                             // It may be long until its turn comes.
-                            task.payloads.take(id);
+                            task.payloads.remove(id);
                             fault_point!(ParkMoved);
                         }
                         Ok(ParkedAt::Gone) => {
@@ -252,14 +252,15 @@ impl GroupTask {
 
     fn found(&mut self, scanned: Scanned) {
         let (now_ms, ahead_ms) = (self.clock.now_ms(), self.clock.wall_ahead_ms());
-        let found = scanned.matched.into_iter().filter_map(|(stored, key)| {
-            let note = DeadLetterNote::decode(stored.note).ok()?;
+        let found = scanned.with_keys().filter_map(|(stored, key)| {
+            let note = DeadLetterNote::decode(stored.note.clone()).ok()?;
             let parked = note.parked?;
             Some(Found {
                 at: stored.offset,
                 home: parked.home(),
                 home_offset: Offset(parked.home_offset),
-                key,
+                // It may wait for long, and is not to keep its block of the log.
+                key: key.map(Bytes::copy_from_slice),
                 size: stored.event.len() as u32,
                 not_before_ms: due_ms(parked.not_before_ms, parked.wait_ms, now_ms, ahead_ms),
                 next_attempt: parked.next_attempt,
@@ -287,7 +288,7 @@ pub(super) fn parking_of(feeds: &[Feed], group: &Group) -> Parking {
 struct Gathered {
     /// Which of the events that are to be parked.
     indices: Vec<usize>,
-    events: Vec<NewEvent>,
+    events: NewEvents,
     bytes: usize,
     settled: BTreeMap<(u64, u32), (Source, Vec<Offset>)>,
 }

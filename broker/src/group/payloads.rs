@@ -8,7 +8,9 @@
 //! for each costs more than the copy. A piece counts against the budget as a whole
 //! until the last of its events is taken.
 
-use bytes::{Bytes, BytesMut};
+use std::ops::Range;
+
+use bytes::Bytes;
 use slab::Slab;
 
 use super::{board::EventId, by_event::ByEvent};
@@ -18,8 +20,10 @@ use crate::commit::StoredEvent;
 const COPIED_BELOW: usize = 128 << 10;
 /// Bytes of a piece for small events.
 const PIECE_BYTES: usize = 8 << 10;
-/// So many events have room in a piece, at least; a larger one has its own memory.
+/// So many events have room in a piece, at least.
 const PIECE_EVENTS_MIN: usize = 16;
+/// A larger event has its own memory.
+pub(super) const SHARING_BYTES_MAX: usize = PIECE_BYTES / PIECE_EVENTS_MIN;
 /// A budget has room for so many pieces, at least; if it is small they are, too.
 const PIECES_MIN: usize = 64;
 
@@ -33,16 +37,58 @@ pub(super) struct Payloads {
 
 #[derive(Debug)]
 struct Kept {
-    event: StoredEvent,
+    append_time_ms: u64,
     piece: usize,
+    lies: Lies,
 }
 
-/// Memory that one or more events share.
+/// Where an event lies.
+#[derive(Debug)]
+enum Lies {
+    /// In its piece, with others.
+    Among(Range<u32>),
+    Alone {
+        event: Bytes,
+        note: Bytes,
+    },
+}
+
+/// Memory of one or more events, which counts as so many bytes.
 #[derive(Debug)]
 struct Piece {
     events: usize,
     bytes: usize,
     of: Whose,
+    /// What those have that share it.
+    shared: Vec<u8>,
+}
+
+/// An event that was kept.
+#[derive(Debug)]
+pub(super) struct Payload<'a> {
+    pub(super) append_time_ms: u64,
+    pub(super) event: EventBytes<'a>,
+    /// What the broker keeps beside it; mostly empty.
+    pub(super) note: Bytes,
+}
+
+/// An encoded event.
+#[derive(Debug)]
+pub(super) enum EventBytes<'a> {
+    /// In memory that it shares with others.
+    Shared(&'a [u8]),
+    /// In its own.
+    Own(Bytes),
+}
+
+impl EventBytes<'_> {
+    /// In memory of its own.
+    pub(super) fn into_own(self) -> Bytes {
+        match self {
+            Self::Shared(event) => Bytes::copy_from_slice(event),
+            Self::Own(event) => event,
+        }
+    }
 }
 
 /// Which of the budgets.
@@ -58,8 +104,8 @@ enum Whose {
 struct Budget {
     bytes: usize,
     bytes_max: usize,
-    /// The piece that is being filled, and what is left of it.
-    open: Option<(usize, BytesMut)>,
+    /// The piece that is being filled.
+    open: Option<usize>,
 }
 
 impl Budget {
@@ -83,11 +129,6 @@ impl Budget {
     fn shares(&self, event: &StoredEvent) -> bool {
         event.note.is_empty() && event.event.len() <= self.piece_bytes() / PIECE_EVENTS_MIN
     }
-
-    fn has_open(&self, bytes: usize) -> bool {
-        let left = self.open.as_ref().map(|(_, left)| left.capacity());
-        left.is_some_and(|left| left >= bytes)
-    }
 }
 
 impl Payloads {
@@ -104,7 +145,7 @@ impl Payloads {
     /// Keeps an event that was read ahead, if there is room.
     pub(super) fn keep_ahead(&mut self, id: EventId, event: StoredEvent) {
         let wanted = match self.ahead.shares(&event) {
-            true if self.ahead.has_open(event.event.len()) => 0,
+            true if self.has_open(event.event.len(), Whose::Ahead) => 0,
             true => self.ahead.piece_bytes(),
             false => size(&event),
         };
@@ -119,44 +160,63 @@ impl Payloads {
         self.insert(id, event, Whose::Needed);
     }
 
-    fn insert(&mut self, id: EventId, mut event: StoredEvent, of: Whose) {
-        self.take(id);
-        let piece = if self.budget(of).shares(&event) {
-            self.copy_beside_others(&mut event.event, of)
+    fn insert(&mut self, id: EventId, event: StoredEvent, of: Whose) {
+        self.remove(id);
+        let append_time_ms = event.append_time_ms;
+        let (piece, lies) = if self.budget(of).shares(&event) {
+            self.copy_beside_others(&event.event, of)
         } else {
-            if event.event.len() < COPIED_BELOW {
-                event.event = Bytes::copy_from_slice(&event.event);
+            let piece = self.new_piece(size(&event), of, 0);
+            let StoredEvent {
+                mut event, note, ..
+            } = event;
+            if event.len() < COPIED_BELOW {
+                event = Bytes::copy_from_slice(&event);
             }
-            let bytes = size(&event);
-            self.new_piece(bytes, of)
+            (piece, Lies::Alone { event, note })
         };
         self.pieces[piece].events += 1;
-        self.events.insert(id, Kept { event, piece });
+        let kept = Kept {
+            append_time_ms,
+            piece,
+            lies,
+        };
+        self.events.insert(id, kept);
     }
 
-    fn copy_beside_others(&mut self, event: &mut Bytes, of: Whose) -> usize {
-        let (piece, mut left) = match self.budget(of).open.take() {
-            Some((piece, left)) if left.capacity() >= event.len() => (piece, left),
+    fn has_open(&self, bytes: usize, of: Whose) -> bool {
+        let open = self.budget(of).open.and_then(|open| self.pieces.get(open));
+        open.is_some_and(|open| open.has_room(bytes))
+    }
+
+    fn copy_beside_others(&mut self, event: &[u8], of: Whose) -> (usize, Lies) {
+        let at = match self.budget(of).open {
+            Some(open) if self.has_open(event.len(), of) => open,
             full => {
-                if let Some((full, _)) = full {
+                let bytes = self.budget(of).piece_bytes();
+                let open = self.new_piece(bytes, of, bytes);
+                self.budget_mut(of).open = Some(open);
+                if let Some(full) = full {
                     self.give_back(full);
                 }
-                let bytes = self.budget(of).piece_bytes();
-                (self.new_piece(bytes, of), BytesMut::with_capacity(bytes))
+                open
             }
         };
-        left.extend_from_slice(event);
-        *event = left.split().freeze();
-        self.budget(of).open = Some((piece, left));
-        piece
+        let shared = &mut self.pieces[at].shared;
+        let start = shared.len() as u32;
+        shared.extend_from_slice(event);
+        // A piece is 8 KiB at most.
+        (at, Lies::Among(start..shared.len() as u32))
     }
 
-    fn new_piece(&mut self, bytes: usize, of: Whose) -> usize {
-        self.budget(of).bytes += bytes;
+    /// A piece that counts as so many bytes, and has room for some that are shared.
+    fn new_piece(&mut self, bytes: usize, of: Whose, room: usize) -> usize {
+        self.budget_mut(of).bytes += bytes;
         self.pieces.insert(Piece {
             events: 0,
             bytes,
             of,
+            shared: Vec::with_capacity(room),
         })
     }
 
@@ -166,30 +226,54 @@ impl Payloads {
             return;
         };
         let (of, bytes, empty) = (piece.of, piece.bytes, piece.events == 0);
-        let budget = self.budget(of);
-        let is_open = budget.open.as_ref().is_some_and(|(open, _)| *open == at);
-        if empty && !is_open {
+        let budget = self.budget_mut(of);
+        if empty && budget.open != Some(at) {
             budget.bytes -= bytes;
             self.pieces.remove(at);
         }
     }
 
-    pub(super) fn take(&mut self, id: EventId) -> Option<StoredEvent> {
-        let Kept { event, piece } = self.events.remove(&id)?;
-        if let Some(piece) = self.pieces.get_mut(piece) {
-            piece.events -= 1;
-        }
-        self.give_back(piece);
+    /// Takes an event out, and gives it away.
+    pub(super) fn take<R>(
+        &mut self,
+        id: EventId,
+        give: impl FnOnce(Payload<'_>) -> R,
+    ) -> Option<R> {
+        let Kept {
+            append_time_ms,
+            piece: at,
+            lies,
+        } = self.events.remove(&id)?;
+        let piece = self.pieces.get_mut(at)?;
+        piece.events -= 1;
+        let (event, note) = match lies {
+            Lies::Alone { event, note } => (EventBytes::Own(event), note),
+            Lies::Among(range) => {
+                let shared = &piece.shared[range.start as usize..range.end as usize];
+                (EventBytes::Shared(shared), Bytes::new())
+            }
+        };
+        let given = give(Payload {
+            append_time_ms,
+            event,
+            note,
+        });
+        self.give_back(at);
         if self.events.is_empty() {
             self.close_pieces();
         }
-        Some(event)
+        Some(given)
+    }
+
+    /// Nobody will want the event from here.
+    pub(super) fn remove(&mut self, id: EventId) {
+        self.take(id, |_| ());
     }
 
     /// While nothing is kept, nothing is held for what may come.
     fn close_pieces(&mut self) {
         for of in [Whose::Ahead, Whose::Needed] {
-            if let Some((open, _)) = self.budget(of).open.take() {
+            if let Some(open) = self.budget_mut(of).open.take() {
                 self.give_back(open);
             }
         }
@@ -201,12 +285,16 @@ impl Payloads {
 
     /// Bytes of an event that is kept.
     pub(super) fn size_of(&self, id: EventId) -> Option<usize> {
-        self.events.get(&id).map(|kept| kept.event.event.len())
+        let kept = self.events.get(&id)?;
+        Some(match &kept.lies {
+            Lies::Among(range) => range.len(),
+            Lies::Alone { event, .. } => event.len(),
+        })
     }
 
-    /// Whether half of what may be read ahead is free.
+    /// Whether a quarter of what may be read ahead is free.
     pub(super) fn has_room_ahead(&self) -> bool {
-        self.ahead.room() > self.ahead.bytes_max / 2
+        self.ahead.room() > self.ahead.bytes_max / 4
     }
 
     /// Bytes of events whose turn has come that may still be read; 0 while as
@@ -215,11 +303,24 @@ impl Payloads {
         self.needed.room()
     }
 
-    fn budget(&mut self, of: Whose) -> &mut Budget {
+    fn budget(&self, of: Whose) -> &Budget {
+        match of {
+            Whose::Ahead => &self.ahead,
+            Whose::Needed => &self.needed,
+        }
+    }
+
+    fn budget_mut(&mut self, of: Whose) -> &mut Budget {
         match of {
             Whose::Ahead => &mut self.ahead,
             Whose::Needed => &mut self.needed,
         }
+    }
+}
+
+impl Piece {
+    fn has_room(&self, bytes: usize) -> bool {
+        self.shared.len() + bytes <= self.shared.capacity()
     }
 }
 
@@ -269,7 +370,7 @@ mod tests {
                         model.insert(offset, (LENGTHS[length], Whose::Needed));
                     }
                     _ => {
-                        let taken = payloads.take(id).map(|event| event.event);
+                        let taken = payloads.take(id, |payload| payload.event.into_own());
                         let expected = model.remove(&offset);
                         let expected = expected.map(|(len, _)| vec![offset as u8; len]);
                         prop_assert_eq!(taken.as_deref(), expected.as_deref());

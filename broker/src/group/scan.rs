@@ -2,12 +2,12 @@
 //! the group's task, so that neither disk nor filter holds it up.
 
 use std::{
+    iter,
     ops::Range,
     sync::{Arc, LazyLock},
     thread,
 };
 
-use bytes::{Bytes, BytesMut};
 use sluice_proto::{Offset, PartitionId, event::EventRef};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
@@ -33,8 +33,10 @@ pub(crate) async fn turn_to_filter() -> Option<SemaphorePermit<'static>> {
 pub(super) struct Scanned {
     /// Where the next page begins.
     pub(super) next: Offset,
-    /// Events for which the filter is true, with their keys.
-    pub(super) matched: Vec<(StoredEvent, Option<Bytes>)>,
+    /// Events for which the filter is true.
+    pub(super) matched: Vec<StoredEvent>,
+    /// Where the keys lie in them, in a group that is ordered by key.
+    keys: Vec<Option<Range<usize>>>,
     /// What the filter did.
     pub(super) counters: Counters,
     /// What was to be read and is gone.
@@ -42,6 +44,15 @@ pub(super) struct Scanned {
     /// The filter took too many steps for the event at `next`, which neither
     /// passes nor is dropped.
     pub(super) overran: bool,
+}
+
+impl Scanned {
+    /// The events for which the filter is true, with their keys if those matter.
+    pub(super) fn with_keys(&self) -> impl Iterator<Item = (&StoredEvent, Option<&[u8]>)> {
+        let keys = self.keys.iter().cloned().chain(iter::repeat(None));
+        let events = self.matched.iter().zip(keys);
+        events.map(|(stored, key)| (stored, key.map(|key| &stored.event[key])))
+    }
 }
 
 /// A partition that a group reads.
@@ -190,6 +201,29 @@ impl Scanner {
         scanned
     }
 
+    /// What the filter says of an event, which passes without one, and where its key
+    /// lies in it if that matters.
+    fn look_at(&self, event: &[u8], filter: Option<&Filter>) -> (Verdict, Option<Range<usize>>) {
+        let verdict = match filter {
+            None => Ok(Verdict::Matched),
+            Some(filter) => {
+                EventRef::read(event).map(|event| filter.judge(&filter.subject(&event, 1)))
+            }
+        };
+        let looked = verdict.and_then(|verdict| match self.keyed && verdict == Verdict::Matched {
+            true => Ok((verdict, EventRef::place_of_key(event)?)),
+            false => Ok((verdict, None)),
+        });
+        match looked {
+            Ok(looked) => looked,
+            // It was checked when it was published.
+            Err(error) => {
+                let error = EvaluationError::Data(error.to_string().into());
+                (Verdict::Failed { term: 0, error }, None)
+            }
+        }
+    }
+
     fn sift(&self, from: Offset, page: Page, of: &Feed) -> Scanned {
         let filter = self.filter.as_ref().filter(|_| of.filtered);
         // What is missing above the start went by compaction, which nobody misses.
@@ -205,61 +239,33 @@ impl Scanner {
             scanned.counters.all_match(page.events.len());
         }
         if filter.is_none() && !self.keyed {
-            scanned.matched = page.events.into_iter().map(|event| (event, None)).collect();
+            scanned.matched = page.events;
             return scanned;
         }
-        let mut keys = Keys::default();
-        for stored in page.events {
-            let key = {
-                // It was checked when it was published.
-                let event = match EventRef::read(&stored.event) {
-                    Ok(event) => event,
-                    Err(error) => {
-                        let error = EvaluationError::Data(error.to_string().into());
-                        let failed = Verdict::Failed { term: 0, error };
-                        scanned.counters.count(of.id, stored.offset, &failed);
-                        continue;
-                    }
-                };
-                if let Some(filter) = filter {
-                    let verdict = filter.judge(&filter.subject(&event, 1));
-                    if let Verdict::Failed { error, .. } = &verdict
-                        && *error == EvaluationError::OverBudget
-                    {
-                        scanned.next = stored.offset;
-                        scanned.overran = true;
-                        break;
-                    }
-                    scanned.counters.count(of.id, stored.offset, &verdict);
-                    if verdict != Verdict::Matched {
-                        continue;
-                    }
-                }
-                let key = event.key().filter(|_| self.keyed);
-                key.map(|key| keys.copy(key.as_bytes()))
-            };
-            scanned.matched.push((stored, key));
-        }
+        let mut matched = page.events;
+        matched.retain(|stored| {
+            if scanned.overran {
+                return false;
+            }
+            let (verdict, key) = self.look_at(&stored.event, filter);
+            if let Verdict::Failed { error, .. } = &verdict
+                && *error == EvaluationError::OverBudget
+            {
+                scanned.next = stored.offset;
+                scanned.overran = true;
+                return false;
+            }
+            if filter.is_some() || verdict != Verdict::Matched {
+                scanned.counters.count(of.id, stored.offset, &verdict);
+            }
+            let matches = verdict == Verdict::Matched;
+            if matches && self.keyed {
+                scanned.keys.push(key);
+            }
+            matches
+        });
+        scanned.matched = matched;
         scanned
-    }
-}
-
-/// Copies of keys: slices would keep whole blocks of the log alive for as long as
-/// somebody works on the events. Some are side by side, because asking for memory for
-/// each costs more than the copy.
-#[derive(Default)]
-struct Keys(BytesMut);
-
-impl Keys {
-    /// Bytes that keys share: what one event may keep alive for others.
-    const SHARED_BYTES: usize = 512;
-
-    fn copy(&mut self, key: &[u8]) -> Bytes {
-        if self.0.capacity() < key.len() {
-            self.0 = BytesMut::with_capacity(Self::SHARED_BYTES.max(key.len()));
-        }
-        self.0.extend_from_slice(key);
-        self.0.split().freeze()
     }
 }
 

@@ -68,11 +68,12 @@ struct Settled {
 }
 
 impl GroupTask {
+    /// Returns how many of them are acks of leases that are held.
     pub(super) fn settle(
         &mut self,
         settlements: Vec<Settlement>,
         reply: oneshot::Sender<SettlementFailures>,
-    ) {
+    ) -> usize {
         let now = self.clock.now_ms();
         let mut failures = SettlementFailures::new();
         let mut plan = Plan::default();
@@ -116,7 +117,9 @@ impl GroupTask {
             };
             self.plan_failure(&mut plan, Some(index), failure);
         }
+        let acked = plan.acks.len();
         self.carry_out(plan, Some((failures, reply)));
+        acked
     }
 
     fn member_of(&self, token: LeaseToken) -> String {
@@ -300,7 +303,7 @@ impl GroupTask {
             ParkedAt::Offset(at) => {
                 failed.not_before_ms = now.saturating_add(failed.delay_ms.unwrap_or(0));
                 self.board.parked(id, at, Some(&failed), now);
-                self.payloads.take(id);
+                self.payloads.remove(id);
                 fault_point!(ParkMoved);
             }
             ParkedAt::Gone => {

@@ -131,10 +131,9 @@ pub(super) fn bytes_of(appends: &[AppendRequest]) -> usize {
 }
 
 fn load(appends: &[AppendRequest]) -> Load {
-    let events = appends.iter().flat_map(|append| &append.events);
-    events.fold(Load::default(), |sum, event| Load {
-        events: sum.events + 1,
-        bytes: sum.bytes + event.event.len() as u64,
+    appends.iter().fold(Load::default(), |sum, append| Load {
+        events: sum.events + append.events.len() as u64,
+        bytes: sum.bytes + append.events.bytes(),
     })
 }
 

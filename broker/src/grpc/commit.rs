@@ -52,7 +52,7 @@ impl Api {
             appends.extend(self.place_events(
                 &path,
                 &output.topic,
-                output.events,
+                output.events.into(),
                 output.partition,
             )?);
         }

@@ -12,7 +12,10 @@ use futures_util::{
     Stream, StreamExt,
     stream::{self, FuturesUnordered},
 };
-use sluice_proto::wire::{self, consume_request::Message as In, consume_response::Message as Out};
+use sluice_proto::{
+    settlements::SettleBatchRef,
+    wire::{self, consume_request::Message as In, consume_response::Message as Out},
+};
 use tokio::sync::{mpsc, oneshot};
 use tonic::{Status, Streaming};
 
@@ -21,8 +24,9 @@ use super::{
     authorize::Action,
     calls::Calls,
     convert,
-    pull::{member_name, message_bytes, renewal_ms, wire_failures},
+    pull::{member_name, message_bytes, renewal_ms},
     refusal::{Refusal, unread_message},
+    settlements::wire_failures,
 };
 use crate::group::{GroupGone, GroupHandle, Inbox, JoinRequest, MemberId, Outgoing, Shrinks};
 
@@ -99,9 +103,7 @@ impl Responses {
                 continue;
             };
             let message = match message {
-                Outgoing::Deliveries(deliveries) => Out::Deliveries(wire::Deliveries {
-                    deliveries: deliveries.into_iter().map(convert::delivery).collect(),
-                }),
+                Outgoing::Deliveries(message) => Out::Deliveries(message.into_wire()),
                 Outgoing::Gap {
                     partition,
                     first,
@@ -231,7 +233,10 @@ impl Incoming {
                         return Ok(End::Gone);
                     };
                     match request.message {
-                        Some(In::Settle(batch)) => settling.push(self.settle(&group, id, batch)?),
+                        Some(In::Settle(encoded)) => {
+                            let batch = SettleBatchRef::read(&encoded).map_err(Refusal::unread)?;
+                            settling.push(self.settle(&group, id, batch)?);
+                        }
                         Some(In::Grant(grant)) => {
                             let grant = convert::grant("grant", grant)?;
                             let in_line = group.grant(id, grant).await;
@@ -307,21 +312,22 @@ impl Incoming {
         &self,
         group: &GroupHandle,
         member: MemberId,
-        batch: wire::SettleBatch,
+        batch: SettleBatchRef<'_>,
     ) -> Result<impl Future<Output = Out> + use<>, Status> {
+        let request_id = batch.request_id;
         let checked = self.api.settlements(batch.settlements)?;
         let group = group.clone();
         Ok(async move {
             let failures = match group.settle(Some(member), checked.settlements).await {
-                Ok(failures) => wire_failures(&checked.tokens, failures),
+                Ok(failures) => wire_failures(&checked.leases, failures),
                 Err(_) => {
                     let gone = crate::group::SettlementError::GroupGone;
-                    let all = (0..checked.tokens.len()).map(|index| (index, gone.clone()));
-                    wire_failures(&checked.tokens, all.collect())
+                    let all = (0..checked.leases.len()).map(|index| (index, gone.clone()));
+                    wire_failures(&checked.leases, all.collect())
                 }
             };
             Out::Settled(wire::Settled {
-                request_id: batch.request_id,
+                request_id,
                 failures,
             })
         })

@@ -124,7 +124,7 @@ pub(super) fn token(field: &str, given: Option<wire::LeaseToken>) -> Result<Leas
     Ok(lease_token(given))
 }
 
-fn lease_token(given: wire::LeaseToken) -> LeaseToken {
+pub(super) fn lease_token(given: wire::LeaseToken) -> LeaseToken {
     // A negative number is no lease that was ever given.
     LeaseToken {
         epoch: given.epoch as u64,
@@ -140,15 +140,16 @@ pub(super) fn wire_token(token: LeaseToken) -> wire::LeaseToken {
 }
 
 pub(super) fn delivery(delivery: Delivery) -> wire::Delivery {
+    let Delivery { head, event, .. } = delivery;
     wire::Delivery {
-        lease: Some(wire_token(delivery.token)),
-        event: delivery.event,
-        partition: delivery.partition.0 as i32,
-        offset: delivery.offset.0 as i64,
-        append_time: Some(time_ms(delivery.append_time_ms)),
-        attempt: delivery.attempt as i32,
-        redrives: delivery.redrives as i32,
-        epoch: delivery.epoch as i64,
+        lease: Some(head.lease),
+        event,
+        partition: head.partition.0 as i32,
+        offset: head.offset.0 as i64,
+        append_time: Some(time_ms(head.append_time_ms)),
+        attempt: head.attempt as i32,
+        redrives: head.redrives as i32,
+        epoch: head.epoch as i64,
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
 use sluice_proto::{
     PartitionId, ProducerId,
     event::{EventLimits, EventRef},
@@ -12,7 +11,7 @@ use sluice_proto::{
 use super::{api::Api, authorize::Action, refusal::Refusal};
 use crate::commit::{
     AppendRequest, Committed, Topic,
-    record::{Channel, NewEvent, ProducerSequence, Source},
+    record::{Channel, NewEvents, ProducerSequence, Source},
 };
 
 impl Api {
@@ -22,7 +21,7 @@ impl Api {
         &self,
         path: &str,
         topic: &str,
-        events: Vec<Bytes>,
+        events: NewEvents,
         partition: Option<i32>,
     ) -> Result<Vec<AppendRequest>, Refusal> {
         let topic = self.topic(Action::Publish, topic)?;
@@ -37,34 +36,34 @@ impl Api {
             let given = format!("{count} events");
             return Err(Refusal::limit(format!("{path}events"), given, limit));
         }
-        let fixed = partition
-            .map(|given| existing_partition(&format!("{path}partition"), &topic, given))
-            .transpose()?;
+        let partitions = topic.partitions.len() as u32;
+        let fixed = match partition {
+            Some(given) => Some(existing_partition(
+                &format!("{path}partition"),
+                &topic,
+                given,
+            )?),
+            None if partitions == 1 => Some(PartitionId(0)),
+            None => None,
+        };
         let limits = EventLimits {
             event_bytes_max: self.limits.event_bytes_max,
         };
-        let partitions = topic.partitions.len() as u32;
         let keyless = PartitionId(self.next_turn() % partitions);
-        let mut placed: BTreeMap<PartitionId, Vec<NewEvent>> = BTreeMap::new();
-        for (index, event) in events.into_iter().enumerate() {
-            let to = {
-                let checked = EventRef::check(&event, limits)
-                    .map_err(|error| Refusal::bad_event(path, index, &error))?;
-                fixed.unwrap_or_else(|| {
-                    checked
-                        .key()
-                        .map_or(keyless, |key| partition_of_key(key, partitions))
-                })
-            };
-            // Most batches go to one partition.
-            let room = if placed.is_empty() { count } else { 0 };
-            let of_partition = placed.entry(to);
-            let of_partition = of_partition.or_insert_with(|| Vec::with_capacity(room));
-            of_partition.push(NewEvent {
-                event,
-                note: Bytes::new(),
-            });
+        // Of each event, where its key decides.
+        let mut to = Vec::with_capacity(fixed.map_or(count, |_| 0));
+        for (index, event) in events.events().enumerate() {
+            let key = EventRef::check_for_key(event, limits)
+                .map_err(|error| Refusal::bad_event(path, index, &error))?;
+            if fixed.is_none() {
+                let of_key = |key| partition_of_key(key, partitions);
+                to.push(key.map_or(keyless, of_key));
+            }
         }
+        let placed = match fixed.or_else(|| all_the_same(&to)) {
+            Some(partition) => BTreeMap::from([(partition, events)]),
+            None => events.share_out(&to),
+        };
         let appends = placed.into_iter().map(|(partition, events)| AppendRequest {
             target: Source {
                 topic: topic.id,
@@ -108,6 +107,11 @@ impl Api {
             None => Err(refusal),
         }
     }
+}
+
+fn all_the_same(to: &[PartitionId]) -> Option<PartitionId> {
+    let (first, rest) = to.split_first()?;
+    rest.iter().all(|other| other == first).then_some(*first)
 }
 
 /// A partition that the topic has.

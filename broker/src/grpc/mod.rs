@@ -21,6 +21,7 @@ mod read;
 mod refusal;
 mod serve;
 mod service;
+mod settlements;
 
 pub(crate) use self::{
     api::{Api, BrokerInfo},

@@ -44,7 +44,8 @@ impl Api {
         let connection = request.remote_addr();
         let request = request.into_inner();
         let producer = events::sequence(request.producer)?;
-        let appends = self.place_events("", &request.topic, request.events, request.partition)?;
+        let events = request.events.into();
+        let appends = self.place_events("", &request.topic, events, request.partition)?;
         let who = producer_of(producer.map(|of| of.producer), connection);
         let committed = match self.append_by(who, producer, appends, until).await {
             Ok((_held, submitted)) => submitted.committed().await?,

@@ -12,6 +12,7 @@ use std::{
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use sluice_proto::{
     ProducerId, TopicId,
+    batch::BatchRef,
     wire::{self, publish_stream_request::Message as In, publish_stream_response::Message as Out},
 };
 use tokio::sync::{mpsc, oneshot};
@@ -25,7 +26,7 @@ use super::{
     refusal::{Refusal, unread_message},
 };
 use crate::{
-    commit::{Changes, Committed},
+    commit::{Changes, Committed, record::NewEvents},
     flow::{OnItsWay, Producer, Turn, window::Window},
 };
 
@@ -116,10 +117,11 @@ impl<'a> PublishStream<'a> {
                 request = next(&mut turn, &mut requests), if may_read => match request.map_err(unread_message)? {
                     None => open = false,
                     Some(request) => match request.message {
-                        Some(In::Batch(batch)) => {
-                            let bytes = batch.events.iter().map(|event| event.len() as u64).sum();
-                            turn.read(bytes);
-                            under_way.push(stream.take(batch, bytes));
+                        Some(In::Batch(encoded)) => {
+                            let batch = BatchRef::read(&encoded).map_err(Refusal::unread)?;
+                            let events = NewEvents::parts_of(encoded.clone(), &batch.events);
+                            turn.read(events.bytes());
+                            under_way.push(stream.take(&batch, events));
                         }
                         Some(In::Open(_)) => {
                             let message = "`open` was sent before; it comes once, first";
@@ -134,16 +136,15 @@ impl<'a> PublishStream<'a> {
         Ok(())
     }
 
-    /// Takes a batch of so many bytes, which goes in line behind those of its topic that came
-    /// before.
+    /// Takes a batch, whose events go in line behind those of its topic that came before.
     fn take(
         &mut self,
-        batch: wire::PublishBatch,
-        bytes: u64,
+        batch: &BatchRef<'_>,
+        events: NewEvents,
     ) -> impl Future<Output = Done> + use<> {
-        let request_id = batch.request_id;
+        let (request_id, bytes) = (batch.request_id, events.bytes());
         self.window.arrived(bytes);
-        let changes = self.changes(batch);
+        let changes = self.changes(batch, events);
         let topic = changes.as_ref().ok().and_then(|changes| {
             let append = changes.appends.first()?;
             Some(append.target.topic)
@@ -175,7 +176,7 @@ impl<'a> PublishStream<'a> {
         }
     }
 
-    fn changes(&self, batch: wire::PublishBatch) -> Result<Changes, Refusal> {
+    fn changes(&self, batch: &BatchRef<'_>, events: NewEvents) -> Result<Changes, Refusal> {
         let producer = match self.producer {
             Some((id, epoch)) => Some(events::producer_sequence(id, epoch, batch.sequence)?),
             None if batch.sequence != 0 => {
@@ -186,9 +187,9 @@ impl<'a> PublishStream<'a> {
             }
             None => None,
         };
-        let appends =
-            self.api
-                .place_events("batch.", &batch.topic, batch.events, batch.partition)?;
+        let appends = self
+            .api
+            .place_events("batch.", batch.topic, events, batch.partition)?;
         Ok(Changes {
             producer,
             appends,

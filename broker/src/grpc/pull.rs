@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use sluice_proto::wire;
 
-use super::{api::Api, authorize::Action, convert, refusal::Refusal};
-use crate::group::{PullRequest, SettlementError};
+use super::{api::Api, authorize::Action, convert, refusal::Refusal, settlements::wire_failures};
+use crate::group::PullRequest;
 
 const MEMBER_BYTES_MAX: usize = 256;
 const WAIT_MS_MAX: u64 = 60_000;
@@ -71,49 +71,9 @@ impl Api {
             .await
             .map_err(|_| Refusal::group_gone())?;
         Ok(wire::SettleResponse {
-            failures: wire_failures(&batch.tokens, failures),
+            failures: wire_failures(&batch.leases, failures),
         })
     }
-
-    /// Checks the settlements of one request.
-    pub(super) fn settlements(
-        &self,
-        given: Vec<wire::Settlement>,
-    ) -> Result<SettlementBatch, Refusal> {
-        let (count, limit) = (given.len(), self.limits.settlements_max);
-        if count > limit {
-            let given = format!("{count} long");
-            return Err(Refusal::limit("settlements", given, limit));
-        }
-        let mut batch = SettlementBatch {
-            settlements: Vec::with_capacity(count),
-            tokens: given.iter().map(|settlement| settlement.lease).collect(),
-        };
-        for (at, settlement) in given.into_iter().enumerate() {
-            batch.settlements.push(convert::settlement(at, settlement)?);
-        }
-        Ok(batch)
-    }
-}
-
-/// Settlements of one request, and their tokens as they came.
-pub(super) struct SettlementBatch {
-    pub(super) settlements: Vec<crate::group::Settlement>,
-    pub(super) tokens: Vec<Option<wire::LeaseToken>>,
-}
-
-pub(super) fn wire_failures(
-    tokens: &[Option<wire::LeaseToken>],
-    failures: Vec<(usize, SettlementError)>,
-) -> Vec<wire::SettlementFailure> {
-    let failures = failures
-        .into_iter()
-        .map(|(index, error)| wire::SettlementFailure {
-            index: index as i32,
-            lease: tokens.get(index).copied().flatten(),
-            error: Some(Refusal::from(error).into_message()),
-        });
-    failures.collect()
 }
 
 /// How often a lease is to be renewed, so that one renewal may be late or lost.

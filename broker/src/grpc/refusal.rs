@@ -52,6 +52,12 @@ impl Refusal {
         }
     }
 
+    /// A message is none of its call, or of its stream.
+    pub(super) fn unread(why: impl std::fmt::Display) -> Self {
+        let message = format!("the request is no message of this call: {why}");
+        Self::new(Code::InvalidArgument, ErrorReason::InvalidField, message)
+    }
+
     /// A field of the request is malformed.
     pub(super) fn field(field: impl Into<String>, message: impl std::fmt::Display) -> Self {
         let field = field.into();
@@ -248,12 +254,7 @@ pub(super) fn unread_message(status: Status) -> Status {
             format!("the request is larger than limits.request_bytes_max: {text}"),
         )
         .into(),
-        Code::Internal if text.contains("decode") => Refusal::new(
-            Code::InvalidArgument,
-            ErrorReason::InvalidField,
-            format!("the request is no message of this call: {text}"),
-        )
-        .into(),
+        Code::Internal if text.contains("decode") => Refusal::unread(text).into(),
         _ => status,
     }
 }

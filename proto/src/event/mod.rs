@@ -5,12 +5,15 @@
 //! `event.proto`.
 
 mod error;
-mod wire;
+mod plain;
+mod stored_key;
+mod value;
 
-use std::collections::HashSet;
+use std::{collections::HashSet, ops::Range};
 
 pub use self::error::EventError;
-use self::wire::{Field, Fields, Value, text};
+use self::value::text;
+use crate::fields::{Field, Fields, Value};
 
 /// Limits of events. Sizes in bytes.
 #[derive(Clone, Copy, Debug)]
@@ -31,7 +34,7 @@ pub const KEY_ATTRIBUTE: &str = "partitionkey";
 
 /// Seconds since 1970 of 0001-01-01T00:00:00Z and of the first second after
 /// 9999-12-31, the range of google.protobuf.Timestamp.
-const TIMESTAMP_SECONDS: std::ops::Range<i64> = -62_135_596_800..253_402_300_800;
+const TIMESTAMP_SECONDS: Range<i64> = -62_135_596_800..253_402_300_800;
 
 const RESERVED_NAMES: [&str; 9] = [
     "id",
@@ -99,6 +102,31 @@ impl<'a> EventRef<'a> {
         Ok(event)
     }
 
+    /// As [`EventRef::check`], and says only what the event's key is.
+    ///
+    /// # Errors
+    /// As [`EventRef::check`].
+    pub fn check_for_key(
+        bytes: &'a [u8],
+        limits: EventLimits,
+    ) -> Result<Option<&'a str>, EventError> {
+        if bytes.len() <= limits.event_bytes_max
+            && let Some(key) = plain::key(bytes)
+        {
+            return Ok(key);
+        }
+        Ok(Self::check(bytes, limits)?.key())
+    }
+
+    /// Where the key lies in an event that has passed [`EventRef::check`] before, if it
+    /// has one.
+    ///
+    /// # Errors
+    /// When it is no well-formed event after all; not everything is looked at.
+    pub fn place_of_key(bytes: &[u8]) -> Result<Option<Range<usize>>, EventError> {
+        stored_key::place(bytes).map_err(|_| EventError::Malformed("event"))
+    }
+
     /// Reads an event that has passed [`EventRef::check`] before.
     ///
     /// # Errors
@@ -126,7 +154,7 @@ impl<'a> EventRef<'a> {
                 7 => event.data_schema = text(value, "data_schema")?,
                 8 => event.attributes.push(string_attribute(value)?),
                 9 => event.attributes.push(typed_attribute(value)?),
-                10 => event.data = wire::bytes(value, "data")?,
+                10 => event.data = value::bytes(value, "data")?,
                 _ => {}
             }
         }
@@ -290,13 +318,13 @@ fn check_time(time: Timestamp, field: &str) -> Result<(), EventError> {
 fn timestamp(value: Value<'_>, field: &'static str) -> Result<Timestamp, EventError> {
     let mut time = Timestamp::default();
     let mut seen = [false; 2];
-    for inner in Fields::new(wire::bytes(value, field)?) {
+    for inner in Fields::new(value::bytes(value, field)?) {
         let Field { number, value } = inner.map_err(|_| EventError::Malformed(field))?;
         let (1 | 2) = number else { continue };
         if std::mem::replace(&mut seen[number as usize - 1], true) {
             return Err(EventError::Repeated(field.into()));
         }
-        let varint = wire::varint(value, field)?;
+        let varint = value::varint(value, field)?;
         if number == 1 {
             time.seconds = varint as i64;
         } else {
@@ -313,7 +341,7 @@ fn map_entry<'a>(
     field: &'static str,
 ) -> Result<(&'a str, Option<Value<'a>>), EventError> {
     let (mut key, mut entry_value) = (None, None);
-    for inner in Fields::new(wire::bytes(value, field)?) {
+    for inner in Fields::new(value::bytes(value, field)?) {
         let Field { number, value } = inner.map_err(|_| EventError::Malformed(field))?;
         let slot = match number {
             1 => &mut key,
@@ -337,14 +365,14 @@ fn string_attribute(value: Value<'_>) -> Result<(&str, AttributeRef<'_>), EventE
 fn typed_attribute(value: Value<'_>) -> Result<(&str, AttributeRef<'_>), EventError> {
     const FIELD: &str = "typed_attributes";
     let (name, value) = map_entry(value, FIELD)?;
-    let encoded = value.map_or(Ok(&[][..]), |value| wire::bytes(value, FIELD))?;
+    let encoded = value.map_or(Ok(&[][..]), |value| value::bytes(value, FIELD))?;
     let mut found = None;
     for inner in Fields::new(encoded) {
         let Field { number, value } = inner.map_err(|_| EventError::Malformed(FIELD))?;
         let attribute = match number {
-            1 => AttributeRef::Boolean(wire::varint(value, FIELD)? != 0),
-            2 => AttributeRef::Integer(wire::varint(value, FIELD)? as i32),
-            3 => AttributeRef::Binary(wire::bytes(value, FIELD)?),
+            1 => AttributeRef::Boolean(value::varint(value, FIELD)? != 0),
+            2 => AttributeRef::Integer(value::varint(value, FIELD)? as i32),
+            3 => AttributeRef::Binary(value::bytes(value, FIELD)?),
             4 => AttributeRef::Uri(text(value, FIELD)?),
             5 => AttributeRef::UriReference(text(value, FIELD)?),
             6 => AttributeRef::Timestamp(timestamp(value, FIELD)?),

@@ -232,6 +232,8 @@ proptest! {
             bytes.extend_from_slice(&part);
         }
         if let Ok(read) = check(&bytes) {
+            let place = EventRef::place_of_key(&bytes).expect("it passed");
+            prop_assert_eq!(place.map(|place| &bytes[place]), read.key().map(str::as_bytes));
             let prost = pb::Event::decode(&bytes[..]);
             prop_assert_eq!(prost, Ok(decoded(&read)));
         }
@@ -240,5 +242,6 @@ proptest! {
     #[test]
     fn no_bytes_make_it_panic(bytes in collection::vec(any::<u8>(), 0..100)) {
         let _ = check(&bytes);
+        let _ = EventRef::place_of_key(&bytes);
     }
 }

@@ -4,6 +4,37 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Anomaly, Delivered, History, Place, Publish};
 
+/// What was delivered of a key, by a group, in the order of the leases.
+#[derive(Default)]
+struct KeyLine {
+    delivered: BTreeMap<i64, String>,
+    /// The latest delivery: the epoch of its lease, and its offset.
+    latest: Option<(i64, i64)>,
+}
+
+impl KeyLine {
+    /// Whether an event may be delivered next. A key goes on when an ack is in line for
+    /// the log, so that a crash can lose acks of events that others of the key have
+    /// followed: all from one on. Then the key begins again with that one.
+    fn may_come(&self, offset: i64, epoch: i64, is_over: impl Fn(&String) -> bool) -> bool {
+        let in_one_life = self
+            .latest
+            .is_none_or(|(before, latest)| before < epoch || latest <= offset);
+        let mut later = self
+            .delivered
+            .range(offset + 1..)
+            .map(|(_, id)| id)
+            .peekable();
+        let is_new = !self.delivered.contains_key(&offset);
+        in_one_life && (later.peek().is_none() || (!is_new && !later.any(is_over)))
+    }
+
+    fn came(&mut self, offset: i64, epoch: i64, id: &str) {
+        self.delivered.insert(offset, id.to_owned());
+        self.latest = Some((epoch, offset));
+    }
+}
+
 impl History {
     /// Everything in which the run contradicts what the broker promises.
     #[must_use]
@@ -147,7 +178,7 @@ impl History {
     fn check_deliveries(&self, found: &mut Vec<Anomaly>) {
         let mut in_order: Vec<_> = self.deliveries.iter().collect();
         in_order.sort_by_key(|delivered| delivered.lease);
-        let mut reached: BTreeMap<_, i64> = BTreeMap::new();
+        let mut lines: BTreeMap<_, KeyLine> = BTreeMap::new();
         for delivered in in_order {
             let Delivered {
                 group,
@@ -165,8 +196,12 @@ impl History {
             }
             let Some(key) = key else { continue };
             let line = (group, key, &place.topic, place.partition);
-            let furthest = reached.entry(line).or_insert(place.offset);
-            if place.offset < *furthest {
+            let line = lines.entry(line).or_default();
+            let is_over = |later: &String| {
+                let settled = self.settled.get(&(group.clone(), later.clone()));
+                settled.is_some_and(|settled| settled < lease)
+            };
+            if !line.may_come(place.offset, lease.0, is_over) {
                 found.push(Anomaly::OutOfOrder {
                     group: group.clone(),
                     key: key.clone(),
@@ -174,7 +209,7 @@ impl History {
                     place: place.clone(),
                 });
             }
-            *furthest = place.offset.max(*furthest);
+            line.came(place.offset, lease.0, id);
         }
     }
 

@@ -226,12 +226,15 @@ fn a_delivery_from_before_the_ack_may_be_noted_late_or_go_to_another_group() {
     assert_eq!(spoilt(|history| history.delivered(other)), []);
 }
 
-#[test]
-fn an_event_that_comes_after_a_later_one_of_its_key_is_found() {
-    let keyed = |offset, lease| Delivered {
+fn keyed(offset: i64, lease: Lease) -> Delivered {
+    Delivered {
         key: Some("k".to_owned()),
         ..delivery(offset, lease)
-    };
+    }
+}
+
+#[test]
+fn an_event_that_comes_after_a_later_one_of_its_key_is_found() {
     let mut history = good();
     // Noted in another order than the leases', which does not count.
     history.delivered(keyed(3, (3, 4)));
@@ -248,6 +251,43 @@ fn an_event_that_comes_after_a_later_one_of_its_key_is_found() {
             place: at(2)
         }]
     );
+}
+
+#[test]
+fn a_crash_loses_the_last_acks_of_a_key_and_no_others() {
+    // Deliveries of offset and lease, and which of them were settled durably.
+    let names = |deliveries: &[(u32, Lease)], settled: &[(u32, Lease)]| -> Vec<_> {
+        let mut history = History::new();
+        for (offset, lease) in deliveries {
+            history.publish_acked(&id(*offset), at((*offset).into()));
+            history.delivered(keyed((*offset).into(), *lease));
+        }
+        for (offset, lease) in settled {
+            history.settled("g", &id(*offset), *lease);
+        }
+        for offset in 0..=4_u32 {
+            history.publish_acked(&id(offset), at(offset.into()));
+            history.read(&id(offset), at(offset.into()));
+        }
+        history.anomalies().iter().map(Anomaly::name).collect()
+    };
+    let before = [(0, (3, 1)), (1, (3, 2)), (2, (3, 3))];
+    let then = |more: &[(u32, Lease)]| [&before[..], more].concat();
+    let replayed = then(&[(1, (4, 1)), (2, (4, 2)), (3, (4, 3))]);
+    assert_eq!(names(&replayed, &[(0, (3, 1))]), [""; 0]);
+    // A later ack was kept.
+    let kept = [(0, (3, 1)), (2, (3, 3))];
+    let once = then(&[(1, (4, 1)), (3, (4, 3))]);
+    assert_eq!(names(&once, &kept), ["out-of-order"]);
+    // Nothing crashed.
+    let in_one_life = then(&[(1, (3, 4))]);
+    assert_eq!(names(&in_one_life, &[]), ["out-of-order"]);
+    // The key begins again, and then goes back.
+    let back = then(&[(1, (4, 1)), (2, (4, 2)), (1, (4, 3))]);
+    assert_eq!(names(&back, &[]), ["out-of-order"]);
+    // It was passed over, and comes for the first time.
+    let late = [(0, (3, 1)), (2, (3, 2)), (1, (4, 1))];
+    assert_eq!(names(&late, &[]), ["out-of-order"]);
 }
 
 #[test]

@@ -379,7 +379,9 @@ async fn a_delivery_tells_the_epoch_of_its_offset() {
     for (topic, expected) in [("in", 0), ("buffered", epoch)] {
         producer.publish(topic, event("e")).await.unwrap();
         let consumer = setting.client.consumer(topic, "workers");
-        let delivery = next(&mut consumer.join().await.unwrap()).await;
+        // It lives until the ack is answered.
+        let mut consumer = consumer.join().await.unwrap();
+        let delivery = next(&mut consumer).await;
         assert_eq!(delivery.epoch(), expected, "{topic}");
         delivery.ack().await.unwrap();
     }

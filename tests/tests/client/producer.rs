@@ -41,6 +41,44 @@ async fn what_is_durable_is_where_the_receipt_says() {
     }
 }
 
+/// What is sent while acks are on their way does not wait for them.
+#[tokio::test(flavor = "multi_thread")]
+async fn several_batches_of_a_partition_are_under_way() {
+    let setting = Setting::new().await;
+    setting.topic("events").await;
+    let producer = setting.client.producer().await.unwrap();
+    let first = event("0").with_key("one");
+    let _ = producer.send("events", first).await.unwrap();
+    expect("everything to be durable", producer.flush()).await;
+
+    setting.proxy.mute(true);
+    let other = setting.other_client().await;
+    for number in 1..=4 {
+        let event = event(&number.to_string()).with_key("one");
+        let _ = producer.send("events", event).await.unwrap();
+        // The next one is sent when this one is there, and no ack of it.
+        expect("the event to be stored", async {
+            loop {
+                let stored = other.read("events").events().await.unwrap().count().await;
+                if stored > number {
+                    break;
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+        })
+        .await;
+    }
+    // They are four; what comes now gathers, and goes when there is an ack.
+    for number in 5..=20 {
+        let event = event(&number.to_string()).with_key("one");
+        let _ = producer.send("events", event).await.unwrap();
+    }
+    setting.proxy.mute(false);
+    expect("everything to be durable", producer.flush()).await;
+    let expected: Vec<_> = (0..=20).map(|number| number.to_string()).collect();
+    assert_eq!(ids(&setting, "events").await, expected);
+}
+
 /// The broker is killed, and the connection cut, again and again while events
 /// are sent.
 #[tokio::test(flavor = "multi_thread")]

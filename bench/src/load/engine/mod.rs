@@ -228,6 +228,10 @@ async fn publish_and_read(
     })
 }
 
+/// Between the last ack of what is drained, and the first reader: what a server does for
+/// those who publish is over by then.
+pub(crate) const BACKLOG_AGE: Duration = Duration::from_millis(300);
+
 async fn drain(
     target: Arc<dyn Target>,
     topics: Vec<String>,
@@ -246,7 +250,11 @@ async fn drain(
     produce::fill(&run).await?;
     let ready = match run.spec.kind {
         Kind::Recovery => Some(until_ready(&run).await?),
-        _ => None,
+        _ => {
+            // A backlog has been there for a while: nothing is being written any more.
+            tokio::time::sleep(BACKLOG_AGE).await;
+            None
+        }
     };
     run.from = Instant::now();
     run.until = run.from + run.spec.patience();

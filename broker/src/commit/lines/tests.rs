@@ -10,7 +10,7 @@ use crate::{
     commit::{
         CatalogChange, CatalogChanged, CommitConfig, NewGroup, TopicConfig, open,
         proposal::AppendRequest,
-        record::{GroupConfig, NewEvent, Settle, Source},
+        record::{GroupConfig, NewEvent, NewEvents, Settle, Source},
     },
     config::Config,
 };
@@ -24,10 +24,10 @@ const SOURCE: Source = Source {
 fn changes(line: Line, bytes: usize, number: u64) -> Changes {
     let append = AppendRequest {
         target: SOURCE,
-        events: vec![NewEvent {
+        events: NewEvents::from_iter([NewEvent {
             event: vec![0; bytes].into(),
             note: Vec::new().into(),
-        }],
+        }]),
     };
     let settle = Settle {
         group: GroupId(number),

@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use sluice_proto::Offset;
 
 use crate::commit::{
-    record::NewEvent,
+    record::NewEvents,
     store::{Page, PageLimits, StoredEvent},
 };
 
@@ -14,71 +14,83 @@ use crate::commit::{
 const CHUNK_BYTES_MAX: usize = 64 << 10;
 /// About what a chunk and an event take besides the event.
 const CHUNK_OVERHEAD: usize = 256;
-const EVENT_OVERHEAD: usize = 32;
+const EVENT_OVERHEAD: usize = 4;
 
 /// Consecutive events in one piece of memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::commit) struct Chunk {
     first: Offset,
     time_ms: u64,
-    events: Vec<Bytes>,
-    bytes: usize,
+    /// The events, one behind the other.
+    events: Bytes,
+    /// Where each ends.
+    ends: Vec<u32>,
 }
 
 impl Chunk {
     /// Copies events, the first of which is at `first`, into as few chunks as
     /// may be.
-    pub(in crate::commit) fn of(first: Offset, time_ms: u64, events: &[NewEvent]) -> Vec<Self> {
+    pub(in crate::commit) fn of(first: Offset, time_ms: u64, events: &NewEvents) -> Vec<Self> {
         let mut chunks = Vec::new();
-        let mut rest = events;
+        let mut rest = events.events();
         let mut next = first;
-        while !rest.is_empty() {
-            let mut bytes = 0;
-            let fits = rest.iter().take_while(|event| {
-                bytes += event.event.len();
-                bytes <= CHUNK_BYTES_MAX
-            });
-            let count = fits.count().max(1);
-            let (these, others) = rest.split_at(count);
-            chunks.push(Self::copy(next, time_ms, these));
-            rest = others;
+        while rest.len() > 0 {
+            let (mut count, mut bytes) = (0, 0);
+            for event in rest.clone() {
+                if count > 0 && bytes + event.len() > CHUNK_BYTES_MAX {
+                    break;
+                }
+                bytes += event.len();
+                count += 1;
+            }
+            chunks.push(Self::copy(next, time_ms, rest.by_ref().take(count), bytes));
             next = next + count as u64;
         }
         chunks
     }
 
-    fn copy(first: Offset, time_ms: u64, events: &[NewEvent]) -> Self {
-        let length = events.iter().map(|event| event.event.len()).sum();
-        let mut copied = BytesMut::with_capacity(length);
+    /// Copies events of so many bytes.
+    fn copy<'a>(
+        first: Offset,
+        time_ms: u64,
+        events: impl ExactSizeIterator<Item = &'a [u8]>,
+        bytes: usize,
+    ) -> Self {
+        let mut copied = BytesMut::with_capacity(bytes);
+        let mut ends = Vec::with_capacity(events.len());
         for event in events {
-            copied.extend_from_slice(&event.event);
+            copied.extend_from_slice(event);
+            // An event is shorter than 16 MiB.
+            ends.push(copied.len() as u32);
         }
-        let mut copied = copied.freeze();
-        let split = |event: &NewEvent| copied.split_to(event.event.len());
         Self {
             first,
             time_ms,
-            events: events.iter().map(split).collect(),
-            bytes: CHUNK_OVERHEAD + EVENT_OVERHEAD * events.len() + length,
+            events: copied.freeze(),
+            ends,
         }
     }
 
     /// Memory that it takes, about.
     pub(in crate::commit) fn bytes(&self) -> usize {
-        self.bytes
+        CHUNK_OVERHEAD + EVENT_OVERHEAD * self.ends.len() + self.events.len()
     }
 
     fn end(&self) -> Offset {
-        self.first + self.events.len() as u64
+        self.first + self.ends.len() as u64
     }
 
     fn get(&self, offset: Offset) -> Option<StoredEvent> {
-        let at = offset.0.checked_sub(self.first.0)?;
-        let event = self.events.get(usize::try_from(at).ok()?)?;
+        let at = usize::try_from(offset.0.checked_sub(self.first.0)?).ok()?;
+        let end = *self.ends.get(at)? as usize;
+        let start = match at {
+            0 => 0,
+            _ => self.ends[at - 1] as usize,
+        };
         Some(StoredEvent {
             offset,
             append_time_ms: self.time_ms,
-            event: event.clone(),
+            event: self.events.slice(start..end),
             note: Bytes::new(),
         })
     }

@@ -59,7 +59,7 @@ impl Rings {
             .map(|(offset, size)| event(target, offset, *size))
             .collect();
         all.extend(events.iter().cloned());
-        for chunk in Chunk::of(Offset(first), time_ms, &events) {
+        for chunk in Chunk::of(Offset(first), time_ms, &events.iter().cloned().collect()) {
             let bytes = chunk.bytes();
             for gone in self.room.take(target, bytes) {
                 let at = self.chunks.iter().position(|(of, _)| *of == gone);

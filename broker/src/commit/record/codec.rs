@@ -5,14 +5,13 @@ use prost::{
     Message,
     encoding::{decode_varint, encode_varint, encoded_len_varint},
 };
-use sluice_proto::{GroupId, Offset, PartitionId, ProducerId, TopicId};
+use sluice_proto::{GroupId, Offset, PartitionId, ProducerId, TopicId, batch::Span};
 
 use super::{
     Append, AttemptFailed, CheckpointBegun, CheckpointChunk, CheckpointEnded, EpochStarted, Frame,
-    GroupChanged, GroupCreated, GroupDeleted, LeaseNoted, NewEvent, ProducerOpened,
+    GroupChanged, GroupCreated, GroupDeleted, LeaseNoted, NewEvent, NewEvents, ProducerOpened,
     ProducerSequence, Record, Relocated, RelocatedEvent, RetentionTime, Settle, Source,
-    TopicCreated, TopicDeleted, TopicUpdated, Trimmed,
-    events::{next_event, next_relocated},
+    TopicCreated, TopicDeleted, TopicUpdated, Trimmed, events::next_relocated,
 };
 
 /// A frame's payload is not one that this broker writes.
@@ -174,12 +173,7 @@ pub(crate) const EVENT_OVERHEAD: usize = 8;
 
 impl Append {
     fn body_len(&self) -> usize {
-        let events: usize = self
-            .events
-            .iter()
-            .map(|e| EVENT_OVERHEAD + e.event.len() + e.note.len())
-            .sum();
-        24 + events
+        24 + EVENT_OVERHEAD * self.events.len() + self.events.bytes() as usize
     }
 
     fn encode_body(&self, out: &mut BytesMut) {
@@ -187,12 +181,13 @@ impl Append {
         out.put_u32_le(self.partition.0);
         out.put_u64_le(self.first.0);
         out.put_u32_le(self.events.len() as u32);
-        for event in &self.events {
-            put_event(event, out);
+        for (event, note) in self.events.with_notes() {
+            put_event(event, note, out);
         }
     }
 
     fn decode_body(mut body: Bytes) -> Result<Self, DecodeError> {
+        let whole = body.clone();
         let input = &mut body;
         let topic = TopicId(take_u64(input)?);
         let partition = PartitionId(take_u32(input)?);
@@ -200,9 +195,18 @@ impl Append {
         let count = take_u32(input)? as usize;
         // Each event takes at least its two lengths, so that a wrong count
         // cannot ask for more memory than the frame has bytes.
-        let mut events = Vec::with_capacity(count.min(input.len() / EVENT_OVERHEAD));
+        let room = count.min(input.len() / EVENT_OVERHEAD);
+        let mut events = NewEvents::of(whole.clone(), room);
         for _ in 0..count {
-            events.push(next_event(input)?);
+            let length = take_u32(input)?;
+            let note_len = take_u32(input)? as usize;
+            let start = (whole.len() - input.len()) as u32;
+            skip(input, length as usize)?;
+            let note = match note_len {
+                0 => Bytes::new(),
+                _ => take(input, note_len)?,
+            };
+            events.push_part(Span { start, length }, note);
         }
         end(input)?;
         Ok(Self {
@@ -290,7 +294,7 @@ impl Relocated {
         for (missing, older, event) in self.differences() {
             encode_varint(missing, out);
             encode_varint(older, out);
-            put_event(event, out);
+            put_event(&event.event, &event.note, out);
         }
     }
 
@@ -337,11 +341,13 @@ pub fn is_checkpoint(payload: &[u8]) -> bool {
     no_producer && kind.is_some_and(|kind| (CHECKPOINT_BEGUN..=CHECKPOINT_ENDED).contains(kind))
 }
 
-fn put_event(event: &NewEvent, out: &mut BytesMut) {
-    out.put_u32_le(event.event.len() as u32);
-    out.put_u32_le(event.note.len() as u32);
-    out.put_slice(&event.event);
-    out.put_slice(&event.note);
+fn put_event(event: &[u8], note: &[u8], out: &mut BytesMut) {
+    out.put_u32_le(event.len() as u32);
+    out.put_u32_le(note.len() as u32);
+    out.put_slice(event);
+    if !note.is_empty() {
+        out.put_slice(note);
+    }
 }
 
 fn end(input: &Bytes) -> Result<(), DecodeError> {
@@ -349,6 +355,14 @@ fn end(input: &Bytes) -> Result<(), DecodeError> {
         0 => Ok(()),
         more => Err(DecodeError::Trailing(more)),
     }
+}
+
+fn skip(input: &mut Bytes, length: usize) -> Result<(), DecodeError> {
+    if input.len() < length {
+        return Err(DecodeError::Short);
+    }
+    input.advance(length);
+    Ok(())
 }
 
 pub(super) fn take(input: &mut Bytes, length: usize) -> Result<Bytes, DecodeError> {
@@ -396,7 +410,7 @@ mod tests {
                     topic: TopicId(3),
                     partition: PartitionId(1),
                     first: Offset(100),
-                    events: vec![
+                    events: NewEvents::from_iter([
                         NewEvent {
                             event: Bytes::from_static(b"one"),
                             note: Bytes::new(),
@@ -405,7 +419,7 @@ mod tests {
                             event: Bytes::from_static(b"two"),
                             note: Bytes::from_static(b"why"),
                         },
-                    ],
+                    ]),
                 }),
                 Record::Settle(Settle {
                     group: GroupId(9),

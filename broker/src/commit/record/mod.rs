@@ -38,6 +38,7 @@
 
 mod codec;
 mod events;
+mod new_events;
 mod retention;
 
 use bytes::Bytes;
@@ -48,6 +49,7 @@ pub(super) use self::codec::EVENT_OVERHEAD;
 pub use self::{
     codec::{DecodeError, is_checkpoint},
     events::{EventAt, EventsAt, events_at},
+    new_events::{NewEvent, NewEvents},
     retention::{
         CheckpointBegun, CheckpointChunk, CheckpointEnded, Relocated, RelocatedEvent, Retention,
         RetentionTime, SavedEntity, TopicUpdated, Trimmed,
@@ -129,16 +131,7 @@ pub struct Append {
     /// Offset of the first one.
     pub first: Offset,
     /// The events, in order.
-    pub events: Vec<NewEvent>,
-}
-
-/// An event to append, or as it was appended.
-#[derive(Clone, Debug, PartialEq)]
-pub struct NewEvent {
-    /// The encoded event.
-    pub event: Bytes,
-    /// What the broker keeps beside it; mostly empty.
-    pub note: Bytes,
+    pub events: NewEvents,
 }
 
 /// Where a group reads: a partition of its topic, of its parking topic, or of

@@ -91,7 +91,7 @@ mod tests {
     use crate::commit::{
         AppendRequest, CatalogChange, Proposals, TopicConfig, open,
         proposal::Submitted,
-        record::{Channel, NewEvent, Source},
+        record::{Channel, NewEvent, NewEvents, Source},
         testing::small_config,
     };
 
@@ -120,7 +120,7 @@ mod tests {
         Changes {
             appends: vec![AppendRequest {
                 target,
-                events: vec![event],
+                events: NewEvents::from_iter([event]),
             }],
             ..Changes::default()
         }

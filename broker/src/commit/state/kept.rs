@@ -6,7 +6,7 @@ use super::{ApplyError, PartitionState, State, TopicState};
 use crate::{
     commit::{
         producers::Appended,
-        record::{Append, NewEvent, Record, Relocated, Settle, Source, TopicUpdated, Trimmed},
+        record::{Append, Record, Relocated, Settle, Source, TopicUpdated, Trimmed},
     },
     view::EntityKey,
 };
@@ -72,7 +72,7 @@ impl Placed {
             first: append.first,
             count: append.events.len() as u32,
             // A frame, and so what is in it, is shorter than 16 MiB.
-            bytes: append.event_bytes() as u32,
+            bytes: append.events.bytes() as u32,
             time_ms,
             relocated: false,
         }
@@ -92,21 +92,6 @@ impl Placed {
             time_ms: relocated.time_ms,
             relocated: true,
         }
-    }
-}
-
-impl Append {
-    /// Bytes of its events, notes counted in.
-    pub(super) fn event_bytes(&self) -> u64 {
-        self.events.iter().map(NewEvent::bytes).sum()
-    }
-}
-
-impl NewEvent {
-    /// Its bytes and those of its note.
-    #[must_use]
-    pub fn bytes(&self) -> u64 {
-        (self.event.len() + self.note.len()) as u64
     }
 }
 

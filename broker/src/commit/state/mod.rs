@@ -214,7 +214,7 @@ impl State {
             let epochs = of.epochs.entry(partition).or_default();
             epochs.appended(self.epoch.0, append.first);
         }
-        state.bytes += append.event_bytes();
+        state.bytes += append.events.bytes();
         let kept = state.kept(Source { topic, partition }, false);
         self.dirty.insert(EntityKey::Partition(topic, partition));
         let appended = Appended {

@@ -1,19 +1,21 @@
 //! How events come to the board: the scan meets them, and what the filter
 //! skipped.
 
-use bytes::Bytes;
 use sluice_proto::Offset;
 
 use super::{Before, Board, Entry, EventId, Past, lease::Place};
-use crate::{commit::record::Source, group::key_lock::Arrival};
+use crate::{
+    commit::record::{Ordering, Source},
+    group::key_lock::Arrival,
+};
 
 /// An event that the group is to deliver.
-#[derive(Clone, Debug)]
-pub struct Arrived {
+#[derive(Clone, Copy, Debug)]
+pub struct Arrived<'a> {
     /// Where in its source.
     pub offset: Offset,
     /// Its key, in a group that is ordered by key.
-    pub key: Option<Bytes>,
+    pub key: Option<&'a [u8]>,
     /// Bytes of the encoded event.
     pub size: u32,
     /// It was parked: whoever has its place in the group is known already.
@@ -22,8 +24,8 @@ pub struct Arrived {
 
 /// An event that takes its place on the board.
 #[derive(Debug)]
-pub(super) struct Arriving {
-    pub(super) key: Option<Bytes>,
+pub(super) struct Arriving<'a> {
+    pub(super) key: Option<&'a [u8]>,
     pub(super) size: u32,
     pub(super) parked_at: Option<Offset>,
     pub(super) before: Before,
@@ -46,11 +48,11 @@ impl Board {
     /// Takes what was found from the source's [`Board::scan_next`] up to `next`.
     /// What is not in `matched` is skipped. Returns those that are new and wait
     /// for delivery.
-    pub fn scanned(
+    pub fn scanned<'a>(
         &mut self,
         source: usize,
         next: Offset,
-        matched: Vec<Arrived>,
+        matched: impl IntoIterator<Item = Arrived<'a>>,
         now_ms: u64,
     ) -> Vec<EventId> {
         let mut new = Vec::new();
@@ -96,7 +98,7 @@ impl Board {
         new
     }
 
-    pub(super) fn arrive(&mut self, id: EventId, arriving: Arriving, now_ms: u64) {
+    pub(super) fn arrive(&mut self, id: EventId, arriving: Arriving<'_>, now_ms: u64) {
         let history = match arriving.parked_at {
             None => {
                 let progress = &mut self.sources[id.source];
@@ -110,32 +112,25 @@ impl Board {
             }
         };
         let history = history.unwrap_or_default();
-        let line = self.line_name(id, arriving.key.as_ref());
-        let in_line = line.map(|line| self.locks.arrive(line, id, now_ms));
         let last_ms = history.last().map(|failed| failed.not_before_ms);
-        let mut entry = Entry::new(
-            arriving.key,
-            arriving.size,
-            in_line.map(|(line, _)| line),
-            Past {
-                before: arriving.before,
-                history,
-                not_before_ms: last_ms.unwrap_or(arriving.not_before_ms),
-                parked_at: arriving.parked_at,
-            },
-            Place::Queued,
-        );
-        if let Some((line, Arrival::Queued)) = in_line {
+        let past = Past {
+            before: arriving.before,
+            history,
+            not_before_ms: last_ms.unwrap_or(arriving.not_before_ms),
+            parked_at: arriving.parked_at,
+            aside: None,
+        };
+        let mut entry = Entry::new(arriving.size, past, Place::Queued);
+        if self.rules.ordering == Ordering::None && entry.past().not_before_ms <= now_ms {
+            // As most do.
+            let before = entry.become_ready();
             self.events.insert(id, entry);
-            self.lot_follows(id, line);
-        } else if entry.past().not_before_ms <= now_ms {
-            // As most are.
-            entry.place = Place::Ready;
-            self.queue_of(entry.is_suspect()).push_back(id);
-            self.events.insert(id, entry);
-        } else {
-            self.events.insert(id, entry);
-            self.activate(id, now_ms);
+            return self.queue(id, before);
+        }
+        let slot = self.events.insert(id, entry);
+        match self.enter_line(slot, arriving.key, now_ms) {
+            Some((line, Arrival::Queued)) => self.lot_follows(id, line),
+            _ => self.activate(slot, now_ms),
         }
     }
 

@@ -72,7 +72,7 @@ impl Board {
 
     /// Leases an event that was ready.
     fn give(&mut self, id: EventId, holder: Holder, solo: bool, now_ms: u64) -> Option<LeaseToken> {
-        let place = self.events.place_of(&id)?;
+        let place = self.events.slot_of(&id)?;
         let token = self.leases.give(place);
         if let Holder::Unary(_) = holder {
             self.deadlines.set(token, now_ms + self.rules.lease_ms);

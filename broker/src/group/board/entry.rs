@@ -2,15 +2,16 @@
 //! that what concerns others is kept apart: a group has many under way, and what is
 //! small stays in the processor's cache.
 
-use bytes::Bytes;
 use sluice_proto::Offset;
 
 use super::lease::Place;
-use crate::{commit::record::AttemptFailed, group::key_lock::LineId};
+use crate::{
+    commit::record::AttemptFailed,
+    group::key_lock::{LineId, LineName},
+};
 
 #[derive(Debug)]
 pub(super) struct Entry {
-    pub(super) key: Option<Bytes>,
     pub(super) size: u32,
     /// The line that it holds, or in which it waits. One that steps aside for its
     /// next attempt has none meanwhile, nor one that has passed it on.
@@ -30,6 +31,8 @@ pub(super) struct Past {
     pub(super) not_before_ms: u64,
     /// Where it is in the parking partition, if it is there.
     pub(super) parked_at: Option<Offset>,
+    /// The line from which it steps aside for its next attempt.
+    pub(super) aside: Option<LineName>,
 }
 
 /// What was tried before an event was parked.
@@ -54,6 +57,12 @@ impl Default for Before {
 
 static NO_PAST: Past = Past::nothing();
 
+impl Default for Past {
+    fn default() -> Self {
+        Self::nothing()
+    }
+}
+
 impl Past {
     const fn nothing() -> Self {
         Self {
@@ -61,6 +70,7 @@ impl Past {
             history: Vec::new(),
             not_before_ms: 0,
             parked_at: None,
+            aside: None,
         }
     }
 
@@ -69,21 +79,15 @@ impl Past {
             && self.history.is_empty()
             && self.not_before_ms == 0
             && self.parked_at.is_none()
+            && self.aside.is_none()
     }
 }
 
 impl Entry {
-    pub(super) fn new(
-        key: Option<Bytes>,
-        size: u32,
-        line: Option<LineId>,
-        past: Past,
-        place: Place,
-    ) -> Self {
+    pub(super) fn new(size: u32, past: Past, place: Place) -> Self {
         Self {
-            key,
             size,
-            line,
+            line: None,
             place,
             past: (!past.is_nothing()).then(|| Box::new(past)),
         }
@@ -97,6 +101,11 @@ impl Entry {
         self.past.get_or_insert_with(|| Box::new(Past::nothing()))
     }
 
+    /// The line from which it stepped aside, to which it comes back.
+    pub(super) fn take_aside(&mut self) -> Option<LineName> {
+        self.past.as_mut()?.aside.take()
+    }
+
     /// Where it is in the parking partition, if it is there.
     pub(super) fn parked_at(&self) -> Option<Offset> {
         self.past().parked_at
@@ -107,6 +116,12 @@ impl Entry {
         let past = self.past();
         let last = past.history.last();
         last.map_or(past.before.suspect, |failed| failed.suspect)
+    }
+
+    /// Returns where it was, and whether it is suspect.
+    pub(super) fn become_ready(&mut self) -> (Place, bool) {
+        let before = std::mem::replace(&mut self.place, Place::Ready);
+        (before, self.is_suspect())
     }
 
     pub(super) fn attempt(&self) -> u32 {

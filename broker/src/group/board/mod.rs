@@ -70,7 +70,11 @@ use self::{
     progress::Progress,
     tokens::Tokens,
 };
-use super::{by_event::ByEvent, key_lock::KeyLocks, schedule::Schedule};
+use super::{
+    by_event::{ByEvent, Slot},
+    key_lock::{Arrival, KeyLocks, LineId},
+    schedule::Schedule,
+};
 use crate::commit::{
     SourceState,
     record::{AttemptFailed, GroupConfig, Ordering, Source, due_ms},
@@ -83,13 +87,6 @@ pub struct EventId {
     pub source: usize,
     /// Where in it.
     pub offset: Offset,
-}
-
-/// What goes one event at a time.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum LineName {
-    Key(Bytes),
-    Source(usize),
 }
 
 /// What the board has to know of the group's configuration.
@@ -154,7 +151,7 @@ pub struct Board {
     ready: VecDeque<EventId>,
     /// May be given to a holder that has nothing.
     suspects: VecDeque<EventId>,
-    locks: KeyLocks<LineName, EventId>,
+    locks: KeyLocks<Slot>,
     leases: Tokens,
     delayed: Schedule<EventId>,
     /// When leases run out that no member's heartbeat keeps.
@@ -267,9 +264,6 @@ impl Board {
             member,
             limit_ms,
         } = held;
-        // It held its line when it was leased, so it is the first of it.
-        let line = self.line_name(id, key.as_ref());
-        let line = line.map(|line| self.locks.arrive(line, id, now_ms).0);
         let progress = &mut self.sources[id.source];
         progress.delivered_end = progress.delivered_end.max(id.offset.next());
         let history = match parked_at {
@@ -290,38 +284,50 @@ impl Board {
             self.limits.set(token, limit_ms);
         }
         self.held += 1;
-        let place = self.events.insert(
-            id,
-            Entry::new(
-                key,
-                size,
-                line,
-                Past {
-                    before: Before::default(),
-                    history,
-                    not_before_ms: 0,
-                    parked_at,
-                },
-                Place::Held(token, member),
-            ),
-        );
-        self.leases.insert(token, place);
+        let past = Past {
+            history,
+            parked_at,
+            ..Past::default()
+        };
+        let entry = Entry::new(size, past, Place::Held(token, member));
+        let slot = self.events.insert(id, entry);
+        self.leases.insert(token, slot);
+        // It held its line when it was leased, so it is the first of it.
+        self.enter_line(slot, key.as_deref(), now_ms);
     }
 
-    /// The name of the line in which an event goes.
-    fn line_name(&self, id: EventId, key: Option<&Bytes>) -> Option<LineName> {
-        match self.rules.ordering {
-            Ordering::None => None,
-            Ordering::Key => key.cloned().map(LineName::Key),
-            Ordering::Partition => Some(LineName::Source(id.source)),
-        }
+    /// An event that has arrived goes in its line, if it has one.
+    fn enter_line(
+        &mut self,
+        slot: Slot,
+        key: Option<&[u8]>,
+        now_ms: u64,
+    ) -> Option<(LineId, Arrival)> {
+        let (id, entry) = self.events.at_mut(slot)?;
+        let source = id.source.to_le_bytes();
+        let name = match self.rules.ordering {
+            Ordering::None => return None,
+            Ordering::Key => key?,
+            Ordering::Partition => &source,
+        };
+        let (line, arrival) = self.locks.arrive(name, slot, now_ms);
+        entry.line = Some(line);
+        Some((line, arrival))
     }
 
-    /// The event's size and key.
+    /// Bytes of the encoded event, if it is on the board.
     #[must_use]
-    pub fn size_and_key(&self, id: EventId) -> Option<(u32, Option<&Bytes>)> {
-        let entry = self.events.get(&id)?;
-        Some((entry.size, entry.key.as_ref()))
+    pub fn size(&self, id: EventId) -> Option<u32> {
+        self.events.get(&id).map(|entry| entry.size)
+    }
+
+    /// The key of an event that is in line by it.
+    #[must_use]
+    pub fn key(&self, id: EventId) -> Option<&[u8]> {
+        let line = self.line_of(id)?;
+        let is_by_key = self.rules.ordering == Ordering::Key;
+        let name = self.locks.name(line).filter(|_| is_by_key)?;
+        Some(name)
     }
 
     /// Number of the attempt that is under way, or would be next; from 1.

@@ -9,12 +9,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use sluice_proto::Offset;
 
 use super::{
-    Arriving, Before, Board, Entry, EventId,
+    Before, Board, Entry, EventId, Found,
     lease::{Place, Waited},
 };
 use crate::{
     commit::record::{AttemptFailed, Ordering},
-    group::key_lock::LineId,
+    group::{by_event::Slot, key_lock::LineId},
 };
 
 /// The first events of the parking partition are parked again when all of it is
@@ -37,7 +37,7 @@ pub(super) struct Lot {
     /// What is on the board and parked, by where it lies.
     pub(super) locations: BTreeMap<Offset, EventId>,
     /// What was found and waits for the scan to come past its first place.
-    pub(super) returning: BTreeMap<EventId, Arriving>,
+    pub(super) returning: BTreeMap<EventId, Found>,
     /// Where to go on finding; at `parking.end` everything is found.
     pub(super) found_end: Offset,
     /// Events that may be behind a parked one of their line.
@@ -59,6 +59,10 @@ impl Lot {
     }
 }
 
+fn is_parked_and_waits(entry: &Entry) -> bool {
+    entry.parked_at().is_some() && matches!(entry.place, Place::Delayed)
+}
+
 impl Board {
     // ------------------------------------------------------- where it lies
 
@@ -66,6 +70,10 @@ impl Board {
     /// partition.
     #[must_use]
     pub fn at(&self, id: EventId) -> EventId {
+        if self.lot.locations.is_empty() {
+            // As mostly.
+            return id;
+        }
         match self.events.get(&id).and_then(Entry::parked_at) {
             Some(offset) => EventId {
                 source: self.lot.parking.source,
@@ -108,7 +116,7 @@ impl Board {
         self.lot.locations.insert(at, id);
         self.pass_over_parked();
         match failed {
-            Some(_) => self.activate(id, now_ms),
+            Some(_) => self.activate_event(id, now_ms),
             None => self.end_move(id, was_parked.is_some(), now_ms),
         }
     }
@@ -168,7 +176,7 @@ impl Board {
         self.set_place(id, Place::Queued);
         match waited {
             Waited::Line => {}
-            Waited::Turn => self.activate(id, now_ms),
+            Waited::Turn => self.activate_event(id, now_ms),
             Waited::Delay => {
                 let due_ms = self
                     .events
@@ -189,30 +197,30 @@ impl Board {
 
     /// An event came to a line that another one holds.
     pub(super) fn lot_follows(&mut self, id: EventId, line: LineId) {
-        let holder = self.locks.holder(line).copied();
-        if holder.is_some_and(|holder| self.is_parked_and_waits(holder)) {
+        if self.holder_is_parked(line) {
             self.lot.followers.insert(id);
         }
     }
 
     /// An event waits for its next attempt and keeps its line.
     pub(super) fn lot_is_followed(&mut self, id: EventId, line: LineId) {
-        if !self.is_parked_and_waits(id) || self.rules.ordering != Ordering::Key {
+        let waits = self.events.get(&id).is_some_and(is_parked_and_waits);
+        if !waits || self.rules.ordering != Ordering::Key {
             return;
         }
         let events = &self.events;
-        let unparked = |id: &&EventId| {
-            let entry = events.get(id);
-            entry.is_some_and(|entry| entry.parked_at().is_none())
+        let unparked = |slot: &Slot| {
+            let (id, entry) = events.at(*slot)?;
+            entry.parked_at().is_none().then_some(*id)
         };
-        let followers = self.locks.waiting_behind(line).filter(unparked).copied();
+        let followers = self.locks.waiting_behind(line).filter_map(unparked);
         self.lot.followers.extend(followers);
     }
 
-    fn is_parked_and_waits(&self, id: EventId) -> bool {
-        self.events.get(&id).is_some_and(|entry| {
-            entry.parked_at().is_some() && matches!(entry.place, Place::Delayed)
-        })
+    fn holder_is_parked(&self, line: LineId) -> bool {
+        let holder = self.locks.holder(line);
+        let entry = holder.and_then(|slot| self.events.at(*slot));
+        entry.is_some_and(|(_, entry)| is_parked_and_waits(entry))
     }
 
     /// Takes out events that wait for a line whose first event is parked, at
@@ -226,8 +234,7 @@ impl Board {
                 entry.parked_at().is_none() && matches!(entry.place, Place::Queued)
             });
             let line = self.line_of(id).filter(|_| waits);
-            let holder = line.and_then(|line| self.locks.holder(line).copied());
-            if holder.is_some_and(|holder| self.is_parked_and_waits(holder)) {
+            if line.is_some_and(|line| self.holder_is_parked(line)) {
                 taken.push(id);
             }
         }
@@ -348,7 +355,7 @@ impl Board {
     pub fn parked_of(&self, source: usize) -> impl Iterator<Item = (Offset, Offset)> {
         let here = self.lot.locations.iter().map(|(at, id)| (*id, *at));
         let returning = self.lot.returning.iter();
-        let returning = returning.filter_map(|(id, of)| Some((*id, of.parked_at?)));
+        let returning = returning.map(|(id, of)| (*id, of.at));
         here.chain(returning)
             .filter(move |(id, _)| id.source == source)
             .map(|(id, at)| (id.offset, at))

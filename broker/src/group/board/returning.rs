@@ -31,6 +31,15 @@ pub struct Found {
     pub suspect: bool,
 }
 
+impl Found {
+    fn before(&self) -> Before {
+        Before {
+            next_attempt: self.next_attempt,
+            suspect: self.suspect,
+        }
+    }
+}
+
 impl Board {
     /// Finding begins at the first parked event.
     pub(super) fn begin_finding(&mut self) {
@@ -63,22 +72,10 @@ impl Board {
                 // Its partition is never gone.
                 Err(_) => continue,
             };
-            let before = Before {
-                next_attempt: of.next_attempt,
-                suspect: of.suspect,
-            };
-            if let Some(held) = self.events.get_mut(&id) {
-                held.past_mut().before = before;
-                continue;
+            match self.events.get_mut(&id) {
+                Some(held) => held.past_mut().before = of.before(),
+                None => drop(self.lot.returning.insert(id, of)),
             }
-            let arriving = Arriving {
-                key: of.key,
-                size: of.size,
-                parked_at: Some(of.at),
-                before,
-                not_before_ms: of.not_before_ms,
-            };
-            self.lot.returning.insert(id, arriving);
         }
         self.lot.found_end = self.sources[parking].window.settled_up_to(next);
         if self.finds_from().is_none() {
@@ -134,7 +131,14 @@ impl Board {
             .next()
         {
             let id = *id;
-            if let Some(arriving) = self.lot.returning.remove(&id) {
+            if let Some(of) = self.lot.returning.remove(&id) {
+                let arriving = Arriving {
+                    key: of.key.as_deref(),
+                    size: of.size,
+                    parked_at: Some(of.at),
+                    before: of.before(),
+                    not_before_ms: of.not_before_ms,
+                };
                 self.arrive(id, arriving, now_ms);
             }
         }

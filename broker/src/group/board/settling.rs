@@ -8,7 +8,10 @@ use super::{
 };
 use crate::{
     commit::record::AttemptFailed,
-    group::key_lock::{Arrival, LineId},
+    group::{
+        by_event::Slot,
+        key_lock::{Arrival, LineId},
+    },
 };
 
 impl Board {
@@ -18,14 +21,20 @@ impl Board {
     ///
     /// The event is settled then, or the group is over.
     pub fn pass_on(&mut self, id: EventId, now_ms: u64) {
-        let Some(line) = self.line_of(id) else {
+        let Some(slot) = self.events.slot_of(&id) else {
+            return;
+        };
+        let Some((_, entry)) = self.events.at_mut(slot) else {
+            return;
+        };
+        let Some(line) = entry.line else {
             return;
         };
         // Not held when another lease of its line was there before a restart, too.
-        let Ok(next) = self.locks.release(line, id, now_ms) else {
+        let Ok(next) = self.locks.release(line, slot, now_ms) else {
             return;
         };
-        self.stands_in(id, None);
+        entry.line = None;
         if let Some(next) = next {
             self.activate(next, now_ms);
         }
@@ -33,7 +42,7 @@ impl Board {
 
     /// The event is settled, durably.
     pub fn settled(&mut self, id: EventId, now_ms: u64) {
-        let Some(entry) = self.events.remove(&id) else {
+        let Some((slot, entry)) = self.events.take(&id) else {
             self.sources[id.source].window.settle(id.offset);
             return;
         };
@@ -53,11 +62,11 @@ impl Board {
         let Some(line) = entry.line else {
             return;
         };
-        match self.locks.release(line, id, now_ms) {
+        match self.locks.release(line, slot, now_ms) {
             Ok(Some(next)) => self.activate(next, now_ms),
             Ok(None) => {}
             // Another lease of its line was held before a restart, too.
-            Err(_) => self.locks.withdraw(line, id),
+            Err(_) => self.locks.withdraw(line, slot),
         }
     }
 
@@ -91,7 +100,7 @@ impl Board {
             past.history.remove(0);
         }
         past.history.push(failed);
-        self.activate(id, now_ms);
+        self.activate_event(id, now_ms);
     }
 
     /// A failed attempt could not be recorded, and its lease is over: the event
@@ -101,42 +110,54 @@ impl Board {
             && let Place::Failing = entry.place
         {
             entry.past_mut().not_before_ms = due_ms;
-            self.activate(id, now_ms);
+            self.activate_event(id, now_ms);
         }
     }
 
     /// Makes an event ready that holds its line, now or when it is due. If others
     /// may overtake it meanwhile, the next one has the line, and so on.
-    pub(super) fn activate(&mut self, id: EventId, now_ms: u64) {
-        let mut next = Some(id);
-        while let Some(id) = next.take() {
-            let Some(entry) = self.events.get_mut(&id) else {
+    pub(super) fn activate(&mut self, slot: Slot, now_ms: u64) {
+        let mut next = Some(slot);
+        while let Some(slot) = next.take() {
+            let Some((id, entry)) = self.events.at_mut(slot) else {
                 return;
             };
+            let id = *id;
             if let Place::Moving(waited) = &mut entry.place {
                 *waited = Waited::Turn;
                 return;
             }
             let due_ms = entry.past().not_before_ms;
             if due_ms <= now_ms {
-                self.make_ready(id);
-                return;
+                let before = entry.become_ready();
+                return self.queue(id, before);
             }
+            let line = entry.line;
             self.delayed.set(id, due_ms);
             self.set_place(id, Place::Delayed);
-            let Some(line) = self.line_of(id) else {
+            let Some(line) = line else {
                 return;
             };
             if !self.rules.overtake {
                 self.lot_is_followed(id, line);
             } else {
-                match self.locks.release(line, id, now_ms) {
+                let name = self.locks.name(line).cloned();
+                match self.locks.release(line, slot, now_ms) {
                     Ok(then) => next = then,
                     // Another lease of its line was held before a restart, too.
-                    Err(_) => self.locks.withdraw(line, id),
+                    Err(_) => self.locks.withdraw(line, slot),
                 }
-                self.stands_in(id, None);
+                if let Some((_, entry)) = self.events.at_mut(slot) {
+                    entry.line = None;
+                    entry.past_mut().aside = name;
+                }
             }
+        }
+    }
+
+    pub(super) fn activate_event(&mut self, id: EventId, now_ms: u64) {
+        if let Some(slot) = self.events.slot_of(&id) {
+            self.activate(slot, now_ms);
         }
     }
 
@@ -152,32 +173,31 @@ impl Board {
 
     /// One that stepped aside is in line again.
     fn back_in_line(&mut self, id: EventId, now_ms: u64) -> Arrival {
-        let Some(entry) = self.events.get(&id) else {
+        let Some(slot) = self.events.slot_of(&id) else {
             return Arrival::Free;
         };
-        if entry.line.is_some() {
-            return Arrival::Free;
-        }
-        let Some(name) = self.line_name(id, entry.key.as_ref()) else {
+        let Some((_, entry)) = self.events.at_mut(slot) else {
             return Arrival::Free;
         };
-        let (line, arrival) = self.locks.come_back(name, id, now_ms);
-        self.stands_in(id, Some(line));
+        // It keeps its line if nobody may overtake it.
+        let Some(name) = entry.take_aside() else {
+            return Arrival::Free;
+        };
+        let (line, arrival) = self.locks.come_back(&name, slot, now_ms);
+        entry.line = Some(line);
         arrival
-    }
-
-    fn stands_in(&mut self, id: EventId, line: Option<LineId>) {
-        if let Some(entry) = self.events.get_mut(&id) {
-            entry.line = line;
-        }
     }
 
     fn make_ready(&mut self, id: EventId) {
         let Some(entry) = self.events.get_mut(&id) else {
             return;
         };
-        let before = std::mem::replace(&mut entry.place, Place::Ready);
-        let is_suspect = entry.is_suspect();
+        let before = entry.become_ready();
+        self.queue(id, before);
+    }
+
+    /// It became ready, and waits behind the others that are.
+    pub(super) fn queue(&mut self, id: EventId, (before, is_suspect): (Place, bool)) {
         self.queue_of(is_suspect).push_back(id);
         self.left(&before, None);
     }

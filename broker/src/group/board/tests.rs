@@ -34,10 +34,10 @@ fn board() -> Board {
     board_of(SourceState::new(Offset(0)))
 }
 
-fn arrived(offset: u64, key: &str) -> Arrived {
+fn arrived(offset: u64, key: &str) -> Arrived<'_> {
     Arrived {
         offset: Offset(offset),
-        key: (!key.is_empty()).then(|| Bytes::copy_from_slice(key.as_bytes())),
+        key: (!key.is_empty()).then_some(key.as_bytes()),
         size: 10,
         parked: false,
     }
@@ -103,7 +103,7 @@ fn an_attempt_that_could_not_be_recorded_is_made_again() {
 #[test]
 fn what_waits_behind_a_key_that_moves_on_makes_no_room() {
     let mut board = board();
-    let all = (0..3).map(|offset| arrived(offset, "k")).collect();
+    let all = (0..3).map(|offset| arrived(offset, "k"));
     board.scanned(0, Offset(3), all, 0);
     assert_eq!(board.movable(9, 0), [id(2), id(1)]);
     let (event, token) = board.lease(MEMBER, 100).unwrap();
@@ -116,7 +116,7 @@ fn what_waits_behind_a_key_that_moves_on_makes_no_room() {
 #[test]
 fn a_key_is_passed_on_once_when_its_ack_is_in_line() {
     let mut board = board();
-    let all = (0..3).map(|offset| arrived(offset, "k")).collect();
+    let all = (0..3).map(|offset| arrived(offset, "k"));
     board.scanned(0, Offset(3), all, 0);
     let (first, token) = board.lease(MEMBER, 0).unwrap();
     board.freeze(token, 0).unwrap();
@@ -232,14 +232,15 @@ impl Run {
                 for (offset, key) in (first..).zip(events) {
                     match key {
                         // 0 is no key.
-                        Some(0) => matched.push(arrived(offset, "")),
+                        Some(0) => matched.push((offset, String::new())),
                         Some(key) => {
                             self.keys.insert(Offset(offset), key);
-                            matched.push(arrived(offset, &key.to_string()));
+                            matched.push((offset, key.to_string()));
                         }
                         None => drop(self.settled.insert(Offset(offset))),
                     }
                 }
+                let matched = matched.iter().map(|(offset, key)| arrived(*offset, key));
                 self.board.scanned(0, Offset(self.next), matched, self.now);
             }
             Step::Lease => self.lease(),

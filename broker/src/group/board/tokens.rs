@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 
 use super::LeaseToken;
-use crate::group::{by_event::Place, by_number::ByNumber};
+use crate::group::{by_event::Slot, by_number::ByNumber};
 
 /// The ring is never longer than this and twice the leases in it.
 const RING_MIN: usize = 1024;
@@ -18,9 +18,9 @@ pub(super) struct Tokens {
     epoch: u64,
     /// Counter of the ring's first lease.
     first: u64,
-    recent: VecDeque<Option<Place>>,
+    recent: VecDeque<Option<Slot>>,
     live: usize,
-    others: ByNumber<LeaseToken, Place>,
+    others: ByNumber<LeaseToken, Slot>,
 }
 
 impl Tokens {
@@ -41,7 +41,7 @@ impl Tokens {
     }
 
     /// Gives a lease on the event at a place.
-    pub(super) fn give(&mut self, place: Place) -> LeaseToken {
+    pub(super) fn give(&mut self, place: Slot) -> LeaseToken {
         let token = LeaseToken {
             epoch: self.epoch,
             counter: self.next_counter(),
@@ -71,7 +71,7 @@ impl Tokens {
     }
 
     /// A lease from before.
-    pub(super) fn insert(&mut self, token: LeaseToken, place: Place) {
+    pub(super) fn insert(&mut self, token: LeaseToken, place: Slot) {
         self.others.insert(token, place);
     }
 
@@ -84,7 +84,7 @@ impl Tokens {
     }
 
     /// Where the event of a lease is; `None` when there is no such lease.
-    pub(super) fn get(&self, token: LeaseToken) -> Option<Place> {
+    pub(super) fn get(&self, token: LeaseToken) -> Option<Slot> {
         let recent = self.in_ring(token).and_then(|at| self.recent.get(at));
         match recent {
             Some(place) => *place,

@@ -10,7 +10,7 @@ use crate::group::{
 
 impl GroupTask {
     pub(super) fn handle(&mut self, command: Command) {
-        self.all_are_full = false;
+        self.look_again();
         match command {
             Command::Join {
                 name,
@@ -67,7 +67,10 @@ impl GroupTask {
                 if let Some(member) = member {
                     self.heard(member);
                 }
-                self.settle(settlements, reply);
+                let acked = self.settle(settlements, reply);
+                if let Some(member) = member {
+                    self.members.acked(member, acked, self.clock.now_ms());
+                }
             }
             Command::Freeze { tokens, reply } => self.freeze(tokens, reply),
             Command::Thaw { events, thaw } => self.thaw(&events, thaw),

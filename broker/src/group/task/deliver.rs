@@ -2,30 +2,32 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use prost::Message;
-use sluice_proto::{Offset, PartitionId};
+use prost::Message as _;
+use sluice_proto::{Offset, PartitionId, deliveries::DeliveryHead, wire};
 use tokio::time::Instant;
 
 use super::{GroupTask, READING_EXTENSION};
-use crate::group::{
-    board::{EventId, Holder, LeaseToken, MemberId},
-    command::{Delivery, IdleReason, Outgoing, PendingPull, Pulled},
-    handle::bytes_of,
-    members::{DELIVERY_OVERHEAD, Share},
-    note::DeadLetterNote,
+use crate::{
+    commit::record::Ordering,
+    group::{
+        board::{EventId, Holder, LeaseToken, MemberId},
+        command::{IdleReason, Outgoing, PendingPull, Pulled},
+        members::{DELIVERY_OVERHEAD, Share},
+        message::{Delivery, Message},
+        note::DeadLetterNote,
+        payloads::{EventBytes, Payload},
+        run::{Others, Shares},
+    },
 };
 
 /// Ready events that are looked at in one round, in search of one that can be
 /// delivered.
-const LOOKED_AT_MAX: usize = 64;
+pub(super) const LOOKED_AT_MAX: usize = 64;
 
 /// Whether another event fits the message of a pull that holds so much already.
 fn fits(pull: &PendingPull, message_bytes: usize, size: usize) -> bool {
     message_bytes + size + DELIVERY_OVERHEAD <= pull.message_bytes_max
 }
-
-/// Most events that a member gets in one go, before it is another one's turn.
-const RUN_MAX: usize = 64;
 
 /// Who gets the next event.
 enum Receiver {
@@ -43,12 +45,13 @@ struct Round {
     /// The same with what is around them in the message.
     message_bytes: usize,
     shares: BTreeMap<MemberId, Share>,
-    shared: BTreeMap<MemberId, Vec<Delivery>>,
+    shared: BTreeMap<MemberId, Message>,
 }
 
 impl GroupTask {
     /// Gives out what is ready to whoever has credit: to each member a message, at
-    /// most. True when a member was given something.
+    /// most. True when a member was given something, or what it looked at fits nobody
+    /// and there is more to look at.
     pub(super) fn deliver(&mut self) -> bool {
         let stopped = self.disabled.is_some()
             || self.group.paused
@@ -80,7 +83,8 @@ impl GroupTask {
             match receiver {
                 Receiver::Pull(name) => {
                     let leased = self.board.lease(Holder::Unary(name), now);
-                    if let Some(delivery) = self.delivery(leased) {
+                    let delivery = self.take(leased, |delivery| delivery.into_own());
+                    if let Some(delivery) = delivery {
                         round.pulled_bytes += size;
                         round.message_bytes += size + DELIVERY_OVERHEAD;
                         round.pulled.push(delivery);
@@ -103,10 +107,20 @@ impl GroupTask {
             self.answer_pull(&mut round);
         }
         let any = !round.shared.is_empty();
-        for (member, deliveries) in round.shared {
-            self.send(member, deliveries);
+        for (member, message) in round.shared {
+            self.send(member, message);
         }
-        any
+        self.in_vain = match any {
+            true => 0,
+            false => self.in_vain + passed_over,
+        };
+        any || (passed_over > 0 && self.in_vain < self.board.ready() && self.could_be_taken(0))
+    }
+
+    /// Somebody may take more than before.
+    pub(super) fn look_again(&mut self) {
+        self.all_are_full = false;
+        self.in_vain = 0;
     }
 
     /// Gives a member as many of the next events, `count` at most, as it takes and
@@ -119,12 +133,12 @@ impl GroupTask {
         let count = count.min(leases).min(in_flight_max - board.occupied());
         let next = board.ready_in_order().take(count);
         let sizes = next.map_while(|id| payloads.size_of(id));
-        let count = self.members.charge(member, sizes, &mut round.shares);
-        let of_member = round.shared.entry(member).or_default();
-        of_member.reserve(count);
+        let (count, bytes) = self.members.charge(member, sizes, &mut round.shares);
+        let message = round.shared.entry(member).or_default();
+        message.reserve(count, bytes);
         for _ in 0..count {
             let leased = self.board.lease(holder.clone(), now_ms);
-            of_member.extend(self.delivery(leased));
+            self.take(leased, |delivery| message.push(delivery));
         }
     }
 
@@ -140,7 +154,7 @@ impl GroupTask {
     }
 
     pub(super) fn size(&self, id: EventId) -> usize {
-        self.board.size_and_key(id).map_or(0, |(size, _)| size) as usize
+        self.board.size(id).unwrap_or(0) as usize
     }
 
     /// Whether somebody who waits takes messages in which an event of `size`
@@ -205,18 +219,21 @@ impl GroupTask {
         if let Some(pull) = pull.and_then(|at| self.pulls.remove(at)) {
             let holder = Holder::Unary(pull.name.clone());
             let leased = self.board.lease_suspect(holder, now_ms);
-            let deliveries = self.delivery(leased).into_iter().collect();
-            self.reply(pull, deliveries);
+            let delivery = self.take(leased, |delivery| delivery.into_own());
+            self.reply(pull, delivery.into_iter().collect());
         } else {
             let idle = |id| holds_nothing(&Holder::Member(id));
             let Some(member) = self.members.choose(size, &round.shares, idle) else {
                 return false;
             };
             let leased = self.board.lease_suspect(Holder::Member(member), now_ms);
-            if let Some(delivery) = self.delivery(leased) {
+            let message = round.shared.entry(member).or_default();
+            if self
+                .take(leased, |delivery| message.push(delivery))
+                .is_some()
+            {
                 let size = std::iter::once(size);
                 self.members.charge(member, size, &mut round.shares);
-                round.shared.entry(member).or_default().push(delivery);
             }
         }
         self.solo.given(now_ms);
@@ -246,25 +263,35 @@ impl GroupTask {
         }
         let (board, solo) = (&self.board, &self.solo);
         let may_have = |id| board.may_have_more(&Holder::Member(id)) && !solo.is_emptying(id);
-        let members = &mut self.members;
-        let Some(member) = members.choose(size, &round.shares, may_have) else {
+        let Some(member) = self.members.choose(size, &round.shares, may_have) else {
             return Receiver::Nobody;
         };
-        // A run for one member is cheaper than the same events here and there: half
-        // of its even share of what is ready, so that all have the same in the end, or
-        // what members have on average, which they get through anyway. But not for one
-        // that has far more already.
-        let even = board.ready() / 2 / members.len();
-        let average = board.in_flight() / members.len();
-        let has = board.holding(&Holder::Member(member)).leases;
-        let run = if has > 2 * average {
-            even
-        } else {
-            even.max(average)
-        };
         // Who pulls comes first.
-        let run_max = if self.pulls.is_empty() { RUN_MAX } else { 1 };
-        Receiver::Member(member, run.clamp(1, run_max))
+        let run = match self.pulls.is_empty() {
+            true => self.run_for(member),
+            false => 1,
+        };
+        Receiver::Member(member, run)
+    }
+
+    /// How many of the next events a member gets in one go.
+    fn run_for(&self, member: MemberId) -> usize {
+        // With an order, others wait for what one has; and how much there is for them is
+        // not known with a filter.
+        let is_known = self.config().ordering() == Ordering::None && self.scanner.filter.is_none();
+        let lately = match is_known {
+            true => self.members.throughput(member, self.clock.now_ms()),
+            false => 0,
+        };
+        let shares = Shares {
+            members: self.members.len(),
+            ready: self.board.ready(),
+            in_flight: self.board.in_flight(),
+            leases: self.board.holding(&Holder::Member(member)).leases,
+            free: (self.config().max_in_flight as usize).saturating_sub(self.board.occupied()),
+            lately,
+        };
+        shares.run(self)
     }
 
     /// The pull whose turn it is: the one that has got something already, or the
@@ -304,7 +331,10 @@ impl GroupTask {
         }
     }
 
-    fn send(&mut self, member: MemberId, deliveries: Vec<Delivery>) {
+    fn send(&mut self, member: MemberId, message: Message) {
+        if message.tokens().is_empty() {
+            return;
+        }
         let Some(member) = self.members.get(member) else {
             return;
         };
@@ -312,14 +342,14 @@ impl GroupTask {
             return;
         };
         // Before its stream takes them out again.
-        let bytes = bytes_of(&deliveries);
+        let bytes = message.bytes();
         member.buffer.add(bytes);
-        if let Err(unsent) = outgoing.try_send(Outgoing::Deliveries(deliveries))
-            && let Outgoing::Deliveries(deliveries) = unsent.into_inner()
+        if let Err(unsent) = outgoing.try_send(Outgoing::Deliveries(message))
+            && let Outgoing::Deliveries(message) = unsent.into_inner()
         {
             member.buffer.remove(bytes);
-            for delivery in deliveries.iter().rev() {
-                self.board.hand_back(delivery.token);
+            for token in message.tokens().iter().rev() {
+                self.board.hand_back(*token);
             }
         }
     }
@@ -345,34 +375,49 @@ impl GroupTask {
         self.draining = self.members.any_draining();
     }
 
-    /// What is sent for a lease of an event whose payload is at hand.
-    fn delivery(&mut self, leased: Option<(EventId, LeaseToken)>) -> Option<Delivery> {
+    /// Gives away what is sent for a lease of an event whose payload is at hand.
+    fn take<R>(
+        &mut self,
+        leased: Option<(EventId, LeaseToken)>,
+        give: impl FnOnce(Delivery<EventBytes<'_>>) -> R,
+    ) -> Option<R> {
         let (id, token) = leased?;
-        let event = self.payloads.take(id)?;
+        let partition = self.feeds[id.source].id;
         let attempt = self.board.attempt(id);
-        let mut delivery = Delivery {
-            token,
-            partition: self.feeds[id.source].id,
-            offset: id.offset,
-            append_time_ms: event.append_time_ms,
-            attempt,
-            redrives: 0,
-            epoch: self.epoch_of(id),
-            event: event.event,
-        };
-        if !event.note.is_empty()
-            && let Ok(note) = DeadLetterNote::decode(event.note)
-        {
-            delivery.partition = PartitionId(note.partition);
-            delivery.offset = Offset(note.offset);
-            delivery.redrives = note.redrives;
-            delivery.epoch = 0;
-            if let Some(parked) = note.parked {
-                delivery.append_time_ms = parked.append_time_ms;
-                delivery.epoch = parked.epoch;
+        let epoch = self.epoch_of(id);
+        self.payloads.take(id, |payload| {
+            let Payload {
+                append_time_ms,
+                event,
+                note,
+            } = payload;
+            let mut head = DeliveryHead {
+                // Its numbers come back as they were given.
+                lease: wire::LeaseToken {
+                    epoch: token.epoch as i64,
+                    counter: token.counter as i64,
+                },
+                partition,
+                offset: id.offset,
+                append_time_ms,
+                attempt,
+                redrives: 0,
+                epoch,
+            };
+            if !note.is_empty()
+                && let Ok(note) = DeadLetterNote::decode(note)
+            {
+                head.partition = PartitionId(note.partition);
+                head.offset = Offset(note.offset);
+                head.redrives = note.redrives;
+                head.epoch = 0;
+                if let Some(parked) = note.parked {
+                    head.append_time_ms = parked.append_time_ms;
+                    head.epoch = parked.epoch;
+                }
             }
-        }
-        Some(delivery)
+            give(Delivery { token, head, event })
+        })
     }
 
     pub(in crate::group) fn epoch_of(&self, id: EventId) -> u64 {
@@ -411,5 +456,21 @@ impl GroupTask {
             }
         }
         self.pulls = waiting;
+    }
+}
+
+impl Others for GroupTask {
+    fn lately(&self) -> usize {
+        self.members.throughput_of_all(self.clock.now_ms())
+    }
+
+    /// Offsets, as they are before a look at them.
+    fn unread(&self) -> usize {
+        let sources = (0..self.feeds.len()).filter(|source| self.has_room_for(*source));
+        let ahead = sources.map(|source| {
+            let end = self.readable_end(source).0;
+            end.saturating_sub(self.board.scan_next(source).0)
+        });
+        usize::try_from(ahead.sum::<u64>()).unwrap_or(usize::MAX)
     }
 }

@@ -90,6 +90,8 @@ pub(super) struct GroupTask {
     pub(super) limits: GroupLimits,
     pulls: VecDeque<PendingPull>,
     scanning: Vec<bool>,
+    /// Sources that are being read beside the task.
+    pages_beside: usize,
     scan_turn: usize,
     pace: Pace,
     /// When to read on, if nothing else happens.
@@ -107,7 +109,7 @@ pub(super) struct GroupTask {
     pub(super) changing: Changing,
     /// Commits under way that nobody waits for.
     pub(super) quiet: usize,
-    /// Counts how often the position was moved.
+    /// Counts how often the position was moved, or the filter changed.
     pub(super) generation: u64,
     /// Dead letters that are redriven or purged.
     pub(super) resolved: AckWindow,
@@ -128,6 +130,8 @@ pub(super) struct GroupTask {
     /// No member takes more, until one is heard of or has room again. So a group
     /// whose members do not read costs no look at each of them in every turn.
     all_are_full: bool,
+    /// Events that are ready and were looked at, one after the other, and fit nobody.
+    in_vain: usize,
     /// A member may wait to be told that nothing is left.
     draining: bool,
 }
@@ -163,6 +167,7 @@ impl GroupTask {
         let solo = Solo::new(parts.group.config.solo_wait_ms);
         let mut task = Self {
             scanning: vec![false; parts.feeds.len()],
+            pages_beside: 0,
             starts: vec![Offset(0); parts.feeds.len()],
             tallies: vec![Tally::default(); parts.feeds.len()],
             group: parts.group,
@@ -200,6 +205,7 @@ impl GroupTask {
             flow: Flowing::new(parts.metering),
             room: parts.room,
             all_are_full: false,
+            in_vain: 0,
             draining: false,
         };
         // Before anybody can publish.
@@ -248,7 +254,7 @@ impl GroupTask {
                 Some(continuation) = self.jobs.next() => continuation(&mut self),
                 Ok(()) = topic.changed(), if self.scanner.route.is_none() => {}
                 Ok(()) = parking.changed() => {}
-                () = room.notified() => self.all_are_full = false,
+                () = room.notified() => self.look_again(),
                 Ok(()) = opened.changed(), if held_back => {}
                 () = &mut sleep, if wake.is_some() => {}
                 () = task::yield_now(), if more => {}

@@ -1,6 +1,8 @@
 //! Notes of leases in the log, so that a restart of the broker waits for those
 //! who work, and for nobody else.
 
+use bytes::Bytes;
+
 use super::{GroupTask, NOTE_AFTER_MS, NOTES_PER_TURN};
 use crate::{
     commit::{Changes, record::LeaseNoted},
@@ -27,7 +29,7 @@ impl GroupTask {
 
     fn lease_note(&self, token: LeaseToken) -> Option<LeaseNoted> {
         let (id, lease) = self.board.leased(token).ok()?;
-        let (size, key) = self.board.size_and_key(id)?;
+        let size = self.board.size(id)?;
         let at = self.board.at(id);
         let source = self.board.source(at.source);
         let home = self.board.source(id.source);
@@ -40,7 +42,11 @@ impl GroupTask {
             token_counter: token.counter,
             attempt: self.board.attempt(id),
             member: self.holder_name(&lease.holder),
-            key: key.cloned().unwrap_or_default(),
+            key: self
+                .board
+                .key(id)
+                .map(Bytes::copy_from_slice)
+                .unwrap_or_default(),
             size,
             since_ms: self.clock.wall(lease.since_ms),
             ended: false,

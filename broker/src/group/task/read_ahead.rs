@@ -9,7 +9,7 @@ use tokio::task;
 
 use super::{
     Continuation, FETCHES_MAX, GroupTask, READ_AGAIN_AFTER, READY_EACH, READY_HIGH, READY_LOW,
-    SKIPS_AFTER_MS,
+    SKIPS_AFTER_MS, deliver::LOOKED_AT_MAX,
 };
 use crate::{
     commit::{ReadError, StoredEvent, record::Ordering},
@@ -44,6 +44,12 @@ fn is_parked(event: &StoredEvent) -> bool {
 impl GroupTask {
     /// Reads pages until enough is ready. True when it can go on at once.
     pub(super) fn read_ahead(&mut self) -> bool {
+        self.read_pages(Self::goes_beside)
+    }
+
+    /// As [`Self::read_ahead`]; `goes_beside` says of a source whether its next page is
+    /// another thread's, also if this one could read it.
+    fn read_pages(&mut self, goes_beside: impl Fn(&Self, usize) -> bool) -> bool {
         const PAGES_PER_TURN: usize = 4;
         self.read_on_ms = None;
         if self.disabled.is_some() || self.changing.holds() {
@@ -63,20 +69,46 @@ impl GroupTask {
             (pages, passed) = (pages + 1, 0);
             // A page of each in turn: one that always has more keeps nobody out.
             self.scan_turn = source + 1;
-            let now = self.clock.now_ms();
-            self.pace.read(self.standing(), now);
             let from = self.board.scan_next(source);
-            self.scanner.limits.events = self.room_for(source).min(self.page_events());
-            match self.scanner.scan_now(&self.feeds[source], from) {
-                Some(scanned) => self.scanned(source, scanned),
-                None => self.scan_beside(source, from),
+            let scanned = match goes_beside(self, source) {
+                true => None,
+                false => {
+                    self.scanner.limits.events = self.room_for(source).min(self.page_events());
+                    self.scanner.scan_now(&self.feeds[source], from)
+                }
+            };
+            match scanned {
+                Some(Ok(scanned)) => self.scanned(source, Ok(scanned)),
+                // There it is told, and not read again at once.
+                Some(Err(_)) | None => {
+                    let events = self.room_for(source).min(self.page_events_beside());
+                    self.scanner.limits.events = events;
+                    self.scan_beside(source, from);
+                }
             }
         }
         false
     }
 
+    /// Whether the members have so much to do that the next page is not waited for, and
+    /// it is worth calling another thread: then this one goes on with what there is. One
+    /// page at a time, as what it brings is not known before.
+    fn goes_beside(&self, source: usize) -> bool {
+        let from = self.board.scan_next(source);
+        let page = self.readable_end(source).0.saturating_sub(from.0);
+        let are_busy = self.board.ready() + self.board.in_flight() >= READY_LOW;
+        self.pages_beside == 0
+            && are_busy
+            && page >= READY_LOW as u64
+            && self.scanner.route.is_none()
+    }
+
     pub(super) fn wants_page(&mut self, source: usize) -> bool {
+        // While one is on its way, which may take long from files, others are read only
+        // if there is little to give out.
+        let waits = self.pages_beside > 0 && self.board.ready() >= READY_LOW;
         !self.scanning[source]
+            && !waits
             && (self.board.ready() < self.ready_wanted() || self.scans_on())
             && self.has_room_for(source)
             && self.board.scan_next(source) < self.readable_end(source)
@@ -102,22 +134,36 @@ impl GroupTask {
         }
     }
 
-    /// Events of a page, as many as are wanted: what is read from files is read
-    /// again for the next page when a frame goes on beyond.
+    /// Events of a page, as many as are wanted.
     fn page_events(&self) -> usize {
+        let wanted = match self.config().ordering() {
+            Ordering::Key => pace::PAGE_EVENTS,
+            Ordering::None | Ordering::Partition => self.ready_wanted(),
+        };
+        wanted.min(self.limits.page.events)
+    }
+
+    /// Events of a page that another thread reads. To call it is dear, and what is read
+    /// from files is read again for the next page when a frame goes on beyond.
+    fn page_events_beside(&self) -> usize {
         match self.config().ordering() {
-            Ordering::Key => pace::PAGE_EVENTS.min(self.limits.page.events),
-            Ordering::None | Ordering::Partition => {
-                self.ready_wanted().min(self.limits.page.events)
+            Ordering::Key | Ordering::None if self.payloads.has_room_ahead() => {
+                self.limits.page.events
             }
+            _ => self.page_events(),
         }
     }
 
     /// How many events are to be ready.
     fn ready_wanted(&self) -> usize {
-        match self.payloads.has_room_ahead() {
-            true => (READY_EACH * self.members.len()).clamp(READY_LOW, READY_HIGH),
-            false => READY_LOW,
+        match self.config().ordering() {
+            _ if self.payloads.has_room_ahead() => {
+                (READY_EACH * self.members.len()).clamp(READY_LOW, READY_HIGH)
+            }
+            // What takes the room is ready, and the next to go. More would be read again.
+            Ordering::None if self.in_vain == 0 => LOOKED_AT_MAX,
+            // It fits nobody, or is in line behind other events.
+            _ => READY_LOW,
         }
     }
 
@@ -131,7 +177,7 @@ impl GroupTask {
     /// it says where it stands, it looks how far it gets without.
     pub(super) fn come_up(&mut self) {
         if self.scanner.route.is_some() {
-            self.read_ahead();
+            self.read_pages(|_, _| false);
         }
     }
 
@@ -166,6 +212,7 @@ impl GroupTask {
 
     fn scan_beside(&mut self, source: usize, from: Offset) {
         self.scanning[source] = true;
+        self.pages_beside += 1;
         let scanner = self.scanner.clone();
         let generation = self.generation;
         let feed = self.feeds[source].clone();
@@ -182,8 +229,9 @@ impl GroupTask {
             }
             Box::new(move |task: &mut Self| {
                 task.scanning[source] = false;
+                task.pages_beside -= 1;
                 match scanned {
-                    // The position was moved meanwhile.
+                    // The position was moved meanwhile, or the filter is another one.
                     Ok(_) if task.generation != generation => {}
                     Ok(scanned) => task.scanned(source, scanned),
                     Err(error) => tracing::error!(%error, "a scan ended with a panic"),
@@ -193,7 +241,7 @@ impl GroupTask {
     }
 
     fn scanned(&mut self, source: usize, scanned: Result<Scanned, ReadError>) {
-        let scanned = match scanned {
+        let mut scanned = match scanned {
             Ok(scanned) => scanned,
             Err(error) => {
                 let source = self.board.source(source);
@@ -201,7 +249,7 @@ impl GroupTask {
                 return;
             }
         };
-        if let Some(gap) = scanned.gap {
+        if let Some(gap) = scanned.gap.take() {
             self.scanned_gap(source, gap);
         }
         if scanned.overran {
@@ -215,27 +263,27 @@ impl GroupTask {
             self.disabled = Some(why);
         }
         let now = self.clock.now_ms();
-        let counters = scanned.counters;
+        let counters = std::mem::take(&mut scanned.counters);
         if counters.matched < counters.seen && self.skips_due_ms.is_none() {
             self.skips_due_ms = Some(now + SKIPS_AFTER_MS);
         }
         self.tallies[source].filtered += counters.seen - counters.matched;
         self.counters.add(counters);
+        let (standing, now) = (self.standing(), self.clock.now_ms());
+        self.pace.read(scanned.matched.len(), standing, now);
         let is_parking = source == self.board.parking_source();
-        let mut arrived = Vec::with_capacity(scanned.matched.len());
-        let mut events = Vec::with_capacity(scanned.matched.len());
-        for (event, key) in scanned.matched {
-            arrived.push(Arrived {
-                offset: event.offset,
-                key,
-                size: event.event.len() as u32,
-                parked: is_parking && is_parked(&event),
-            });
-            events.push(event);
-        }
+        let arrived = scanned.with_keys().map(|(event, key)| Arrived {
+            offset: event.offset,
+            key,
+            size: event.event.len() as u32,
+            parked: is_parking && is_parked(event),
+        });
         let new = self.board.scanned(source, scanned.next, arrived, now);
+        if !new.is_empty() {
+            self.in_vain = 0;
+        }
         let mut new = new.into_iter().peekable();
-        for event in events {
+        for event in scanned.matched {
             if new.peek().is_some_and(|id| id.offset == event.offset)
                 && let Some(id) = new.next()
             {
@@ -296,7 +344,7 @@ impl GroupTask {
             let of = wanted.binary_search_by_key(&event.offset, |of| of.at);
             // It may have left the board, or its place, while it was read.
             if let Ok(of) = of.map(|at| wanted[at])
-                && self.board.size_and_key(of.id).is_some()
+                && self.board.size(of.id).is_some()
                 && self.board.at(of.id).offset == of.at
             {
                 self.payloads.keep_needed(of.id, event);

@@ -158,6 +158,9 @@ impl Run {
             let event = &self.events[id.offset.0 as usize];
             assert!(!event.settled, "{id:?} is settled and under lease");
             self.check_line(id.offset.0 as usize);
+            // It is noted with the lease.
+            let key = self.key_of(id.offset.0);
+            assert_eq!(self.board.key(id), key.as_deref(), "the key of {id:?}");
             let neighbours = self.given.values().filter(|g| g.holder == given.holder);
             let neighbours = neighbours.count();
             if event.suspect {

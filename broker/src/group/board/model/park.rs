@@ -172,11 +172,10 @@ impl Run {
         }
         let arrived = self.parking[from..].iter().map(|of| Arrived {
             offset: of.at,
-            key: of.key.clone(),
+            key: of.key.as_deref(),
             size: 1,
             parked: true,
         });
-        let arrived = arrived.collect();
         let next = Offset(self.parking.len() as u64);
         let new = self.board.scanned(1, next, arrived, self.now);
         assert!(new.is_empty(), "{new:?} was parked and is new");

@@ -57,13 +57,13 @@ impl Run {
         while self.board.scan_next(0).0 < end {
             let from = self.board.scan_next(0).0;
             let next = self.rng.random_range(from + 1..=end);
-            let arrived = (from..next).map(|offset| Arrived {
+            let keys: Vec<_> = (from..next).map(|offset| self.key_of(offset)).collect();
+            let arrived = (from..next).zip(&keys).map(|(offset, key)| Arrived {
                 offset: Offset(offset),
-                key: self.key_of(offset),
+                key: key.as_deref(),
                 size: 1,
                 parked: false,
             });
-            let arrived = arrived.collect();
             self.board.scanned(0, Offset(next), arrived, self.now);
         }
         self.scan_parking();

@@ -1,17 +1,15 @@
 //! The protobuf wire format, as far as reading fields in place takes it
 //! (<https://protobuf.dev/programming-guides/encoding/>).
 
-use super::EventError;
-
 /// A field as it is on the wire.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Field<'a> {
-    pub(super) number: u32,
-    pub(super) value: Value<'a>,
+pub(crate) struct Field<'a> {
+    pub(crate) number: u32,
+    pub(crate) value: Value<'a>,
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Value<'a> {
+pub(crate) enum Value<'a> {
     Varint(u64),
     Fixed,
     Bytes(&'a [u8]),
@@ -19,16 +17,21 @@ pub(super) enum Value<'a> {
 
 /// The bytes are no protobuf message.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Malformed;
+pub(crate) struct Malformed;
 
 /// The fields of a message, in the order of the wire. Ends after an error.
-pub(super) struct Fields<'a> {
+pub(crate) struct Fields<'a> {
     rest: &'a [u8],
 }
 
 impl<'a> Fields<'a> {
-    pub(super) fn new(message: &'a [u8]) -> Self {
+    pub(crate) fn new(message: &'a [u8]) -> Self {
         Self { rest: message }
+    }
+
+    /// Bytes behind the field that was read last.
+    pub(crate) fn left(&self) -> usize {
+        self.rest.len()
     }
 
     fn read(&mut self) -> Result<Field<'a>, Malformed> {
@@ -100,23 +103,5 @@ impl<'a> Iterator for Fields<'a> {
             self.rest = &[];
         }
         Some(field)
-    }
-}
-
-pub(super) fn bytes<'a>(value: Value<'a>, field: &'static str) -> Result<&'a [u8], EventError> {
-    match value {
-        Value::Bytes(bytes) => Ok(bytes),
-        _ => Err(EventError::Malformed(field)),
-    }
-}
-
-pub(super) fn text<'a>(value: Value<'a>, field: &'static str) -> Result<&'a str, EventError> {
-    std::str::from_utf8(bytes(value, field)?).map_err(|_| EventError::NotUtf8(field))
-}
-
-pub(super) fn varint(value: Value<'_>, field: &'static str) -> Result<u64, EventError> {
-    match value {
-        Value::Varint(varint) => Ok(varint),
-        _ => Err(EventError::Malformed(field)),
     }
 }
