@@ -59,7 +59,12 @@ async fn a_full_partition_keeps_no_other_out() {
     let broker = TestBroker::start();
     let api = Api::connect(broker.url()).await;
     api.create_topic("in", 2).await;
-    api.create_group("in", "workers", config()).await;
+    // Few at work, so that what is given follows what is read.
+    let few = GroupConfig {
+        max_in_flight: 100,
+        ..config()
+    };
+    api.create_group("in", "workers", few).await;
     // What has no key goes to the partitions in turn, batch by batch.
     let mut partitions = Vec::new();
     for batch in ["one", "other"] {
