@@ -23,7 +23,7 @@ impl Throughput {
     pub(super) fn acked(&mut self, events: usize, now_ms: u64) {
         let stretch = now_ms / STRETCH_MS;
         if stretch != self.stretch {
-            self.before = self.in_stretch(stretch - stretch.min(1));
+            self.before = self.in_stretch(stretch.saturating_sub(1));
             self.here = 0;
             self.stretch = stretch;
         }
@@ -42,7 +42,7 @@ impl Throughput {
         let stretch = now_ms / STRETCH_MS;
         let acked = match stretch == self.stretch {
             true => self.before,
-            false => self.in_stretch(stretch - stretch.min(1)),
+            false => self.in_stretch(stretch.saturating_sub(1)),
         };
         acked * LATELY_MS as usize / STRETCH_MS as usize
     }

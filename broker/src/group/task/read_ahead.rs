@@ -269,7 +269,7 @@ impl GroupTask {
         }
         self.tallies[source].filtered += counters.seen - counters.matched;
         self.counters.add(counters);
-        let (standing, now) = (self.standing(), self.clock.now_ms());
+        let standing = self.standing();
         self.pace.read(scanned.matched.len(), standing, now);
         let is_parking = source == self.board.parking_source();
         let arrived = scanned.with_keys().map(|(event, key)| Arrived {
