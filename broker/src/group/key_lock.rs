@@ -12,33 +12,45 @@
 //! another attempt, until it is settled; unless the group lets others overtake
 //! what waits: then it steps aside, and comes back to the front of the line.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    sync::Arc,
-};
+use std::{collections::VecDeque, num::NonZeroU32};
 
+use hashbrown::HashTable;
 use slab::Slab;
+use smallvec::SmallVec;
 
-/// What a line is called.
-pub type LineName = Arc<[u8]>;
+use super::line_name::{LineName, NameHash};
+
+/// A name that is not longer lies in its line, such as a UUID as text.
+const SHORT_NAME_BYTES: usize = 40;
 
 /// Locks by line. `E` names an event.
 #[derive(Clone, Debug)]
 pub struct KeyLocks<E> {
-    /// Others choose keys, so this is a map that withstands them. It is looked into
-    /// once for each event.
-    ids: HashMap<LineName, LineId>,
+    /// By the hashes of their names. It is looked into once for each event.
+    ids: HashTable<LineId>,
     lines: Slab<Line<E>>,
     waiting: usize,
 }
 
 /// A line, for as long as somebody holds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LineId(u32);
+pub struct LineId(NonZeroU32);
+
+impl LineId {
+    fn of(place: usize) -> Self {
+        // Memory ends long before numbers do.
+        Self(NonZeroU32::MIN.saturating_add(place as u32))
+    }
+
+    fn place(self) -> usize {
+        self.0.get() as usize - 1
+    }
+}
 
 #[derive(Clone, Debug)]
 struct Line<E> {
-    name: LineName,
+    name: SmallVec<[u8; SHORT_NAME_BYTES]>,
+    hash: NameHash,
     holder: E,
     /// When it came to hold the line.
     since_ms: u64,
@@ -64,48 +76,56 @@ impl<E: Copy + PartialEq> KeyLocks<E> {
     #[must_use]
     pub fn new() -> Self {
         Self {
-            ids: HashMap::new(),
+            ids: HashTable::new(),
             lines: Slab::new(),
             waiting: 0,
         }
     }
 
     /// An event of the line arrives, after all that arrived before.
-    pub fn arrive(&mut self, name: &[u8], event: E, now_ms: u64) -> (LineId, Arrival) {
+    pub fn arrive(&mut self, name: LineName<'_>, event: E, now_ms: u64) -> (LineId, Arrival) {
         self.enter(name, event, now_ms, VecDeque::push_back)
     }
 
     /// An event that stepped aside has its turn again, before all that are in
     /// line, and after the one that holds it.
-    pub fn come_back(&mut self, name: &[u8], event: E, now_ms: u64) -> (LineId, Arrival) {
+    pub fn come_back(&mut self, name: LineName<'_>, event: E, now_ms: u64) -> (LineId, Arrival) {
         self.enter(name, event, now_ms, VecDeque::push_front)
     }
 
     fn enter(
         &mut self,
-        name: &[u8],
+        name: LineName<'_>,
         event: E,
         now_ms: u64,
         push: fn(&mut VecDeque<E>, E),
     ) -> (LineId, Arrival) {
-        let known = self.ids.get(name).copied();
+        let LineName { bytes, hash } = name;
+        let lines = &self.lines;
+        let is_it = |id: &LineId| {
+            let line = lines.get(id.place());
+            line.is_some_and(|line| line.hash == hash && line.name[..] == *bytes)
+        };
+        let known = self.ids.find(hash.get(), is_it).copied();
         if let Some(id) = known
-            && let Some(line) = self.lines.get_mut(id.0 as usize)
+            && let Some(line) = self.lines.get_mut(id.place())
         {
             push(&mut line.next, event);
             self.waiting += 1;
             return (id, Arrival::Queued);
         }
-        let name = LineName::from(name);
         let line = self.lines.insert(Line {
-            name: name.clone(),
+            name: SmallVec::from_slice(bytes),
+            hash,
             holder: event,
             since_ms: now_ms,
             next: VecDeque::new(),
         });
-        // Memory ends long before numbers do.
-        let id = LineId(line as u32);
-        self.ids.insert(name, id);
+        let id = LineId::of(line);
+        let lines = &self.lines;
+        // Whoever is in the table is among the lines.
+        let hash_of = |id: &LineId| lines[id.place()].hash.get();
+        self.ids.insert_unique(hash.get(), id, hash_of);
         (id, Arrival::Free)
     }
 
@@ -115,7 +135,7 @@ impl<E: Copy + PartialEq> KeyLocks<E> {
     /// # Errors
     /// When the event does not hold it; nothing has changed then.
     pub fn release(&mut self, id: LineId, event: E, now_ms: u64) -> Result<Option<E>, NotHeld> {
-        let line = self.lines.get_mut(id.0 as usize).ok_or(NotHeld)?;
+        let line = self.lines.get_mut(id.place()).ok_or(NotHeld)?;
         if line.holder != event {
             return Err(NotHeld);
         }
@@ -127,21 +147,23 @@ impl<E: Copy + PartialEq> KeyLocks<E> {
                 Ok(Some(next))
             }
             None => {
-                let line = self.lines.remove(id.0 as usize);
-                self.ids.remove(&line.name);
+                let line = self.lines.remove(id.place());
+                if let Ok(known) = self.ids.find_entry(line.hash.get(), |of| *of == id) {
+                    known.remove();
+                }
                 Ok(None)
             }
         }
     }
 
     fn line(&self, id: LineId) -> Option<&Line<E>> {
-        self.lines.get(id.0 as usize)
+        self.lines.get(id.place())
     }
 
     /// What the line is called.
     #[must_use]
-    pub fn name(&self, id: LineId) -> Option<&LineName> {
-        self.line(id).map(|line| &line.name)
+    pub fn name(&self, id: LineId) -> Option<&[u8]> {
+        self.line(id).map(|line| &line.name[..])
     }
 
     /// Who holds the line.
@@ -164,7 +186,7 @@ impl<E: Copy + PartialEq> KeyLocks<E> {
     /// Takes an event out of a line that it does not hold. Looks through the
     /// line.
     pub fn withdraw(&mut self, id: LineId, event: E) {
-        if let Some(line) = self.lines.get_mut(id.0 as usize) {
+        if let Some(line) = self.lines.get_mut(id.place()) {
             let before = line.next.len();
             line.next.retain(|waiting| *waiting != event);
             self.waiting -= before - line.next.len();
@@ -186,8 +208,14 @@ impl<E: Copy + PartialEq> Default for KeyLocks<E> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
     use super::*;
     use proptest::prelude::*;
+
+    fn name(key: &u8) -> LineName<'_> {
+        LineName::from(std::slice::from_ref(key))
+    }
 
     #[derive(Clone, Copy, Debug)]
     enum Step {
@@ -231,7 +259,7 @@ mod tests {
                     Step::Arrive => {
                         let alone = line.is_empty();
                         line.push_back(event);
-                        let (id, arrived) = locks.arrive(&[key], event, now);
+                        let (id, arrived) = locks.arrive(name(&key), event, now);
                         prop_assert_eq!(arrived, arrival);
                         let before = ids.insert(key, id);
                         prop_assert!(alone || before == Some(id));
@@ -239,7 +267,7 @@ mod tests {
                     Step::Back => if let Some(event) = aside.pop() {
                         let alone = line.is_empty();
                         line.insert(line.len().min(1), event);
-                        let (id, arrived) = locks.come_back(&[key], event, now);
+                        let (id, arrived) = locks.come_back(name(&key), event, now);
                         prop_assert_eq!(arrived, arrival);
                         let before = ids.insert(key, id);
                         prop_assert!(alone || before == Some(id));
@@ -271,9 +299,9 @@ mod tests {
                     Some(_) => {}
                     None => drop(since.remove(&key)),
                 }
-                if let (Some(id), Some(line)) = (locks.ids.get(&[key][..]), model.get(&key)) {
+                let held = locks.ids.iter().find(|id| locks.name(**id) == Some(&[key]));
+                if let (Some(id), Some(line)) = (held, model.get(&key)) {
                     prop_assert_eq!(Some(id), ids.get(&key));
-                    prop_assert_eq!(locks.name(*id).map(|name| &name[..]), Some(&[key][..]));
                     prop_assert_eq!(locks.held_since(*id), since.get(&key).map(|(_, at)| *at));
                     let behind: VecDeque<_> = locks.waiting_behind(*id).copied().collect();
                     let whole: VecDeque<_> = locks.holder(*id).copied().into_iter().chain(behind).collect();
@@ -283,7 +311,7 @@ mod tests {
                 prop_assert_eq!(locks.waiting(), waiting);
                 let held = model.iter().filter(|(_, line)| !line.is_empty()).map(|(key, _)| *key);
                 let held: std::collections::BTreeSet<u8> = held.collect();
-                let names: std::collections::BTreeSet<u8> = locks.ids.keys().map(|name| name[0]).collect();
+                let names: std::collections::BTreeSet<u8> = locks.lines.iter().map(|(_, line)| line.name[0]).collect();
                 prop_assert_eq!(names, held);
                 prop_assert_eq!(locks.ids.len(), locks.lines.len());
             }

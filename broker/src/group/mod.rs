@@ -18,6 +18,7 @@ mod dead_letters;
 mod failures;
 mod handle;
 pub mod key_lock;
+pub mod line_name;
 mod members;
 mod message;
 pub mod note;

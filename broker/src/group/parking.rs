@@ -198,7 +198,7 @@ impl GroupTask {
                         Ok(ParkedAt::Offset(at)) => {
                             task.board.parked(id, at, None, now);
                             // It may be long until its turn comes.
-                            task.payloads.remove(id);
+                            task.board.forget(id);
                             fault_point!(ParkMoved);
                         }
                         Ok(ParkedAt::Gone) => {
@@ -260,7 +260,7 @@ impl GroupTask {
                 home: parked.home(),
                 home_offset: Offset(parked.home_offset),
                 // It may wait for long, and is not to keep its block of the log.
-                key: key.map(Bytes::copy_from_slice),
+                key: key.map(|key| Bytes::copy_from_slice(key.bytes)),
                 size: stored.event.len() as u32,
                 not_before_ms: due_ms(parked.not_before_ms, parked.wait_ms, now_ms, ahead_ms),
                 next_attempt: parked.next_attempt,

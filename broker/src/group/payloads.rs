@@ -8,12 +8,11 @@
 //! for each costs more than the copy. A piece counts against the budget as a whole
 //! until the last of its events is taken.
 
-use std::ops::Range;
+use std::{mem, num::NonZeroU32};
 
 use bytes::Bytes;
 use slab::Slab;
 
-use super::{board::EventId, by_event::ByEvent};
 use crate::commit::StoredEvent;
 
 /// A smaller event is copied.
@@ -27,30 +26,41 @@ pub(super) const SHARING_BYTES_MAX: usize = PIECE_BYTES / PIECE_EVENTS_MIN;
 /// A budget has room for so many pieces, at least; if it is small they are, too.
 const PIECES_MIN: usize = 64;
 
+/// With more places than these, memory of what is not kept any more is given back when
+/// nothing is.
+const PLACES_KEPT: usize = 1024;
+
 #[derive(Debug)]
 pub(super) struct Payloads {
-    events: ByEvent<Kept>,
+    kept: Slab<Kept>,
     pieces: Slab<Piece>,
     ahead: Budget,
     needed: Budget,
 }
 
+/// Where an event is kept. Whoever has this can take it, once, and has to.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use]
+pub struct KeptAt(NonZeroU32);
+
+impl KeptAt {
+    fn of(place: usize) -> Self {
+        // Memory ends long before numbers do.
+        Self(NonZeroU32::MIN.saturating_add(place as u32))
+    }
+
+    fn place(&self) -> usize {
+        self.0.get() as usize - 1
+    }
+}
+
 #[derive(Debug)]
 struct Kept {
     append_time_ms: u64,
-    piece: usize,
-    lies: Lies,
-}
-
-/// Where an event lies.
-#[derive(Debug)]
-enum Lies {
-    /// In its piece, with others.
-    Among(Range<u32>),
-    Alone {
-        event: Bytes,
-        note: Bytes,
-    },
+    piece: u32,
+    /// Where it lies in its piece, if it is there with others. A piece is 8 KiB at most.
+    start: u16,
+    len: u16,
 }
 
 /// Memory of one or more events, which counts as so many bytes.
@@ -59,8 +69,17 @@ struct Piece {
     events: usize,
     bytes: usize,
     of: Whose,
-    /// What those have that share it.
-    shared: Vec<u8>,
+    content: Content,
+}
+
+#[derive(Debug)]
+enum Content {
+    /// Events side by side.
+    Shared(Vec<u8>),
+    Alone {
+        event: Bytes,
+        note: Bytes,
+    },
 }
 
 /// An event that was kept.
@@ -135,7 +154,7 @@ impl Payloads {
     /// Two budgets of `bytes_max` each.
     pub(super) fn new(bytes_max: usize) -> Self {
         Self {
-            events: ByEvent::default(),
+            kept: Slab::new(),
             pieces: Slab::new(),
             ahead: Budget::new(bytes_max),
             needed: Budget::new(bytes_max),
@@ -143,45 +162,44 @@ impl Payloads {
     }
 
     /// Keeps an event that was read ahead, if there is room.
-    pub(super) fn keep_ahead(&mut self, id: EventId, event: StoredEvent) {
+    pub(super) fn keep_ahead(&mut self, event: StoredEvent) -> Option<KeptAt> {
         let wanted = match self.ahead.shares(&event) {
             true if self.has_open(event.event.len(), Whose::Ahead) => 0,
             true => self.ahead.piece_bytes(),
             false => size(&event),
         };
-        if wanted <= self.ahead.room() {
-            self.insert(id, event, Whose::Ahead);
-        }
+        (wanted <= self.ahead.room()).then(|| self.insert(event, Whose::Ahead))
     }
 
     /// Keeps an event whose turn has come. Whoever had it read has asked for room
     /// before.
-    pub(super) fn keep_needed(&mut self, id: EventId, event: StoredEvent) {
-        self.insert(id, event, Whose::Needed);
+    pub(super) fn keep_needed(&mut self, event: StoredEvent) -> KeptAt {
+        self.insert(event, Whose::Needed)
     }
 
-    fn insert(&mut self, id: EventId, event: StoredEvent, of: Whose) {
-        self.remove(id);
-        let append_time_ms = event.append_time_ms;
-        let (piece, lies) = if self.budget(of).shares(&event) {
-            self.copy_beside_others(&event.event, of)
+    fn insert(&mut self, stored: StoredEvent, of: Whose) -> KeptAt {
+        let append_time_ms = stored.append_time_ms;
+        let (piece, start, len) = if self.budget(of).shares(&stored) {
+            self.copy_beside_others(&stored.event, of)
         } else {
-            let piece = self.new_piece(size(&event), of, 0);
+            let bytes = size(&stored);
             let StoredEvent {
                 mut event, note, ..
-            } = event;
+            } = stored;
             if event.len() < COPIED_BELOW {
                 event = Bytes::copy_from_slice(&event);
             }
-            (piece, Lies::Alone { event, note })
+            let content = Content::Alone { event, note };
+            (self.new_piece(bytes, of, content), 0, 0)
         };
         self.pieces[piece].events += 1;
-        let kept = Kept {
+        let place = self.kept.insert(Kept {
             append_time_ms,
-            piece,
-            lies,
-        };
-        self.events.insert(id, kept);
+            piece: piece as u32,
+            start,
+            len,
+        });
+        KeptAt::of(place)
     }
 
     fn has_open(&self, bytes: usize, of: Whose) -> bool {
@@ -189,12 +207,14 @@ impl Payloads {
         open.is_some_and(|open| open.has_room(bytes))
     }
 
-    fn copy_beside_others(&mut self, event: &[u8], of: Whose) -> (usize, Lies) {
+    /// Returns its piece, and where and how long it lies there.
+    fn copy_beside_others(&mut self, event: &[u8], of: Whose) -> (usize, u16, u16) {
         let at = match self.budget(of).open {
             Some(open) if self.has_open(event.len(), of) => open,
             full => {
                 let bytes = self.budget(of).piece_bytes();
-                let open = self.new_piece(bytes, of, bytes);
+                let content = Content::Shared(Vec::with_capacity(bytes));
+                let open = self.new_piece(bytes, of, content);
                 self.budget_mut(of).open = Some(open);
                 if let Some(full) = full {
                     self.give_back(full);
@@ -202,21 +222,22 @@ impl Payloads {
                 open
             }
         };
-        let shared = &mut self.pieces[at].shared;
-        let start = shared.len() as u32;
-        shared.extend_from_slice(event);
-        // A piece is 8 KiB at most.
-        (at, Lies::Among(start..shared.len() as u32))
+        let mut start = 0;
+        if let Content::Shared(shared) = &mut self.pieces[at].content {
+            start = shared.len();
+            shared.extend_from_slice(event);
+        }
+        (at, start as u16, event.len() as u16)
     }
 
-    /// A piece that counts as so many bytes, and has room for some that are shared.
-    fn new_piece(&mut self, bytes: usize, of: Whose, room: usize) -> usize {
+    /// A piece that counts as so many bytes.
+    fn new_piece(&mut self, bytes: usize, of: Whose, content: Content) -> usize {
         self.budget_mut(of).bytes += bytes;
         self.pieces.insert(Piece {
             events: 0,
             bytes,
             of,
-            shared: Vec::with_capacity(room),
+            content,
         })
     }
 
@@ -234,23 +255,25 @@ impl Payloads {
     }
 
     /// Takes an event out, and gives it away.
-    pub(super) fn take<R>(
-        &mut self,
-        id: EventId,
-        give: impl FnOnce(Payload<'_>) -> R,
-    ) -> Option<R> {
+    pub(super) fn take<R>(&mut self, at: KeptAt, give: impl FnOnce(Payload<'_>) -> R) -> R {
+        // Whoever has its place is the only one who has, and it is there until now.
         let Kept {
             append_time_ms,
             piece: at,
-            lies,
-        } = self.events.remove(&id)?;
-        let piece = self.pieces.get_mut(at)?;
+            start,
+            len,
+        } = self.kept.remove(at.place());
+        let at = at as usize;
+        let piece = &mut self.pieces[at];
         piece.events -= 1;
-        let (event, note) = match lies {
-            Lies::Alone { event, note } => (EventBytes::Own(event), note),
-            Lies::Among(range) => {
-                let shared = &piece.shared[range.start as usize..range.end as usize];
-                (EventBytes::Shared(shared), Bytes::new())
+        let (event, note) = match &mut piece.content {
+            Content::Alone { event, note } => (EventBytes::Own(mem::take(event)), mem::take(note)),
+            Content::Shared(shared) => {
+                let (start, len) = (usize::from(start), usize::from(len));
+                (
+                    EventBytes::Shared(&shared[start..start + len]),
+                    Bytes::new(),
+                )
             }
         };
         let given = give(Payload {
@@ -259,15 +282,18 @@ impl Payloads {
             note,
         });
         self.give_back(at);
-        if self.events.is_empty() {
+        if self.kept.is_empty() {
             self.close_pieces();
+            if self.kept.capacity() > PLACES_KEPT {
+                self.kept = Slab::new();
+            }
         }
-        Some(given)
+        given
     }
 
     /// Nobody will want the event from here.
-    pub(super) fn remove(&mut self, id: EventId) {
-        self.take(id, |_| ());
+    pub(super) fn remove(&mut self, at: KeptAt) {
+        self.take(at, |_| ());
     }
 
     /// While nothing is kept, nothing is held for what may come.
@@ -279,17 +305,10 @@ impl Payloads {
         }
     }
 
-    pub(super) fn has(&self, id: EventId) -> bool {
-        self.events.contains(&id)
-    }
-
-    /// Bytes of an event that is kept.
-    pub(super) fn size_of(&self, id: EventId) -> Option<usize> {
-        let kept = self.events.get(&id)?;
-        Some(match &kept.lies {
-            Lies::Among(range) => range.len(),
-            Lies::Alone { event, .. } => event.len(),
-        })
+    /// How many events are kept.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.kept.len()
     }
 
     /// Whether a quarter of what may be read ahead is free.
@@ -320,7 +339,10 @@ impl Payloads {
 
 impl Piece {
     fn has_room(&self, bytes: usize) -> bool {
-        self.shared.len() + bytes <= self.shared.capacity()
+        match &self.content {
+            Content::Shared(shared) => shared.len() + bytes <= shared.capacity(),
+            Content::Alone { .. } => false,
+        }
     }
 }
 
@@ -353,30 +375,28 @@ mod tests {
         /// there, with what shares its memory, and no longer.
         #[test]
         fn memory_counts_until_all_that_share_it_are_gone(
-            steps in proptest::collection::vec((0_u8..5, 0_u64..100, 0_usize..5), 0..400),
+            steps in proptest::collection::vec((0_u8..6, 0_u64..100, 0_usize..5), 0..400),
         ) {
             let mut payloads = Payloads::new(512 << 10);
+            let mut kept: BTreeMap<u64, KeptAt> = BTreeMap::new();
             let mut model: BTreeMap<u64, (usize, Whose)> = BTreeMap::new();
             for (kind, offset, length) in steps {
-                let id = EventId { source: 0, offset: Offset(offset) };
                 let event = stored(offset, LENGTHS[length]);
-                match kind {
-                    0 | 1 => {
-                        payloads.keep_ahead(id, event);
-                        model.insert(offset, (LENGTHS[length], Whose::Ahead));
-                    }
-                    2 => {
-                        payloads.keep_needed(id, event);
-                        model.insert(offset, (LENGTHS[length], Whose::Needed));
-                    }
-                    _ => {
-                        let taken = payloads.take(id, |payload| payload.event.into_own());
-                        let expected = model.remove(&offset);
-                        let expected = expected.map(|(len, _)| vec![offset as u8; len]);
-                        prop_assert_eq!(taken.as_deref(), expected.as_deref());
-                    }
+                if let Some(at) = kept.remove(&offset) {
+                    let taken = payloads.take(at, |payload| payload.event.into_own());
+                    let expected = model.remove(&offset);
+                    let expected = expected.map(|(len, _)| vec![offset as u8; len]);
+                    prop_assert_eq!(Some(&taken[..]), expected.as_deref());
                 }
-                prop_assert_eq!(payloads.has(id), model.contains_key(&offset));
+                if kind < 4 {
+                    let of = if kind < 2 { Whose::Ahead } else { Whose::Needed };
+                    let at = match of {
+                        Whose::Ahead => payloads.keep_ahead(event).expect("there is room"),
+                        Whose::Needed => payloads.keep_needed(event),
+                    };
+                    kept.insert(offset, at);
+                    model.insert(offset, (LENGTHS[length], of));
+                }
                 for of in [Whose::Ahead, Whose::Needed] {
                     let pieces = payloads.pieces.iter().filter(|(_, piece)| piece.of == of);
                     let bytes: usize = pieces.map(|(_, piece)| piece.bytes).sum();
@@ -395,17 +415,8 @@ mod tests {
     #[test]
     fn what_is_read_ahead_keeps_to_its_budget() {
         let mut payloads = Payloads::new(64 << 10);
-        let keep = |payloads: &mut Payloads, offset| {
-            let id = EventId {
-                source: 0,
-                offset: Offset(offset),
-            };
-            payloads.keep_ahead(id, stored(offset, 60));
-            payloads.has(id)
-        };
-        let kept = (0..2000)
-            .filter(|offset| keep(&mut payloads, *offset))
-            .count();
+        let kept = (0..2000).filter_map(|offset| payloads.keep_ahead(stored(offset, 60)));
+        let kept = kept.collect::<Vec<_>>().len();
         // 17 of them in each of 64 pieces of 1 KiB.
         assert_eq!((kept, payloads.ahead.room()), (64 * 17, 0));
     }

@@ -11,7 +11,10 @@ use std::{
 use sluice_proto::{Offset, PartitionId, event::EventRef};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::routes::{Candidates, Route};
+use super::{
+    line_name::{LineName, NameHash},
+    routes::{Candidates, Route},
+};
 use crate::{
     commit::{Page, PageLimits, Partition, ReadError, Store, StoredEvent, Topic, Turn},
     filter::{Counters, EvaluationError, Filter, Verdict},
@@ -28,6 +31,28 @@ pub(crate) async fn turn_to_filter() -> Option<SemaphorePermit<'static>> {
     FILTERING.acquire().await.ok()
 }
 
+/// Where an event's key lies in it.
+#[derive(Clone, Debug)]
+struct Key {
+    place: Range<usize>,
+    hash: NameHash,
+}
+
+impl Key {
+    fn at(place: Range<usize>, event: &[u8]) -> Self {
+        let hash = NameHash::of(&event[place.clone()]);
+        Self { place, hash }
+    }
+
+    /// The key of the event in which it was found.
+    fn of<'a>(&self, event: &'a [u8]) -> LineName<'a> {
+        LineName {
+            bytes: &event[self.place.clone()],
+            hash: self.hash,
+        }
+    }
+}
+
 /// What a page holds for the group.
 #[derive(Debug, Default)]
 pub(super) struct Scanned {
@@ -36,7 +61,7 @@ pub(super) struct Scanned {
     /// Events for which the filter is true.
     pub(super) matched: Vec<StoredEvent>,
     /// Where the keys lie in them, in a group that is ordered by key.
-    keys: Vec<Option<Range<usize>>>,
+    keys: Vec<Option<Key>>,
     /// What the filter did.
     pub(super) counters: Counters,
     /// What was to be read and is gone.
@@ -48,10 +73,14 @@ pub(super) struct Scanned {
 
 impl Scanned {
     /// The events for which the filter is true, with their keys if those matter.
-    pub(super) fn with_keys(&self) -> impl Iterator<Item = (&StoredEvent, Option<&[u8]>)> {
-        let keys = self.keys.iter().cloned().chain(iter::repeat(None));
+    pub(super) fn with_keys(&self) -> impl Iterator<Item = (&StoredEvent, Option<LineName<'_>>)> {
+        let keys = self
+            .keys
+            .iter()
+            .map(Option::as_ref)
+            .chain(iter::repeat(None));
         let events = self.matched.iter().zip(keys);
-        events.map(|(stored, key)| (stored, key.map(|key| &stored.event[key])))
+        events.map(|(stored, key)| (stored, key.map(|key| key.of(&stored.event))))
     }
 }
 
@@ -203,7 +232,7 @@ impl Scanner {
 
     /// What the filter says of an event, which passes without one, and where its key
     /// lies in it if that matters.
-    fn look_at(&self, event: &[u8], filter: Option<&Filter>) -> (Verdict, Option<Range<usize>>) {
+    fn look_at(&self, event: &[u8], filter: Option<&Filter>) -> (Verdict, Option<Key>) {
         let verdict = match filter {
             None => Ok(Verdict::Matched),
             Some(filter) => {
@@ -211,7 +240,10 @@ impl Scanner {
             }
         };
         let looked = verdict.and_then(|verdict| match self.keyed && verdict == Verdict::Matched {
-            true => Ok((verdict, EventRef::place_of_key(event)?)),
+            true => {
+                let place = EventRef::place_of_key(event)?;
+                Ok((verdict, place.map(|place| Key::at(place, event))))
+            }
             false => Ok((verdict, None)),
         });
         match looked {

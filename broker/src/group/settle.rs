@@ -10,7 +10,7 @@ use sluice_proto::Offset;
 use tokio::sync::oneshot;
 
 use super::{
-    board::{EventId, LeaseError, LeaseToken},
+    board::{EventId, LeaseError, LeaseToken, Seat},
     command::{Frozen, Settlement, SettlementAction, SettlementError, SettlementFailures, Thaw},
     dead_letters::Moved,
     failures::Failure,
@@ -38,7 +38,7 @@ pub(super) struct DeadLetter {
 #[derive(Default)]
 pub(super) struct Plan {
     /// Settlement's index, and event.
-    pub(super) acks: Vec<(usize, EventId)>,
+    pub(super) acks: Vec<(usize, Seat)>,
     /// Settlement's index if there is one, event, and the record.
     pub(super) retries: Vec<(Option<usize>, EventId, AttemptFailed)>,
     /// As retries, of events that are to be parked.
@@ -96,8 +96,8 @@ impl GroupTask {
                 SettlementAction::Ack => String::new(),
                 _ => self.member_of(token),
             };
-            let id = match self.board.freeze(token, now) {
-                Ok(id) => id,
+            let seat = match self.board.freeze(token, now) {
+                Ok(seat) => seat,
                 Err(error) => {
                     failures.push((index, error.into()));
                     continue;
@@ -105,7 +105,7 @@ impl GroupTask {
             };
             let (end, reason, delay_ms) = match action {
                 SettlementAction::Ack | SettlementAction::Extend(_) => {
-                    plan.acks.push((index, id));
+                    plan.acks.push((index, seat));
                     continue;
                 }
                 SettlementAction::Nack { delay_ms, reason } => (AttemptEnd::Nack, reason, delay_ms),
@@ -113,7 +113,7 @@ impl GroupTask {
             };
             let failure = Failure {
                 delay_ms,
-                ..Failure::counted(id, end, member, reason)
+                ..Failure::counted(seat.id, end, member, reason)
             };
             self.plan_failure(&mut plan, Some(index), failure);
         }
@@ -132,7 +132,7 @@ impl GroupTask {
     /// Proposes what was planned, and goes on when the log has answered.
     pub(super) fn carry_out(&mut self, plan: Plan, asked: Option<Asked>) {
         let mut changes = Changes {
-            settles: self.settles_of(plan.acks.iter().map(|(_, id)| *id)),
+            settles: self.settles_of(plan.acks.iter().map(|(_, seat)| seat.id)),
             ..Changes::default()
         };
         changes.attempts = plan.retries.iter().map(|(_, _, f)| f.clone()).collect();
@@ -207,8 +207,8 @@ impl GroupTask {
                     }
                 };
                 let now = task.clock.now_ms();
-                for (_, id) in &settled.plan.acks {
-                    task.board.pass_on(*id, now);
+                for (_, seat) in &settled.plan.acks {
+                    task.board.pass_on(*seat, now);
                 }
                 settled.passed_on = true;
                 task.jobs.push(Box::pin(async move {
@@ -232,7 +232,7 @@ impl GroupTask {
         if let Err(error) = &main {
             self.disable_if_the_log_failed(error);
         }
-        for (index, id) in plan.acks {
+        for (index, Seat { id, .. }) in plan.acks {
             match &main {
                 Ok(()) => self.board.settled(id, now),
                 Err(error) => {
@@ -303,7 +303,7 @@ impl GroupTask {
             ParkedAt::Offset(at) => {
                 failed.not_before_ms = now.saturating_add(failed.delay_ms.unwrap_or(0));
                 self.board.parked(id, at, Some(&failed), now);
-                self.payloads.remove(id);
+                self.board.forget(id);
                 fault_point!(ParkMoved);
             }
             ParkedAt::Gone => {
@@ -382,7 +382,7 @@ impl GroupTask {
         let mut events = Vec::with_capacity(tokens.len());
         for token in tokens {
             match self.board.freeze(token, now) {
-                Ok(id) => events.push(id),
+                Ok(seat) => events.push(seat.id),
                 Err(error) => {
                     self.thaw(&events, Thaw::Unchanged);
                     let _ = reply.send(Err(error));

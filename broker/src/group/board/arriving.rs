@@ -3,10 +3,10 @@
 
 use sluice_proto::Offset;
 
-use super::{Before, Board, Entry, EventId, Past, lease::Place};
+use super::{Before, Board, Entry, EventId, Past, Seat, lease::Place};
 use crate::{
     commit::record::{Ordering, Source},
-    group::key_lock::Arrival,
+    group::{by_event::Slot, key_lock::Arrival, line_name::LineName},
 };
 
 /// An event that the group is to deliver.
@@ -15,7 +15,7 @@ pub struct Arrived<'a> {
     /// Where in its source.
     pub offset: Offset,
     /// Its key, in a group that is ordered by key.
-    pub key: Option<&'a [u8]>,
+    pub key: Option<LineName<'a>>,
     /// Bytes of the encoded event.
     pub size: u32,
     /// It was parked: whoever has its place in the group is known already.
@@ -25,7 +25,7 @@ pub struct Arrived<'a> {
 /// An event that takes its place on the board.
 #[derive(Debug)]
 pub(super) struct Arriving<'a> {
-    pub(super) key: Option<&'a [u8]>,
+    pub(super) key: Option<LineName<'a>>,
     pub(super) size: u32,
     pub(super) parked_at: Option<Offset>,
     pub(super) before: Before,
@@ -54,7 +54,7 @@ impl Board {
         next: Offset,
         matched: impl IntoIterator<Item = Arrived<'a>>,
         now_ms: u64,
-    ) -> Vec<EventId> {
+    ) -> Vec<Seat> {
         let mut new = Vec::new();
         // It may have moved on since the page was asked for.
         let scan_next = self.sources[source].scan_next;
@@ -80,8 +80,8 @@ impl Board {
                 before: Before::default(),
                 not_before_ms: 0,
             };
-            self.arrive(id, arriving, now_ms);
-            new.push(id);
+            let slot = self.arrive(id, arriving, now_ms);
+            new.push(Seat { id, slot });
         }
         let progress = &mut self.sources[source];
         let last = Offset(next.0.saturating_sub(1));
@@ -98,7 +98,7 @@ impl Board {
         new
     }
 
-    pub(super) fn arrive(&mut self, id: EventId, arriving: Arriving<'_>, now_ms: u64) {
+    pub(super) fn arrive(&mut self, id: EventId, arriving: Arriving<'_>, now_ms: u64) -> Slot {
         let history = match arriving.parked_at {
             None => {
                 let progress = &mut self.sources[id.source];
@@ -124,14 +124,16 @@ impl Board {
         if self.rules.ordering == Ordering::None && entry.past().not_before_ms <= now_ms {
             // As most do.
             let before = entry.become_ready();
-            self.events.insert(id, entry);
-            return self.queue(id, before);
+            let slot = self.events.insert(id, entry);
+            self.queue(Seat { id, slot }, before);
+            return slot;
         }
         let slot = self.events.insert(id, entry);
         match self.enter_line(slot, arriving.key, now_ms) {
             Some((line, Arrival::Queued)) => self.lot_follows(id, line),
             _ => self.activate(slot, now_ms),
         }
+        slot
     }
 
     /// Takes out the runs that were skipped and are not in the log.

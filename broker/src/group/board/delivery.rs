@@ -1,22 +1,37 @@
 //! How events are given: what is next, to whom it may go, and its lease.
 
-use super::{Board, EventId, Holder, Lease, LeaseToken, lease::Place};
+use super::{Board, EventId, Holder, Lease, LeaseToken, Seat, lease::Place};
+use crate::group::payloads::KeptAt;
+
+/// An event that was given to somebody.
+#[derive(Debug)]
+#[must_use]
+pub struct Given {
+    /// Which.
+    pub id: EventId,
+    /// The lease.
+    pub token: LeaseToken,
+    /// Number of the attempt, from 1.
+    pub attempt: u32,
+    /// Where it is in memory, if it is. Whoever it is given to takes it from there.
+    pub kept: Option<KeptAt>,
+}
 
 impl Board {
     /// The event that has been ready for longest.
     #[must_use]
-    pub fn next_ready(&self) -> Option<EventId> {
+    pub fn next_ready(&self) -> Option<Seat> {
         self.ready.front().copied()
     }
 
     /// The suspect that has been ready for longest.
     #[must_use]
-    pub fn next_suspect(&self) -> Option<EventId> {
+    pub fn next_suspect(&self) -> Option<Seat> {
         self.suspects.front().copied()
     }
 
     /// The events that are next, at most `count`, suspects first.
-    pub fn first_ready(&self, count: usize) -> impl Iterator<Item = EventId> {
+    pub fn first_ready(&self, count: usize) -> impl Iterator<Item = Seat> {
         self.suspects.iter().chain(&self.ready).take(count).copied()
     }
 
@@ -35,7 +50,7 @@ impl Board {
     }
 
     /// The ready events, in the order in which they are leased.
-    pub fn ready_in_order(&self) -> impl Iterator<Item = EventId> {
+    pub fn ready_in_order(&self) -> impl Iterator<Item = Seat> {
         self.ready.iter().copied()
     }
 
@@ -58,22 +73,23 @@ impl Board {
     }
 
     /// Leases the first ready event. `None` when nothing is ready.
-    pub fn lease(&mut self, holder: Holder, now_ms: u64) -> Option<(EventId, LeaseToken)> {
-        let id = self.ready.pop_front()?;
-        Some((id, self.give(id, holder, false, now_ms)?))
+    pub fn lease(&mut self, holder: Holder, now_ms: u64) -> Option<Given> {
+        let seat = self.ready.pop_front()?;
+        self.give(seat, holder, false, now_ms)
     }
 
     /// Leases the first suspect, to a holder that has nothing. `None` when there
     /// is none.
-    pub fn lease_suspect(&mut self, holder: Holder, now_ms: u64) -> Option<(EventId, LeaseToken)> {
-        let id = self.suspects.pop_front()?;
-        Some((id, self.give(id, holder, true, now_ms)?))
+    pub fn lease_suspect(&mut self, holder: Holder, now_ms: u64) -> Option<Given> {
+        let seat = self.suspects.pop_front()?;
+        self.give(seat, holder, true, now_ms)
     }
 
     /// Leases an event that was ready.
-    fn give(&mut self, id: EventId, holder: Holder, solo: bool, now_ms: u64) -> Option<LeaseToken> {
-        let place = self.events.slot_of(&id)?;
-        let token = self.leases.give(place);
+    fn give(&mut self, seat: Seat, holder: Holder, solo: bool, now_ms: u64) -> Option<Given> {
+        let Seat { id, slot } = seat;
+        let (_, entry) = self.events.at_mut(slot)?;
+        let token = self.leases.give(slot);
         if let Holder::Unary(_) = holder {
             self.deadlines.set(token, now_ms + self.rules.lease_ms);
         }
@@ -91,8 +107,8 @@ impl Board {
         };
         self.in_flight += 1;
         self.holders.given(&lease);
-        let (_, entry) = self.events.at_mut(place)?;
         entry.place = Place::Leased(lease);
+        let (attempt, kept) = (entry.attempt(), entry.kept.take());
         let progress = &mut self.sources[id.source];
         progress.delivered_end = progress.delivered_end.max(id.offset.next());
         while let Some((_, oldest)) = self.young.front()
@@ -101,7 +117,12 @@ impl Board {
             self.young.pop_front();
         }
         self.young.push_back((now_ms, token));
-        Some(token)
+        Some(Given {
+            id,
+            token,
+            attempt,
+            kept,
+        })
     }
 
     /// Takes out leases that were given before `before_ms` and are still there,

@@ -7,7 +7,7 @@ use sluice_proto::Offset;
 use super::lease::Place;
 use crate::{
     commit::record::AttemptFailed,
-    group::key_lock::{LineId, LineName},
+    group::{key_lock::LineId, payloads::KeptAt},
 };
 
 #[derive(Debug)]
@@ -16,6 +16,8 @@ pub(super) struct Entry {
     /// The line that it holds, or in which it waits. One that steps aside for its
     /// next attempt has none meanwhile, nor one that has passed it on.
     pub(super) line: Option<LineId>,
+    /// Where it is in memory, if it is.
+    pub(super) kept: Option<KeptAt>,
     pub(super) place: Place,
     /// Nothing of an event that is neither parked nor has failed.
     past: Option<Box<Past>>,
@@ -32,7 +34,7 @@ pub(super) struct Past {
     /// Where it is in the parking partition, if it is there.
     pub(super) parked_at: Option<Offset>,
     /// The line from which it steps aside for its next attempt.
-    pub(super) aside: Option<LineName>,
+    pub(super) aside: Option<Box<[u8]>>,
 }
 
 /// What was tried before an event was parked.
@@ -88,6 +90,7 @@ impl Entry {
         Self {
             size,
             line: None,
+            kept: None,
             place,
             past: (!past.is_nothing()).then(|| Box::new(past)),
         }
@@ -102,7 +105,7 @@ impl Entry {
     }
 
     /// The line from which it stepped aside, to which it comes back.
-    pub(super) fn take_aside(&mut self) -> Option<LineName> {
+    pub(super) fn take_aside(&mut self) -> Option<Box<[u8]>> {
         self.past.as_mut()?.aside.take()
     }
 

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use sluice_proto::Offset;
 
-use super::{Board, EventId, lease::Place};
+use super::{Board, EventId, Seat, lease::Place};
 
 impl Board {
     /// Settles the waiting events of a source below `start`, which are gone. What
@@ -25,12 +25,13 @@ impl Board {
         for id in delayed {
             self.delayed.remove(id);
             self.set_place(id, Place::Ready);
-            self.ready.push_back(id);
+            let slot = self.events.slot_of(&id);
+            self.ready.extend(slot.map(|slot| Seat { id, slot }));
         }
         let mut dropped = 0;
         loop {
             // Dropping the first of a line makes the next one ready.
-            let waiting = self.suspects.iter().chain(&self.ready).copied();
+            let waiting = self.suspects.iter().chain(&self.ready).map(|seat| seat.id);
             let gone: Vec<EventId> = waiting.filter(is_gone).collect();
             match self.drop_ready(&gone, now_ms) {
                 0 => return dropped,

@@ -2,7 +2,7 @@
 //! lost.
 
 use super::{
-    Board, Entry, EventId, Holder, Holding, Lease, LeaseError, LeaseToken, MemberId, Report,
+    Board, Entry, EventId, Holder, Holding, Lease, LeaseError, LeaseToken, MemberId, Report, Seat,
     lease::Place,
 };
 
@@ -122,9 +122,12 @@ impl Board {
 
     /// Gives an event back that was not worked on. It keeps its line and is next.
     pub fn hand_back(&mut self, token: LeaseToken) {
-        if let Ok((id, _)) = self.leased(token) {
+        if let Ok((id, _)) = self.leased(token)
+            && let Some(slot) = self.leases.get(token)
+        {
             self.set_place(id, Place::Ready);
-            self.queue_of(self.is_suspect(id)).push_front(id);
+            let is_suspect = self.is_suspect(id);
+            self.queue_of(is_suspect).push_front(Seat { id, slot });
         }
     }
 
@@ -132,16 +135,17 @@ impl Board {
     ///
     /// # Errors
     /// When it is not held, or frozen already.
-    pub fn freeze(&mut self, token: LeaseToken, now_ms: u64) -> Result<EventId, LeaseError> {
+    pub fn freeze(&mut self, token: LeaseToken, now_ms: u64) -> Result<Seat, LeaseError> {
         if self.held > 0 {
             self.claim_held(token, now_ms);
         }
-        let place = self.leases.get(token).ok_or(LeaseError::Lost)?;
-        let (id, entry) = self.events.at_mut(place).ok_or(LeaseError::Lost)?;
+        let slot = self.leases.get(token).ok_or(LeaseError::Lost)?;
+        let (id, entry) = self.events.at_mut(slot).ok_or(LeaseError::Lost)?;
+        let id = *id;
         entry.place.freeze()?;
         self.deadlines.remove(token);
         self.limits.remove(token);
-        Ok(*id)
+        Ok(Seat { id, slot })
     }
 
     /// The settlement did not happen: the lease goes on. One whose holder is

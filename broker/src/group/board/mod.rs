@@ -37,6 +37,7 @@ mod counts;
 mod delivery;
 mod entry;
 mod gone;
+mod keeping;
 mod lease;
 mod leases;
 #[cfg(test)]
@@ -57,6 +58,7 @@ use sluice_proto::Offset;
 pub use self::{
     arriving::Arrived,
     counts::{Counts, InFlight},
+    delivery::Given,
     lease::{Holder, Holding, Lease, LeaseError, LeaseToken, MemberId, Report},
     leases::{Loss, Vanished},
     parked::Parking,
@@ -73,6 +75,8 @@ use self::{
 use super::{
     by_event::{ByEvent, Slot},
     key_lock::{Arrival, KeyLocks, LineId},
+    line_name::LineName,
+    payloads::KeptAt,
     schedule::Schedule,
 };
 use crate::commit::{
@@ -87,6 +91,14 @@ pub struct EventId {
     pub source: usize,
     /// Where in it.
     pub offset: Offset,
+}
+
+/// An event on the board, which is found there without a search.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seat {
+    /// The event.
+    pub id: EventId,
+    slot: Slot,
 }
 
 /// What the board has to know of the group's configuration.
@@ -148,9 +160,9 @@ pub struct Board {
     sources: Vec<Progress>,
     events: ByEvent<Entry>,
     /// May be given to anybody.
-    ready: VecDeque<EventId>,
+    ready: VecDeque<Seat>,
     /// May be given to a holder that has nothing.
-    suspects: VecDeque<EventId>,
+    suspects: VecDeque<Seat>,
     locks: KeyLocks<Slot>,
     leases: Tokens,
     delayed: Schedule<EventId>,
@@ -162,6 +174,8 @@ pub struct Board {
     /// Leases in the order in which they were given, for noting.
     young: VecDeque<(u64, LeaseToken)>,
     lot: Lot,
+    /// Of events that are not on it any more, and still in memory.
+    unwanted: Vec<KeptAt>,
     epoch: u64,
     rules: BoardRules,
     in_flight: usize,
@@ -197,6 +211,7 @@ impl Board {
             holders: Holders::default(),
             young: VecDeque::new(),
             lot: Lot::new(parking),
+            unwanted: Vec::new(),
             epoch,
             rules,
             in_flight: 0,
@@ -293,14 +308,14 @@ impl Board {
         let slot = self.events.insert(id, entry);
         self.leases.insert(token, slot);
         // It held its line when it was leased, so it is the first of it.
-        self.enter_line(slot, key.as_deref(), now_ms);
+        self.enter_line(slot, key.as_deref().map(LineName::from), now_ms);
     }
 
     /// An event that has arrived goes in its line, if it has one.
     fn enter_line(
         &mut self,
         slot: Slot,
-        key: Option<&[u8]>,
+        key: Option<LineName<'_>>,
         now_ms: u64,
     ) -> Option<(LineId, Arrival)> {
         let (id, entry) = self.events.at_mut(slot)?;
@@ -308,7 +323,7 @@ impl Board {
         let name = match self.rules.ordering {
             Ordering::None => return None,
             Ordering::Key => key?,
-            Ordering::Partition => &source,
+            Ordering::Partition => LineName::from(&source[..]),
         };
         let (line, arrival) = self.locks.arrive(name, slot, now_ms);
         entry.line = Some(line);

@@ -160,8 +160,8 @@ impl Board {
     pub fn moved_nowhere(&mut self, id: EventId, now_ms: u64) {
         self.not_moved(id, now_ms);
         self.delayed.remove(id);
-        self.ready.retain(|ready| *ready != id);
-        self.suspects.retain(|ready| *ready != id);
+        self.ready.retain(|ready| ready.id != id);
+        self.suspects.retain(|ready| ready.id != id);
         self.settled(id, now_ms);
     }
 

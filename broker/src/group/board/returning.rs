@@ -8,7 +8,7 @@ use bytes::Bytes;
 use sluice_proto::Offset;
 
 use super::{Arriving, Before, Board, EventId};
-use crate::commit::record::Source;
+use crate::{commit::record::Source, group::line_name::LineName};
 
 /// A parked event that was found in the parking partition.
 #[derive(Clone, Debug)]
@@ -133,7 +133,7 @@ impl Board {
             let id = *id;
             if let Some(of) = self.lot.returning.remove(&id) {
                 let arriving = Arriving {
-                    key: of.key.as_deref(),
+                    key: of.key.as_deref().map(LineName::from),
                     size: of.size,
                     parked_at: Some(of.at),
                     before: of.before(),

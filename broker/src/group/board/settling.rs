@@ -3,7 +3,7 @@
 use std::collections::{HashSet, VecDeque};
 
 use super::{
-    Board, EventId,
+    Board, EventId, Seat,
     lease::{Place, Waited},
 };
 use crate::{
@@ -11,6 +11,7 @@ use crate::{
     group::{
         by_event::Slot,
         key_lock::{Arrival, LineId},
+        line_name::LineName,
     },
 };
 
@@ -20,18 +21,15 @@ impl Board {
     /// a crash loses of a line's acks are the last ones.
     ///
     /// The event is settled then, or the group is over.
-    pub fn pass_on(&mut self, id: EventId, now_ms: u64) {
-        let Some(slot) = self.events.slot_of(&id) else {
+    pub fn pass_on(&mut self, seat: Seat, now_ms: u64) {
+        let Some((id, entry)) = self.events.at_mut(seat.slot) else {
             return;
         };
-        let Some((_, entry)) = self.events.at_mut(slot) else {
-            return;
-        };
-        let Some(line) = entry.line else {
+        let Some(line) = entry.line.filter(|_| *id == seat.id) else {
             return;
         };
         // Not held when another lease of its line was there before a restart, too.
-        let Ok(next) = self.locks.release(line, slot, now_ms) else {
+        let Ok(next) = self.locks.release(line, seat.slot, now_ms) else {
             return;
         };
         entry.line = None;
@@ -48,7 +46,9 @@ impl Board {
         };
         self.left(&entry.place, None);
         self.settled_count += 1;
-        match entry.parked_at() {
+        let parked_at = entry.parked_at();
+        self.unwanted.extend(entry.kept);
+        match parked_at {
             Some(at) => {
                 self.lot.locations.remove(&at);
                 self.sources[self.lot.parking.source].window.settle(at);
@@ -78,8 +78,8 @@ impl Board {
             entry.is_some_and(|entry| matches!(entry.place, Place::Ready))
         };
         let gone: HashSet<EventId> = events.iter().filter(is_ready).copied().collect();
-        self.ready.retain(|id| !gone.contains(id));
-        self.suspects.retain(|id| !gone.contains(id));
+        self.ready.retain(|seat| !gone.contains(&seat.id));
+        self.suspects.retain(|seat| !gone.contains(&seat.id));
         for id in &gone {
             let at = self.at(*id);
             self.sources[at.source].skip_one(at.offset);
@@ -130,7 +130,7 @@ impl Board {
             let due_ms = entry.past().not_before_ms;
             if due_ms <= now_ms {
                 let before = entry.become_ready();
-                return self.queue(id, before);
+                return self.queue(Seat { id, slot }, before);
             }
             let line = entry.line;
             self.delayed.set(id, due_ms);
@@ -141,7 +141,7 @@ impl Board {
             if !self.rules.overtake {
                 self.lot_is_followed(id, line);
             } else {
-                let name = self.locks.name(line).cloned();
+                let name = self.locks.name(line).map(Box::from);
                 match self.locks.release(line, slot, now_ms) {
                     Ok(then) => next = then,
                     // Another lease of its line was held before a restart, too.
@@ -183,27 +183,32 @@ impl Board {
         let Some(name) = entry.take_aside() else {
             return Arrival::Free;
         };
-        let (line, arrival) = self.locks.come_back(&name, slot, now_ms);
+        let (line, arrival) = self
+            .locks
+            .come_back(LineName::from(&name[..]), slot, now_ms);
         entry.line = Some(line);
         arrival
     }
 
     fn make_ready(&mut self, id: EventId) {
-        let Some(entry) = self.events.get_mut(&id) else {
+        let Some(slot) = self.events.slot_of(&id) else {
+            return;
+        };
+        let Some((_, entry)) = self.events.at_mut(slot) else {
             return;
         };
         let before = entry.become_ready();
-        self.queue(id, before);
+        self.queue(Seat { id, slot }, before);
     }
 
     /// It became ready, and waits behind the others that are.
-    pub(super) fn queue(&mut self, id: EventId, (before, is_suspect): (Place, bool)) {
-        self.queue_of(is_suspect).push_back(id);
+    pub(super) fn queue(&mut self, seat: Seat, (before, is_suspect): (Place, bool)) {
+        self.queue_of(is_suspect).push_back(seat);
         self.left(&before, None);
     }
 
     /// Where events wait that are ready.
-    pub(super) fn queue_of(&mut self, suspects: bool) -> &mut VecDeque<EventId> {
+    pub(super) fn queue_of(&mut self, suspects: bool) -> &mut VecDeque<Seat> {
         match suspects {
             true => &mut self.suspects,
             false => &mut self.ready,

@@ -6,7 +6,10 @@ use proptest::prelude::*;
 use sluice_proto::{PartitionId, TopicId};
 
 use super::*;
-use crate::commit::record::LeaseNoted;
+use crate::{
+    commit::{StoredEvent, record::LeaseNoted},
+    group::payloads::Payloads,
+};
 
 const LEASE_MS: u64 = 1000;
 const RULES: BoardRules = BoardRules {
@@ -37,7 +40,7 @@ fn board() -> Board {
 fn arrived(offset: u64, key: &str) -> Arrived<'_> {
     Arrived {
         offset: Offset(offset),
-        key: (!key.is_empty()).then_some(key.as_bytes()),
+        key: (!key.is_empty()).then(|| LineName::from(key.as_bytes())),
         size: 10,
         parked: false,
     }
@@ -60,11 +63,20 @@ fn failed(attempt: u32, not_before_ms: u64) -> AttemptFailed {
 
 const MEMBER: Holder = Holder::Member(MemberId(1));
 
+fn leased(board: &mut Board, holder: Holder, now_ms: u64) -> (EventId, LeaseToken) {
+    let given = board.lease(holder, now_ms).unwrap();
+    (given.id, given.token)
+}
+
+fn next_ready(board: &Board) -> Option<EventId> {
+    board.next_ready().map(|seat| seat.id)
+}
+
 #[test]
 fn a_lease_whose_holder_is_gone_when_its_settlement_is_refused_runs_out() {
     let mut board = board();
     board.scanned(0, Offset(1), vec![arrived(0, "k")], 0);
-    let (event, token) = board.lease(MEMBER, 0).unwrap();
+    let (event, token) = leased(&mut board, MEMBER, 0);
     board.freeze(token, 10).unwrap();
     // While it was frozen, the member left.
     assert!(board.leases_of(MemberId(1)).is_empty());
@@ -77,7 +89,7 @@ fn a_lease_whose_holder_is_gone_when_its_settlement_is_refused_runs_out() {
 fn a_lease_whose_holder_is_there_is_kept_by_it() {
     let mut board = board();
     board.scanned(0, Offset(1), vec![arrived(0, "k")], 0);
-    let (event, token) = board.lease(MEMBER, 0).unwrap();
+    let (event, token) = leased(&mut board, MEMBER, 0);
     board.freeze(token, 10).unwrap();
     board.thaw(event, 20, |member| member == MemberId(1));
     assert_eq!(board.pop_expired(u64::MAX), None);
@@ -88,7 +100,7 @@ fn a_lease_whose_holder_is_there_is_kept_by_it() {
 fn an_attempt_that_could_not_be_recorded_is_made_again() {
     let mut board = board();
     board.scanned(0, Offset(1), vec![arrived(0, "k")], 0);
-    let (event, token) = board.lease(Holder::Unary("w".into()), 0).unwrap();
+    let (event, token) = leased(&mut board, Holder::Unary("w".into()), 0);
     assert_eq!(board.pop_expired(LEASE_MS), Some(token));
     board.vanish(&[token]);
     assert!(!board.has_ready());
@@ -96,7 +108,7 @@ fn an_attempt_that_could_not_be_recorded_is_made_again() {
     board.wake_delayed(4999);
     assert!(!board.has_ready());
     board.wake_delayed(5000);
-    assert_eq!(board.next_ready(), Some(event));
+    assert_eq!(next_ready(&board), Some(event));
     assert_eq!(board.attempt(event), 1);
 }
 
@@ -106,7 +118,7 @@ fn what_waits_behind_a_key_that_moves_on_makes_no_room() {
     let all = (0..3).map(|offset| arrived(offset, "k"));
     board.scanned(0, Offset(3), all, 0);
     assert_eq!(board.movable(9, 0), [id(2), id(1)]);
-    let (event, token) = board.lease(MEMBER, 100).unwrap();
+    let (event, token) = leased(&mut board, MEMBER, 100);
     board.freeze(token, 100).unwrap();
     board.settled(event, 100);
     assert_eq!(board.movable(9, 99), []);
@@ -114,15 +126,36 @@ fn what_waits_behind_a_key_that_moves_on_makes_no_room() {
 }
 
 #[test]
+fn what_the_topic_drops_does_not_stay_in_memory() {
+    let mut board = board();
+    let mut payloads = Payloads::new(64 << 10);
+    let all = (0..3).map(|offset| arrived(offset, "k"));
+    for seat in board.scanned(0, Offset(3), all, 0) {
+        let stored = StoredEvent {
+            offset: seat.id.offset,
+            append_time_ms: 0,
+            event: Bytes::from_static(b"0123456789"),
+            note: Bytes::new(),
+        };
+        board.keep_new(seat, payloads.keep_ahead(stored).unwrap());
+    }
+    assert_eq!(board.drop_below(0, Offset(2), 0), 2);
+    let unwanted = board.take_unwanted();
+    assert_eq!(unwanted.len(), 2);
+    unwanted.into_iter().for_each(|at| payloads.remove(at));
+    assert_eq!(payloads.len(), 1);
+}
+
+#[test]
 fn a_key_is_passed_on_once_when_its_ack_is_in_line() {
     let mut board = board();
     let all = (0..3).map(|offset| arrived(offset, "k"));
     board.scanned(0, Offset(3), all, 0);
-    let (first, token) = board.lease(MEMBER, 0).unwrap();
-    board.freeze(token, 0).unwrap();
+    let (first, token) = leased(&mut board, MEMBER, 0);
+    let seat = board.freeze(token, 0).unwrap();
     assert!(!board.has_ready());
-    board.pass_on(first, 0);
-    assert_eq!(board.next_ready(), Some(id(1)));
+    board.pass_on(seat, 0);
+    assert_eq!(next_ready(&board), Some(id(1)));
     assert_eq!(board.window(0).committed_end(), Offset(0));
     board.settled(first, 0);
     assert_eq!((board.ready(), board.queued()), (1, 1));
@@ -155,9 +188,9 @@ fn an_event_under_lease_before_a_restart_waits_for_its_holder_and_holds_its_key(
     assert!(!presented.has_ready());
     assert!(presented.present(old, MemberId(4), 10));
     assert!(!presented.has_held());
-    assert_eq!(presented.freeze(old, 20), Ok(id(0)));
+    assert_eq!(presented.freeze(old, 20).unwrap().id, id(0));
     presented.settled(id(0), 20);
-    assert_eq!(presented.next_ready(), Some(id(1)));
+    assert_eq!(next_ready(&presented), Some(id(1)));
 
     let mut missed = board_of(state);
     missed.scanned(0, Offset(2), vec![arrived(0, "k"), arrived(1, "k")], 0);
@@ -168,7 +201,7 @@ fn an_event_under_lease_before_a_restart_waits_for_its_holder_and_holds_its_key(
     assert_eq!(vanished, [Vanished { id: id(0), loss }]);
     assert!(!missed.present(old, MemberId(4), LEASE_MS));
     missed.failed(id(0), failed(1, 0), LEASE_MS);
-    assert_eq!(missed.next_ready(), Some(id(0)));
+    assert_eq!(next_ready(&missed), Some(id(0)));
     assert_eq!(missed.attempt(id(0)), 2);
 }
 
@@ -246,7 +279,7 @@ impl Run {
             Step::Lease => self.lease(),
             Step::Ack(at) => {
                 if let Some((event, token)) = self.take_lease(at) {
-                    assert_eq!(self.board.freeze(token, self.now), Ok(event));
+                    assert_eq!(self.board.freeze(token, self.now).unwrap().id, event);
                     assert_eq!(
                         self.board.freeze(token, self.now),
                         Err(LeaseError::Settling)
@@ -264,7 +297,7 @@ impl Run {
             Step::HandBack(at) => {
                 if let Some((event, token)) = self.take_lease(at) {
                     self.board.hand_back(token);
-                    assert_eq!(self.board.next_ready(), Some(event));
+                    assert_eq!(next_ready(&self.board), Some(event));
                 }
             }
             Step::Refused(at) => {
@@ -295,7 +328,8 @@ impl Run {
         } else {
             Holder::Unary("w".into())
         };
-        if let Some((event, token)) = self.board.lease(holder, self.now) {
+        if let Some(given) = self.board.lease(holder, self.now) {
+            let (event, token) = (given.id, given.token);
             assert!(self.tokens.insert(token), "a token given twice");
             assert!(!self.settled.contains(&event.offset), "{event:?} again");
             self.leases.push((event, token));

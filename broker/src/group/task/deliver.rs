@@ -10,7 +10,7 @@ use super::{GroupTask, READING_EXTENSION};
 use crate::{
     commit::record::Ordering,
     group::{
-        board::{EventId, Holder, LeaseToken, MemberId},
+        board::{EventId, Given, Holder, MemberId},
         command::{IdleReason, Outgoing, PendingPull, Pulled},
         members::{DELIVERY_OVERHEAD, Share},
         message::{Delivery, Message},
@@ -67,9 +67,9 @@ impl GroupTask {
         let mut passed_over = 0;
         while self.board.occupied() < self.config().max_in_flight as usize
             && passed_over < self.board.ready().min(LOOKED_AT_MAX)
-            && let Some(id) = self.board.next_ready()
+            && let Some(next) = self.board.next_ready()
         {
-            let at_hand = self.payloads.size_of(id);
+            let at_hand = self.board.size_at_hand(next);
             let Some(size) = at_hand.filter(|size| self.could_be_taken(*size)) else {
                 self.board.rotate_ready();
                 passed_over += 1;
@@ -77,13 +77,13 @@ impl GroupTask {
             };
             let receiver = self.receiver(size, &mut round);
             // What a pull gives back, whose caller is gone, is ready before this one.
-            if self.board.next_ready() != Some(id) {
+            if self.board.next_ready() != Some(next) {
                 continue;
             }
             match receiver {
                 Receiver::Pull(name) => {
-                    let leased = self.board.lease(Holder::Unary(name), now);
-                    let delivery = self.take(leased, |delivery| delivery.into_own());
+                    let given = self.board.lease(Holder::Unary(name), now);
+                    let delivery = self.take(given, |delivery| delivery.into_own());
                     if let Some(delivery) = delivery {
                         round.pulled_bytes += size;
                         round.message_bytes += size + DELIVERY_OVERHEAD;
@@ -127,18 +127,18 @@ impl GroupTask {
     /// are at hand.
     fn deliver_run(&mut self, member: MemberId, count: usize, now_ms: u64, round: &mut Round) {
         let holder = Holder::Member(member);
-        let (board, payloads) = (&self.board, &self.payloads);
+        let board = &self.board;
         let in_flight_max = self.group.config.max_in_flight as usize;
         let leases = board.may_have(&holder);
         let count = count.min(leases).min(in_flight_max - board.occupied());
         let next = board.ready_in_order().take(count);
-        let sizes = next.map_while(|id| payloads.size_of(id));
+        let sizes = next.map_while(|seat| board.size_at_hand(seat));
         let (count, bytes) = self.members.charge(member, sizes, &mut round.shares);
         let message = round.shared.entry(member).or_default();
         message.reserve(count, bytes);
         for _ in 0..count {
-            let leased = self.board.lease(holder.clone(), now_ms);
-            self.take(leased, |delivery| message.push(delivery));
+            let given = self.board.lease(holder.clone(), now_ms);
+            self.take(given, |delivery| message.push(delivery));
         }
     }
 
@@ -191,10 +191,10 @@ impl GroupTask {
             && self.board.occupied() < self.config().max_in_flight as usize
             && let others = self.board.has_ready()
             && self.solo.may_give(others, self.board.suspects_out())
-            && let Some(id) = self.board.next_suspect()
+            && let Some(next) = self.board.next_suspect()
         {
-            let size = self.size(id);
-            if !self.payloads.has(id) || !self.give_suspect(size, now, round) {
+            let at_hand = self.board.size_at_hand(next);
+            if !at_hand.is_some_and(|size| self.give_suspect(size, now, round)) {
                 self.board.rotate_suspects();
                 passed_over += 1;
             }
@@ -218,18 +218,18 @@ impl GroupTask {
         });
         if let Some(pull) = pull.and_then(|at| self.pulls.remove(at)) {
             let holder = Holder::Unary(pull.name.clone());
-            let leased = self.board.lease_suspect(holder, now_ms);
-            let delivery = self.take(leased, |delivery| delivery.into_own());
+            let given = self.board.lease_suspect(holder, now_ms);
+            let delivery = self.take(given, |delivery| delivery.into_own());
             self.reply(pull, delivery.into_iter().collect());
         } else {
             let idle = |id| holds_nothing(&Holder::Member(id));
             let Some(member) = self.members.choose(size, &round.shares, idle) else {
                 return false;
             };
-            let leased = self.board.lease_suspect(Holder::Member(member), now_ms);
+            let given = self.board.lease_suspect(Holder::Member(member), now_ms);
             let message = round.shared.entry(member).or_default();
             if self
-                .take(leased, |delivery| message.push(delivery))
+                .take(given, |delivery| message.push(delivery))
                 .is_some()
             {
                 let size = std::iter::once(size);
@@ -243,7 +243,7 @@ impl GroupTask {
     /// Whether one of the events that are next could be taken.
     pub(super) fn any_could_be_taken(&self) -> bool {
         let mut next = self.board.first_ready(LOOKED_AT_MAX);
-        next.any(|id| self.could_be_taken(self.size(id)))
+        next.any(|seat| self.could_be_taken(self.size(seat.id)))
     }
 
     /// Who gets an event of `size`: a pull, or the member whose turn it is.
@@ -378,14 +378,18 @@ impl GroupTask {
     /// Gives away what is sent for a lease of an event whose payload is at hand.
     fn take<R>(
         &mut self,
-        leased: Option<(EventId, LeaseToken)>,
+        given: Option<Given>,
         give: impl FnOnce(Delivery<EventBytes<'_>>) -> R,
     ) -> Option<R> {
-        let (id, token) = leased?;
+        let Given {
+            id,
+            token,
+            attempt,
+            kept,
+        } = given?;
         let partition = self.feeds[id.source].id;
-        let attempt = self.board.attempt(id);
         let epoch = self.epoch_of(id);
-        self.payloads.take(id, |payload| {
+        let taken = self.payloads.take(kept?, |payload| {
             let Payload {
                 append_time_ms,
                 event,
@@ -417,7 +421,8 @@ impl GroupTask {
                 }
             }
             give(Delivery { token, head, event })
-        })
+        });
+        Some(taken)
     }
 
     pub(in crate::group) fn epoch_of(&self, id: EventId) -> u64 {

@@ -229,6 +229,7 @@ impl GroupTask {
             self.let_time_pass();
             self.follow_starts();
             self.find_parked();
+            self.drop_unwanted();
             let mut more = self.record_losses() | self.read_ahead();
             self.park_waiting();
             opened.mark_unchanged();
@@ -277,6 +278,13 @@ impl GroupTask {
                 break;
             };
             continuation(self);
+        }
+    }
+
+    /// Gives back the memory of events that nobody will want.
+    fn drop_unwanted(&mut self) {
+        for at in self.board.take_unwanted() {
+            self.payloads.remove(at);
         }
     }
 

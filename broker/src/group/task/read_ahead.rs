@@ -284,10 +284,13 @@ impl GroupTask {
         }
         let mut new = new.into_iter().peekable();
         for event in scanned.matched {
-            if new.peek().is_some_and(|id| id.offset == event.offset)
-                && let Some(id) = new.next()
+            if new
+                .peek()
+                .is_some_and(|seat| seat.id.offset == event.offset)
+                && let Some(seat) = new.next()
+                && let Some(at) = self.payloads.keep_ahead(event)
             {
-                self.payloads.keep_ahead(id, event);
+                self.board.keep_new(seat, at);
             }
         }
     }
@@ -298,8 +301,9 @@ impl GroupTask {
         let mut room = self.payloads.room_for_needed();
         let mut wanted: BTreeMap<usize, Vec<Wanted>> = BTreeMap::new();
         let suspects = self.board.suspects();
-        for (at, id) in self.board.first_ready(FETCHES_MAX).enumerate() {
-            if self.payloads.has(id) || self.fetching.contains(&id) {
+        for (at, seat) in self.board.first_ready(FETCHES_MAX).enumerate() {
+            let id = seat.id;
+            if self.board.size_at_hand(seat).is_some() || self.fetching.contains(&id) {
                 continue;
             }
             let size = self.size(id);
@@ -347,7 +351,8 @@ impl GroupTask {
                 && self.board.size(of.id).is_some()
                 && self.board.at(of.id).offset == of.at
             {
-                self.payloads.keep_needed(of.id, event);
+                let at = self.payloads.keep_needed(event);
+                self.board.keep(of.id, at);
             }
         }
     }

@@ -20,9 +20,10 @@ use sluice_proto::{PartitionId, TopicId};
 
 use super::*;
 use crate::{
-    commit::record::LeaseNoted,
+    commit::{StoredEvent, record::LeaseNoted},
     group::{
         credit::{Credit, Grant},
+        payloads::Payloads,
         retry::{self, Verdict},
         solo::Solo,
     },
@@ -69,6 +70,7 @@ struct Run {
     now: u64,
     epoch: u64,
     board: Board,
+    payloads: Payloads,
     solo: Solo,
     durable: SourceState,
     /// What is settled of the parking partition, and what is in it.
@@ -88,6 +90,10 @@ struct Run {
     next_member: u64,
     tokens: BTreeSet<LeaseToken>,
     paused: bool,
+}
+
+fn nothing_kept() -> Payloads {
+    Payloads::new(64 << 10)
 }
 
 impl Run {
@@ -114,6 +120,7 @@ impl Run {
             now: 0,
             epoch: 1,
             board: Board::new(sources, parking, 1, rules, 0, 0),
+            payloads: nothing_kept(),
             solo: Solo::new(SOLO_WAIT_MS),
             durable_parking: durable.clone(),
             durable,
@@ -148,7 +155,12 @@ impl Run {
         }
     }
 
-    fn check(&self) {
+    fn check(&mut self) {
+        for at in self.board.take_unwanted() {
+            self.payloads.remove(at);
+        }
+        let kept = self.board.events.values().filter(|of| of.kept.is_some());
+        assert_eq!(self.payloads.len(), kept.count(), "in memory for nobody");
         // What is given is where the board says, once, and in its line.
         let mut leased = BTreeSet::new();
         for (token, given) in &self.given {

@@ -81,6 +81,7 @@ impl Run {
         };
         let at = self.park_durably(id, due_ms);
         self.board.parked(id, at, Some(&failed), self.now);
+        self.board.forget(id);
     }
 
     /// What is behind a parked event sets out.
@@ -128,6 +129,7 @@ impl Run {
                     self.scan_parking();
                 }
                 self.board.parked(id, at, None, self.now);
+                self.board.forget(id);
             } else {
                 self.board.not_moved(id, self.now);
             }
@@ -172,7 +174,7 @@ impl Run {
         }
         let arrived = self.parking[from..].iter().map(|of| Arrived {
             offset: of.at,
-            key: of.key.as_deref(),
+            key: of.key.as_deref().map(LineName::from),
             size: 1,
             parked: true,
         });
@@ -205,6 +207,7 @@ impl Run {
         }
         let (sources, parking) = self.durable_sources();
         self.board = self.board.anew(sources, parking, self.now, 0);
+        self.payloads = nothing_kept();
         self.find_parked();
         self.scan();
     }

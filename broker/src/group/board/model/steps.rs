@@ -60,13 +60,31 @@ impl Run {
             let keys: Vec<_> = (from..next).map(|offset| self.key_of(offset)).collect();
             let arrived = (from..next).zip(&keys).map(|(offset, key)| Arrived {
                 offset: Offset(offset),
-                key: key.as_deref(),
+                key: key.as_deref().map(LineName::from),
                 size: 1,
                 parked: false,
             });
-            self.board.scanned(0, Offset(next), arrived, self.now);
+            let new = self.board.scanned(0, Offset(next), arrived, self.now);
+            for seat in new {
+                if self.rng.random_bool(0.5) {
+                    self.keep(seat);
+                }
+            }
         }
         self.scan_parking();
+    }
+
+    /// The event is in memory from now on. Its offset is in it.
+    fn keep(&mut self, seat: Seat) {
+        let stored = StoredEvent {
+            offset: seat.id.offset,
+            append_time_ms: seat.id.offset.0,
+            event: Bytes::new(),
+            note: Bytes::new(),
+        };
+        if let Some(at) = self.payloads.keep_ahead(stored) {
+            self.board.keep_new(seat, at);
+        }
     }
 
     /// The event's key, in a group that is ordered by key.
@@ -227,6 +245,7 @@ impl Run {
         self.moves_end_with_the_broker();
         let (sources, parking) = self.durable_sources();
         self.board = Board::new(sources, parking, self.epoch, self.rules, self.now, 0);
+        self.payloads = nothing_kept();
         self.solo = Solo::new(SOLO_WAIT_MS);
         self.members.clear();
         self.given.clear();
@@ -279,9 +298,9 @@ impl Run {
     fn ack_in_line(&mut self) {
         if let Some(token) = self.some_lease() {
             let holder = self.given[&token].holder.clone();
-            let id = self.freeze(token);
-            self.board.pass_on(id, self.now);
-            self.in_line.push_back((id, holder));
+            let seat = self.freeze_seat(token);
+            self.board.pass_on(seat, self.now);
+            self.in_line.push_back((seat.id, holder));
         }
     }
 
@@ -336,7 +355,11 @@ impl Run {
     }
 
     pub(super) fn freeze(&mut self, token: LeaseToken) -> EventId {
-        let id = self.board.freeze(token, self.now).expect("it is held");
+        self.freeze_seat(token).id
+    }
+
+    fn freeze_seat(&mut self, token: LeaseToken) -> Seat {
+        let seat = self.board.freeze(token, self.now).expect("it is held");
         assert_eq!(
             self.board.freeze(token, self.now),
             Err(LeaseError::Settling)
@@ -344,7 +367,7 @@ impl Run {
         assert!(self.board.vanish(&[token]).is_empty(), "a frozen lease");
         assert_eq!(self.board.overdue(token), None);
         self.given.remove(&token);
-        id
+        seat
     }
 
     fn report(&mut self) {
@@ -363,7 +386,7 @@ impl Run {
     /// A settlement that the log does not take.
     fn refused(&mut self) {
         if let Some(token) = self.some_lease() {
-            let id = self.board.freeze(token, self.now).expect("it is held");
+            let id = self.board.freeze(token, self.now).expect("it is held").id;
             let members = &self.members;
             self.board
                 .thaw(id, self.now, |member| members.contains_key(&member));
@@ -432,8 +455,8 @@ impl Run {
                 .may_give(self.board.has_ready(), self.board.suspects_out())
             && let Some(member) = self.idle_member()
         {
-            let leased = self.board.lease_suspect(Holder::Member(member), self.now);
-            self.sent(member, leased);
+            let given = self.board.lease_suspect(Holder::Member(member), self.now);
+            self.sent(member, given);
             self.solo.given(self.now);
         }
         if self.board.suspects() > 0 && self.solo.wants_member(self.now) {
@@ -447,8 +470,8 @@ impl Run {
             && self.board.occupied() < self.cap
             && let Some(member) = self.willing_member()
         {
-            let leased = self.board.lease(Holder::Member(member), self.now);
-            self.sent(member, leased);
+            let given = self.board.lease(Holder::Member(member), self.now);
+            self.sent(member, given);
         }
     }
 
@@ -466,8 +489,13 @@ impl Run {
         members.find(|(id, _)| may(id)).map(|(id, _)| *id)
     }
 
-    fn sent(&mut self, member: MemberId, leased: Option<(EventId, LeaseToken)>) {
-        let (id, token) = leased.expect("one is ready");
+    fn sent(&mut self, member: MemberId, given: Option<delivery::Given>) {
+        let given = given.expect("one is ready");
+        let (id, token) = (given.id, given.token);
+        if let Some(at) = given.kept {
+            let of = self.payloads.take(at, |payload| payload.append_time_ms);
+            assert_eq!(of, id.offset.0, "another event is in its place");
+        }
         let credit = self.members.get_mut(&member).expect("it is a member");
         assert!(credit.remaining_events() > 0, "more than was granted");
         credit.sent(1);
