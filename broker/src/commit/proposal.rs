@@ -534,7 +534,7 @@ impl Changes {
                 HEAD + EVENT_OVERHEAD * events.len() + events.bytes() as usize
             })
             .sum();
-        let settles: usize = self.settles.iter().map(|s| HEAD + 16 * s.runs.len()).sum();
+        let settles: usize = self.settles.iter().map(Settle::bytes_max).sum();
         let attempts: usize = self
             .attempts
             .iter()

@@ -193,6 +193,12 @@ impl<E: Copy + PartialEq> KeyLocks<E> {
         }
     }
 
+    /// Lines that somebody holds.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.lines.len()
+    }
+
     /// Events in line behind others.
     #[must_use]
     pub fn waiting(&self) -> usize {

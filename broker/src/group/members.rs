@@ -48,6 +48,8 @@ pub(super) struct Members {
     /// When each has been silent for too long.
     deadlines: Schedule<MemberId>,
     last_id: u64,
+    /// Most events in one message, if it is less than [`SHARE_EVENTS_MAX`].
+    share_events_max: Option<usize>,
 }
 
 /// Most events in one message.
@@ -57,6 +59,16 @@ const SHARE_EVENTS_MAX: usize = 1000;
 const SHARE_BYTES_MAX: usize = 200 << 10;
 
 impl Members {
+    /// From now on messages have at most so many events; `None` for as many as fit.
+    pub(super) fn limit_messages(&mut self, events_max: Option<usize>) {
+        self.share_events_max = events_max;
+    }
+
+    fn share_events_max(&self) -> usize {
+        let events_max = self.share_events_max.unwrap_or(SHARE_EVENTS_MAX);
+        events_max.clamp(1, SHARE_EVENTS_MAX)
+    }
+
     pub(super) fn add(
         &mut self,
         name: String,
@@ -177,7 +189,8 @@ impl Members {
     fn takes(&self, id: MemberId, size: usize, shares: &BTreeMap<MemberId, Share>) -> bool {
         let member = self.members.get(&id);
         let share = shares.get(&id).copied().unwrap_or_default();
-        member.is_some_and(|member| member.takes(size, share))
+        let is_open = share.events < self.share_events_max();
+        is_open && member.is_some_and(|member| member.takes(size, share))
     }
 
     /// Whether any member that may have more has credit, and takes messages in
@@ -241,12 +254,13 @@ impl Members {
         sizes: impl Iterator<Item = usize>,
         shares: &mut BTreeMap<MemberId, Share>,
     ) -> (usize, usize) {
+        let events_max = self.share_events_max();
         let Some(member) = self.members.get_mut(&id) else {
             return (0, 0);
         };
         let share = shares.entry(id).or_default();
         let before = *share;
-        for size in sizes {
+        for size in sizes.take(events_max.saturating_sub(before.events)) {
             if !member.takes(size, *share) {
                 break;
             }
@@ -271,7 +285,6 @@ impl Member {
         self.has_room()
             && !self.silent
             && self.credit.may_send()
-            && events < SHARE_EVENTS_MAX
             && (events == 0 || bytes + size <= SHARE_BYTES_MAX)
             && bytes + size + DELIVERY_OVERHEAD <= self.message_bytes_max
             && self.buffer.takes(size + DELIVERY_OVERHEAD, bytes)

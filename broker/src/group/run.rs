@@ -1,4 +1,4 @@
-//! How many of the next events a member gets in one go: a run in one message is
+//! How many of the next events a member gets in one go, and in one message: a run in one message is
 //! cheaper than the same events here and there, but nobody is to wait for what another
 //! one has.
 //!
@@ -9,6 +9,17 @@ const RUN_MAX: usize = 256;
 
 /// A member that gets through less than this part of what others do gets less.
 const FAR_SLOWER: usize = 8;
+
+/// Messages of fewer events would cost more than it takes to wait for one.
+const HALF_MIN: usize = 128;
+
+/// Most events of a message to one of `members`, in a group with an order, where
+/// `at_once` events may be given out until some of them are settled. With all of them in
+/// one message, the group would wait while the member works, and the member while the
+/// group goes on: so it is half of its share.
+pub(super) fn half_of(at_once: usize, members: usize) -> usize {
+    at_once.div_ceil(2 * members.max(1)).max(HALF_MIN)
+}
 
 /// What is there, and who is to get some of it.
 #[derive(Clone, Copy, Debug)]

@@ -34,9 +34,15 @@ pub enum DecodeError {
     Body(u8, prost::DecodeError),
 }
 
+/// Bytes of a settlement before its runs.
+const SETTLE_HEAD: usize = 24;
+
 pub(super) const FLAG_PRODUCER: u8 = 1;
 pub(super) const APPEND: u8 = 1;
 pub(super) const RELOCATED: u8 = 22;
+/// As builds before wrote it, which is only read.
+const SETTLE_BEFORE: u8 = 2;
+const SETTLE: u8 = 27;
 const CHECKPOINT_BEGUN: u8 = 23;
 const CHECKPOINT_ENDED: u8 = 25;
 
@@ -109,7 +115,7 @@ macro_rules! protobuf_records {
             fn kind(&self) -> u8 {
                 match self {
                     Self::Append(_) => 1,
-                    Self::Settle(_) => 2,
+                    Self::Settle(_) => SETTLE,
                     Self::Relocated(_) => RELOCATED,
                     $(Self::$name(_) => $kind,)*
                 }
@@ -118,7 +124,7 @@ macro_rules! protobuf_records {
             fn body_len(&self) -> usize {
                 match self {
                     Self::Append(append) => append.body_len(),
-                    Self::Settle(settle) => 24 + settle.runs.len() * 16,
+                    Self::Settle(settle) => settle.body_len(),
                     Self::Relocated(relocated) => relocated.body_len(),
                     $(Self::$name(message) => message.encoded_len(),)*
                 }
@@ -137,7 +143,8 @@ macro_rules! protobuf_records {
             fn decode(kind: u8, body: Bytes) -> Result<Self, DecodeError> {
                 match kind {
                     1 => Append::decode_body(body).map(Self::Append),
-                    2 => Settle::decode_body(body).map(Self::Settle),
+                    SETTLE => Settle::decode_body(body, take_run).map(Self::Settle),
+                    SETTLE_BEFORE => Settle::decode_body(body, take_run_before).map(Self::Settle),
                     RELOCATED => Relocated::decode_body(body).map(Self::Relocated),
                     $($kind => $name::decode(body)
                         .map(Self::$name)
@@ -219,18 +226,52 @@ impl Append {
 }
 
 impl Settle {
+    /// For each run, how many offsets lie between it and the one before, or 0, and its
+    /// length.
+    fn gaps(&self) -> impl Iterator<Item = (u64, u64)> {
+        let mut end = 0_u64;
+        self.runs.iter().map(move |(first, length)| {
+            let gap = first.0.wrapping_sub(end);
+            end = first.0.wrapping_add(*length);
+            (gap, *length)
+        })
+    }
+
+    /// An upper bound of the bytes that it takes in a frame.
+    pub(in crate::commit) fn bytes_max(&self) -> usize {
+        let (Some(first), Some(last)) = (self.runs.first(), self.runs.last()) else {
+            return 5 + SETTLE_HEAD;
+        };
+        if !self.runs.is_sorted() {
+            return 5 + self.body_len();
+        }
+        // No gap and no run is longer than all of them together.
+        let span = last.0.0.wrapping_add(last.1).wrapping_sub(first.0.0);
+        let of_first = encoded_len_varint(first.0.0);
+        5 + SETTLE_HEAD + of_first + 2 * self.runs.len() * encoded_len_varint(span)
+    }
+
+    fn body_len(&self) -> usize {
+        let varints = |(gap, length)| encoded_len_varint(gap) + encoded_len_varint(length);
+        SETTLE_HEAD + self.gaps().map(varints).sum::<usize>()
+    }
+
     fn encode_body(&self, out: &mut BytesMut) {
         out.put_u64_le(self.group.0);
         out.put_u64_le(self.source.topic.0);
         out.put_u32_le(self.source.partition.0);
         out.put_u32_le(self.runs.len() as u32);
-        for (first, length) in &self.runs {
-            out.put_u64_le(first.0);
-            out.put_u64_le(*length);
+        for (gap, length) in self.gaps() {
+            encode_varint(gap, out);
+            encode_varint(length, out);
         }
     }
 
-    fn decode_body(mut body: Bytes) -> Result<Self, DecodeError> {
+    /// `take_run` takes the run behind an offset.
+    fn decode_body(
+        mut body: Bytes,
+        take_run: fn(&mut Bytes, u64) -> Result<(Offset, u64), DecodeError>,
+    ) -> Result<Self, DecodeError> {
         let input = &mut body;
         let group = GroupId(take_u64(input)?);
         let source = Source {
@@ -238,9 +279,13 @@ impl Settle {
             partition: PartitionId(take_u32(input)?),
         };
         let count = take_u32(input)? as usize;
-        let mut runs = Vec::with_capacity(count.min(input.len() / 16));
+        // A run takes two bytes at least.
+        let mut runs = Vec::with_capacity(count.min(input.len() / 2));
+        let mut behind = 0;
         for _ in 0..count {
-            runs.push((Offset(take_u64(input)?), take_u64(input)?));
+            let (first, length) = take_run(input, behind)?;
+            behind = first.0.wrapping_add(length);
+            runs.push((first, length));
         }
         end(input)?;
         Ok(Self {
@@ -249,6 +294,15 @@ impl Settle {
             runs,
         })
     }
+}
+
+fn take_run(input: &mut Bytes, behind: u64) -> Result<(Offset, u64), DecodeError> {
+    let first = Offset(behind.wrapping_add(take_varint(input)?));
+    Ok((first, take_varint(input)?))
+}
+
+fn take_run_before(input: &mut Bytes, _behind: u64) -> Result<(Offset, u64), DecodeError> {
+    Ok((Offset(take_u64(input)?), take_u64(input)?))
 }
 
 impl Relocated {
@@ -501,7 +555,63 @@ mod tests {
         assert_eq!(found(45), None);
     }
 
+    fn settle(runs: Vec<(Offset, u64)>) -> Frame {
+        let (topic, partition) = (TopicId(3), PartitionId(1));
+        Frame {
+            time_ms: 5,
+            producer: None,
+            records: vec![Record::Settle(Settle {
+                group: GroupId(9),
+                source: Source { topic, partition },
+                runs,
+            })],
+        }
+    }
+
+    #[test]
+    fn settlements_as_builds_before_wrote_them_are_read() {
+        let mut out = BytesMut::new();
+        out.put_u64_le(5);
+        out.put_u8(0);
+        out.put_u16_le(1);
+        out.put_u8(2);
+        out.put_u32_le(24 + 2 * 16);
+        out.put_u64_le(9);
+        out.put_u64_le(3);
+        out.put_u32_le(1);
+        out.put_u32_le(2);
+        for number in [7, 1, 300, 20] {
+            out.put_u64_le(number);
+        }
+        let runs = vec![(Offset(7), 1), (Offset(300), 20)];
+        assert_eq!(Frame::decode(out.freeze()), Ok(settle(runs)));
+    }
+
     proptest! {
+        #[test]
+        fn settlements_are_read_as_they_were_written_and_as_long_as_was_told(
+            gaps in proptest::collection::vec((0_u64..100_000, 1_u64..300), 0..50),
+            from in prop_oneof![0_u64..1000, any::<u64>()],
+            in_order: bool,
+        ) {
+            let mut end = from.min(u64::MAX - 50 * 100_300);
+            let mut runs: Vec<_> = gaps.into_iter().map(|(gap, length)| {
+                let first = Offset(end + gap);
+                end = first.0 + length;
+                (first, length)
+            }).collect();
+            if !in_order {
+                runs.reverse();
+            }
+            let frame = settle(runs);
+            let mut out = BytesMut::new();
+            frame.encode(&mut out);
+            prop_assert_eq!(out.len(), frame.encoded_len());
+            let [Record::Settle(settle)] = &frame.records[..] else { unreachable!() };
+            prop_assert!(5 + settle.body_len() <= settle.bytes_max());
+            prop_assert_eq!(Frame::decode(out.freeze()), Ok(frame));
+        }
+
         #[test]
         fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let source = Source { topic: TopicId(0), partition: PartitionId(0) };

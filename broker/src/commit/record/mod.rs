@@ -14,9 +14,11 @@
 //! append (kind 1)
 //!   topic u64, partition u32, first offset u64, count u32, then `count` times:
 //!     event length u32, note length u32, event, note
-//! settle (kind 2)
+//! settle (kind 27; as kind 2 builds before wrote it, with first offset u64 and
+//! length u64 of each run)
 //!   group u64, topic u64, partition u32, count u32, then `count` times:
-//!     first offset u64, length u64
+//!     offsets between the run before, or 0, and this one (varint), length of
+//!     this one (varint)
 //! relocated (kind 22)
 //!   topic u64, partition u32, first offset u64, end offset u64,
 //!   time of the range's last event u64, dropped bytes u64, count u32, then
@@ -151,7 +153,7 @@ pub struct Settle {
     pub group: GroupId,
     /// Where.
     pub source: Source,
-    /// Runs of offsets: first, and how many.
+    /// Runs of offsets: first, and how many. In ascending order they take least.
     pub runs: Vec<(Offset, u64)>,
 }
 

@@ -136,12 +136,16 @@ impl Board {
         slot
     }
 
-    /// Takes out the runs that were skipped and are not in the log.
+    /// Takes out the runs that were skipped and are not in the log, in order.
     pub fn take_skipped(&mut self) -> Vec<(Source, Vec<(Offset, u64)>)> {
-        self.sources
-            .iter_mut()
-            .filter(|progress| !progress.skipped.is_empty())
-            .map(|progress| (progress.source, std::mem::take(&mut progress.skipped)))
-            .collect()
+        let sources = self.sources.iter_mut();
+        let skipped = sources.filter(|progress| !progress.skipped.is_empty());
+        let in_order = skipped.map(|progress| {
+            let mut runs = std::mem::take(&mut progress.skipped);
+            // What was settled one by one came in any order.
+            runs.sort_unstable();
+            (progress.source, runs)
+        });
+        in_order.collect()
     }
 }

@@ -117,6 +117,12 @@ impl Board {
         self.settled_count
     }
 
+    /// Lines of which an event is on the board: as many may be given out at once.
+    #[must_use]
+    pub fn lines(&self) -> usize {
+        self.locks.held()
+    }
+
     /// Events behind others of their line.
     #[must_use]
     pub fn queued(&self) -> usize {

@@ -16,7 +16,7 @@ use crate::{
         message::{Delivery, Message},
         note::DeadLetterNote,
         payloads::{EventBytes, Payload},
-        run::{Others, Shares},
+        run::{Others, Shares, half_of},
     },
 };
 
@@ -61,6 +61,7 @@ impl GroupTask {
             return false;
         }
         self.fetch_missing();
+        self.limit_messages();
         let mut round = Round::default();
         self.deliver_suspects(&mut round);
         let now = self.clock.now_ms();
@@ -115,6 +116,14 @@ impl GroupTask {
             false => self.in_vain + passed_over,
         };
         any || (passed_over > 0 && self.in_vain < self.board.ready() && self.could_be_taken(0))
+    }
+
+    fn limit_messages(&mut self) {
+        // Events without a key are in none.
+        let at_once = self.board.lines().max(self.board.ready());
+        let by_lines = self.config().ordering() != Ordering::None;
+        let half = by_lines.then(|| half_of(at_once, self.members.len()));
+        self.members.limit_messages(half);
     }
 
     /// Somebody may take more than before.
