@@ -7,6 +7,7 @@
 //!
 //! Others talk to a group by [`GroupHandle`]; [`registry`] finds it.
 
+mod acks;
 pub mod board;
 mod buffered;
 mod by_event;

@@ -1,15 +1,16 @@
-//! What settling does: acks, failed attempts (what they come to is in
-//! [`super::failures`]), dead letters, and commits over several groups.
+//! What settling does: acks (those without anything else are in [`super::acks`]), failed
+//! attempts (what they come to is in [`super::failures`]), dead letters, and commits over
+//! several groups.
 //!
 //! Every settlement first freezes its lease, then proposes, and leaves that
 //! state on the log's answer, so that an expiry or another settlement cannot
-//! come between. The next event of its line need not wait so long: it goes on when
-//! the ack is in line for the log, behind which everything about it is written.
+//! come between.
 
 use sluice_proto::Offset;
 use tokio::sync::oneshot;
 
 use super::{
+    acks::{Acks, in_order},
     board::{EventId, LeaseError, LeaseToken, Seat},
     command::{Frozen, Settlement, SettlementAction, SettlementError, SettlementFailures, Thaw},
     dead_letters::Moved,
@@ -20,7 +21,7 @@ use super::{
 };
 use crate::commit::{
     Changes, CommitError, Unavailable,
-    record::{AttemptFailed, Ordering, Settle},
+    record::{AttemptFailed, Settle},
 };
 
 /// An attempt that ended and could not be recorded is made again after so long.
@@ -53,14 +54,12 @@ impl Plan {
 }
 
 /// Whoever asked for settlements, and what has failed of them so far.
-type Asked = (SettlementFailures, oneshot::Sender<SettlementFailures>);
+pub(super) type Asked = (SettlementFailures, oneshot::Sender<SettlementFailures>);
 
 /// What became of a plan.
 struct Settled {
     plan: Plan,
     main: Result<(), CommitError>,
-    /// The lines of the acked events were passed on when the acks were in line.
-    passed_on: bool,
     /// In the order of the plan's parks.
     parked: Vec<Result<ParkedAt, SettlementError>>,
     /// In the order of the plan's dead letters.
@@ -118,7 +117,13 @@ impl GroupTask {
             self.plan_failure(&mut plan, Some(index), failure);
         }
         let acked = plan.acks.len();
-        self.carry_out(plan, Some((failures, reply)));
+        let asked = (failures, reply);
+        if plan.is_acks() && acked > 0 {
+            let acks = plan.acks;
+            self.acks.push(Acks { acks, asked });
+        } else {
+            self.carry_out(plan, Some(asked));
+        }
         acked
     }
 
@@ -141,10 +146,6 @@ impl GroupTask {
             if let Some((failures, reply)) = asked {
                 let _ = reply.send(failures);
             }
-            return;
-        }
-        if self.config().ordering() != Ordering::None && plan.is_acks() {
-            self.pass_on_and_ack(plan, changes, asked);
             return;
         }
         let dead_letters: Vec<_> = plan
@@ -176,7 +177,6 @@ impl GroupTask {
                     Settled {
                         plan,
                         main,
-                        passed_on: false,
                         parked,
                         dead_letters: moved,
                     },
@@ -186,44 +186,10 @@ impl GroupTask {
         }));
     }
 
-    /// Acks alone, in a group with lines.
-    fn pass_on_and_ack(&mut self, plan: Plan, changes: Changes, asked: Option<Asked>) {
-        let proposals = self.proposals.clone();
-        self.jobs.push(Box::pin(async move {
-            let submitted = proposals.submit(changes).await;
-            Box::new(move |task: &mut Self| {
-                let mut settled = Settled {
-                    plan,
-                    main: Ok(()),
-                    passed_on: false,
-                    parked: Vec::new(),
-                    dead_letters: Vec::new(),
-                };
-                let submitted = match submitted {
-                    Ok(submitted) => submitted,
-                    Err(error) => {
-                        settled.main = Err(error);
-                        return task.finish(settled, asked);
-                    }
-                };
-                let now = task.clock.now_ms();
-                for (_, seat) in &settled.plan.acks {
-                    task.board.pass_on(*seat, now);
-                }
-                settled.passed_on = true;
-                task.jobs.push(Box::pin(async move {
-                    settled.main = submitted.committed().await.map(drop);
-                    Box::new(move |task: &mut Self| task.finish(settled, asked)) as Continuation
-                }));
-            }) as Continuation
-        }));
-    }
-
     fn finish(&mut self, settled: Settled, asked: Option<Asked>) {
         let Settled {
             plan,
             main,
-            passed_on,
             parked,
             dead_letters,
         } = settled;
@@ -236,11 +202,7 @@ impl GroupTask {
             match &main {
                 Ok(()) => self.board.settled(id, now),
                 Err(error) => {
-                    // What was in line is refused only when the group, the log or
-                    // the broker is at its end.
-                    if !passed_on {
-                        self.unfreeze(id, error);
-                    }
+                    self.unfreeze(id, error);
                     failures.push((Some(index), error.clone().into()));
                 }
             }
@@ -291,7 +253,7 @@ impl GroupTask {
         if let Some((mut all, reply)) = asked {
             let asked_for = failures.into_iter().filter_map(|(i, e)| Some((i?, e)));
             all.extend(asked_for);
-            all.sort_by_key(|(index, _)| *index);
+            in_order(&mut all);
             let _ = reply.send(all);
             fault_point!(SettlementsAnswered);
         }
@@ -325,7 +287,7 @@ impl GroupTask {
     }
 
     /// The lease goes on, unless the outcome is unknown.
-    fn unfreeze(&mut self, id: EventId, error: &CommitError) {
+    pub(super) fn unfreeze(&mut self, id: EventId, error: &CommitError) {
         if !matches!(error, CommitError::Unavailable(Unavailable::LogFailed(_))) {
             self.not_settled(id);
         }
@@ -346,7 +308,7 @@ impl GroupTask {
     }
 
     /// The records that settle these events.
-    fn settles_of(&self, events: impl Iterator<Item = EventId>) -> Vec<Settle> {
+    pub(super) fn settles_of(&self, events: impl Iterator<Item = EventId>) -> Vec<Settle> {
         let mut places: Vec<EventId> = events.map(|id| self.board.at(id)).collect();
         places.sort_unstable();
         let of_source = places.chunk_by(|one, next| one.source == next.source);

@@ -267,11 +267,7 @@ impl Settle {
         }
     }
 
-    /// `take_run` takes the run behind an offset.
-    fn decode_body(
-        mut body: Bytes,
-        take_run: fn(&mut Bytes, u64) -> Result<(Offset, u64), DecodeError>,
-    ) -> Result<Self, DecodeError> {
+    fn decode_body(mut body: Bytes, take_run: TakeRun) -> Result<Self, DecodeError> {
         let input = &mut body;
         let group = GroupId(take_u64(input)?);
         let source = Source {
@@ -295,6 +291,9 @@ impl Settle {
         })
     }
 }
+
+/// Takes the run that is next behind an offset.
+type TakeRun = fn(&mut Bytes, u64) -> Result<(Offset, u64), DecodeError>;
 
 fn take_run(input: &mut Bytes, behind: u64) -> Result<(Offset, u64), DecodeError> {
     let first = Offset(behind.wrapping_add(take_varint(input)?));

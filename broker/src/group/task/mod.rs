@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use self::flow::Flowing;
 pub(super) use self::time::Clock;
 use super::{
+    acks::Acks,
     board::{Board, EventId, Holder},
     by_number::NumberSet,
     change::Changing,
@@ -80,6 +81,8 @@ pub(super) struct GroupTask {
     solo: Solo,
     /// What leases that ended by themselves come to, until it is recorded.
     pub(super) losses: VecDeque<Failure>,
+    /// What was acked in this turn.
+    pub(super) acks: Vec<Acks>,
     pub(super) payloads: Payloads,
     pub(super) scanner: Scanner,
     pub(super) routes: Routes,
@@ -176,6 +179,7 @@ impl GroupTask {
             members: Members::default(),
             solo,
             losses: VecDeque::new(),
+            acks: Vec::new(),
             payloads: Payloads::new(parts.limits.payload_bytes_max),
             scanner: parts.scanner,
             routes: parts.routes,
@@ -273,6 +277,7 @@ impl GroupTask {
             };
             self.handle(command);
         }
+        self.propose_acks();
         for _ in 0..JOBS_PER_TURN {
             let Some(Some(continuation)) = self.jobs.next().now_or_never() else {
                 break;
