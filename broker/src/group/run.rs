@@ -118,6 +118,15 @@ mod tests {
     }
 
     #[test]
+    fn with_an_order_a_message_has_half_of_what_may_be_out_at_once() {
+        assert_eq!(half_of(1000, 1), 500);
+        assert_eq!(half_of(1001, 1), 501, "two messages are enough");
+        assert_eq!(half_of(1000, 2), 250);
+        assert_eq!(half_of(1000, 16), HALF_MIN, "few are not worth it");
+        assert_eq!(half_of(0, 0), HALF_MIN);
+    }
+
+    #[test]
     fn fast_members_get_more_all_the_same_while_there_is_as_much_for_each() {
         let fast = Shares {
             lately: 500,

@@ -8,9 +8,9 @@ use std::collections::VecDeque;
 
 use sluice_proto::Offset;
 
-/// Offsets that have bits, at most: 2 KiB, of which there may be twice as much while
+/// Offsets that have bits, at most: 8 KiB, of which there may be twice as much while
 /// they become more.
-pub(super) const SPAN: u64 = 1 << 14;
+pub(super) const SPAN: u64 = 1 << 16;
 /// Offsets in a word.
 const WORD: u64 = u64::BITS as u64;
 /// Memory for more words than these is given back when a fourth of it is enough.
