@@ -36,7 +36,8 @@ MUTATIONS = [
     ("a settled event leaves its line to nobody", "settling.rs",
      "Ok(Some(next)) => self.activate(next, now_ms),", "Ok(Some(_)) => {}"),
     ("a partition is in no order", "mod.rs",
-     "Ordering::Partition => &source,", "Ordering::Partition => return None,"),
+     "Ordering::Partition => LineName::from(&source[..]),",
+     "Ordering::Partition => return None,"),
     ("a failed event lets others pass though it holds its key", "settling.rs",
      "if !self.rules.overtake {", "if false {"),
     ("one that stepped aside does not come back to its line", "settling.rs",
@@ -47,7 +48,8 @@ MUTATIONS = [
     ("a delayed event comes at once", "settling.rs",
      "if due_ms <= now_ms {", "if true {"),
     ("an event held over a restart does not hold its line", "mod.rs",
-     "self.enter_line(slot, key.as_deref(), now_ms);", "let _ = (slot, key);"),
+     "self.enter_line(slot, key.as_deref().map(LineName::from), now_ms);",
+     "let _ = (slot, key);"),
     ("the key of a lease is not known", "mod.rs",
      "let name = self.locks.name(line).filter(|_| is_by_key)?;",
      "let name = self.locks.name(line).filter(|_| is_by_key && false)?;"),
@@ -82,6 +84,10 @@ MUTATIONS = [
     ("a key whose ack is in line goes to nobody", "settling.rs",
      "        if let Some(next) = next {\n            self.activate(next, now_ms);\n        }\n",
      "        let _ = next;\n"),
+    ("what is settled stays in memory", "settling.rs",
+     "self.unwanted.extend(entry.kept);", "drop(entry.kept);"),
+    ("what waits to be parked again stays in memory", "keeping.rs",
+     "self.unwanted.extend(kept);", "drop(kept);"),
 ]
 
 

@@ -167,9 +167,10 @@ impl GroupTask {
             return;
         }
         let moves = self.changing.holds();
-        // A log that has failed never answers what is on its way.
-        let under_way = self.disabled.is_none()
-            && (self.board.settling() > 0 || self.quiet > 0 || self.board.finds_from().is_some());
+        // A log that has failed never answers what is on its way, and a group that is
+        // disabled looks for nothing.
+        let under_way = !self.log_failed && (self.board.settling() > 0 || self.quiet > 0)
+            || self.disabled.is_none() && self.board.finds_from().is_some();
         if moves && under_way {
             return;
         }

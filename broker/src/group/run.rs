@@ -1,5 +1,5 @@
-//! How many of the next events a member gets in one go, and in one message: a run in one message is
-//! cheaper than the same events here and there, but nobody is to wait for what another
+//! How many of the next events a member gets in one go, and in one message: a run in one
+//! message is cheaper than the same events here and there, but nobody is to wait for what another
 //! one has.
 //!
 //! Pure.

@@ -304,6 +304,7 @@ impl GroupTask {
     pub(super) fn disable_if_the_log_failed(&mut self, error: &CommitError) {
         if let CommitError::Unavailable(Unavailable::LogFailed(_)) = error {
             self.disabled = Some(error.to_string());
+            self.log_failed = true;
         }
     }
 
@@ -369,6 +370,7 @@ impl GroupTask {
         }
         if thaw == Thaw::Unknown {
             self.disabled = Some("the log has failed".into());
+            self.log_failed = true;
         }
     }
 }

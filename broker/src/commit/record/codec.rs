@@ -227,7 +227,7 @@ impl Append {
 
 impl Settle {
     /// For each run, how many offsets lie between it and the one before, or 0, and its
-    /// length.
+    /// length. It is modulo 2^64, for runs that are not in order.
     fn gaps(&self) -> impl Iterator<Item = (u64, u64)> {
         let mut end = 0_u64;
         self.runs.iter().map(move |(first, length)| {
@@ -242,7 +242,8 @@ impl Settle {
         let (Some(first), Some(last)) = (self.runs.first(), self.runs.last()) else {
             return 5 + SETTLE_HEAD;
         };
-        if !self.runs.is_sorted() {
+        let mut pairs = self.runs.windows(2);
+        if !pairs.all(|pair| pair[0].0.0.saturating_add(pair[0].1) <= pair[1].0.0) {
             return 5 + self.body_len();
         }
         // No gap and no run is longer than all of them together.
@@ -600,7 +601,8 @@ mod tests {
                 (first, length)
             }).collect();
             if !in_order {
-                runs.reverse();
+                runs.extend_from_within(..runs.len() / 2);
+                runs.sort_unstable_by_key(|(first, length)| (first.0 / 256, *length));
             }
             let frame = settle(runs);
             let mut out = BytesMut::new();

@@ -252,12 +252,12 @@ impl State {
             for (&offset, _) in state.leases.range(first..end) {
                 gone.push(EntityKey::Lease(group, source, offset));
             }
-            for key in &gone {
-                match key {
-                    EntityKey::Attempts(.., offset) => drop(state.attempts.remove(offset)),
-                    EntityKey::Lease(.., offset) => drop(state.leases.remove(offset)),
-                    _ => {}
-                }
+        }
+        for key in &gone {
+            match key {
+                EntityKey::Attempts(.., offset) => drop(state.attempts.remove(offset)),
+                EntityKey::Lease(.., offset) => drop(state.leases.remove(offset)),
+                _ => {}
             }
         }
         self.dirty.extend(gone);

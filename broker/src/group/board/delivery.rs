@@ -88,7 +88,10 @@ impl Board {
     /// Leases an event that was ready.
     fn give(&mut self, seat: Seat, holder: Holder, solo: bool, now_ms: u64) -> Option<Given> {
         let Seat { id, slot } = seat;
-        let (_, entry) = self.events.at_mut(slot)?;
+        let (there, entry) = self.events.at_mut(slot)?;
+        if *there != id {
+            return None;
+        }
         let token = self.leases.give(slot);
         if let Holder::Unary(_) = holder {
             self.deadlines.set(token, now_ms + self.rules.lease_ms);

@@ -8,8 +8,9 @@ impl Board {
     /// Bytes of the encoded event, if it is in memory.
     #[must_use]
     pub fn size_at_hand(&self, seat: Seat) -> Option<usize> {
-        let (_, entry) = self.events.at(seat.slot)?;
-        entry.kept.as_ref().map(|_| entry.size as usize)
+        let (id, entry) = self.events.at(seat.slot)?;
+        let is_at_hand = *id == seat.id && entry.kept.is_some();
+        is_at_hand.then_some(entry.size as usize)
     }
 
     /// The event is in memory.

@@ -174,7 +174,7 @@ pub struct Board {
     /// Leases in the order in which they were given, for noting.
     young: VecDeque<(u64, LeaseToken)>,
     lot: Lot,
-    /// Of events that are not on it any more, and still in memory.
+    /// What is in memory of events that are not on it any more, or need not be there.
     unwanted: Vec<KeptAt>,
     epoch: u64,
     rules: BoardRules,

@@ -121,6 +121,7 @@ impl GroupTask {
     fn limit_messages(&mut self) {
         // Events without a key are in none.
         let at_once = self.board.lines().max(self.board.ready());
+        let at_once = at_once.min(self.config().max_in_flight as usize);
         let by_lines = self.config().ordering() != Ordering::None;
         let half = by_lines.then(|| half_of(at_once, self.members.len()));
         self.members.limit_messages(half);

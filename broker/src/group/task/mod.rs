@@ -119,6 +119,8 @@ pub(super) struct GroupTask {
     pub(super) redriving: NumberSet<Offset>,
     /// Why nothing is delivered any more.
     pub(super) disabled: Option<String>,
+    /// What is on its way to the log is never answered.
+    pub(super) log_failed: bool,
     /// Where each source began when that was looked at last.
     starts: Vec<Offset>,
     /// What the filter did, since the broker's start.
@@ -204,6 +206,7 @@ impl GroupTask {
             resolved: parts.resolved,
             redriving: NumberSet::default(),
             disabled: parts.disabled,
+            log_failed: false,
             counters: Counters::default(),
             dropped: 0,
             flow: Flowing::new(parts.metering),
