@@ -84,8 +84,6 @@ MUTATIONS = [
     ("a key whose ack is in line goes to nobody", "settling.rs",
      "        if let Some(next) = next {\n            self.activate(next, now_ms);\n        }\n",
      "        let _ = next;\n"),
-    ("what is settled stays in memory", "settling.rs",
-     "self.unwanted.extend(entry.kept);", "drop(entry.kept);"),
     ("what waits to be parked again stays in memory", "keeping.rs",
      "self.unwanted.extend(kept);", "drop(kept);"),
 ]
