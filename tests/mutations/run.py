@@ -44,7 +44,7 @@ MUTATIONS = [
      "let Some(name) = entry.take_aside() else {",
      "let Some(name) = entry.take_aside().filter(|_| false) else {"),
     ("one that stepped aside forgets its key", "settling.rs",
-     "entry.past_mut().aside = name;", "let _ = name;"),
+     "entry.past_mut().aside = name;", "let _: Option<Box<[u8]>> = name;"),
     ("a delayed event comes at once", "settling.rs",
      "if due_ms <= now_ms {", "if true {"),
     ("an event held over a restart does not hold its line", "mod.rs",
