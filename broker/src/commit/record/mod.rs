@@ -42,6 +42,7 @@ mod codec;
 mod events;
 mod new_events;
 mod retention;
+mod settle;
 
 use bytes::Bytes;
 use prost::Message;

@@ -15,11 +15,10 @@ impl Board {
 
     /// The event is in memory.
     pub fn keep(&mut self, id: EventId, at: KeptAt) {
-        let before = match self.events.get_mut(&id) {
-            Some(entry) => entry.kept.replace(at),
-            None => Some(at),
-        };
-        self.unwanted.extend(before);
+        match self.events.slot_of(&id) {
+            Some(slot) => self.keep_new(Seat { id, slot }, at),
+            None => self.unwanted.push(at),
+        }
     }
 
     /// The same of an event that has just arrived.
