@@ -4,12 +4,16 @@
 use std::{
     collections::HashMap,
     net::SocketAddr,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
 use anyhow::Context;
 use sluice_proto::wire::{self, settlement::Action as Settle};
-use tokio::{sync::mpsc, task::JoinSet};
+use tokio::{sync::Notify, task::JoinSet};
 
 use crate::api::member::{self, Came, Member};
 
@@ -54,65 +58,95 @@ impl Consumed {
     }
 }
 
-/// What a member tells of its progress.
-enum Progress {
-    FirstDelivery(Instant),
-    /// So many more are acked, and that is durable.
-    Acked(usize, u64),
-    Nacked(u64),
+/// How far the members are. They only count: to tell somebody of each batch would wake
+/// another thread each time, and be measured with the rest.
+struct Progress {
+    events: u64,
+    first: OnceLock<Instant>,
+    last: OnceLock<Instant>,
+    acked: AtomicU64,
+    by_member: Vec<AtomicU64>,
+    nacked: AtomicU64,
+    done: Notify,
+}
+
+impl Progress {
+    fn new(load: &Load) -> Self {
+        Self {
+            events: load.events,
+            first: OnceLock::new(),
+            last: OnceLock::new(),
+            acked: AtomicU64::new(0),
+            by_member: (0..load.members).map(|_| AtomicU64::new(0)).collect(),
+            nacked: AtomicU64::new(0),
+            done: Notify::new(),
+        }
+    }
+
+    /// So many more are acked by a member, and that is durable.
+    fn acked(&self, member: usize, count: u64) {
+        self.by_member[member].fetch_add(count, Relaxed);
+        let before = self.acked.fetch_add(count, Relaxed);
+        if (before..before + count).contains(&(self.events - 1)) {
+            self.last.get_or_init(Instant::now);
+            self.done.notify_one();
+        }
+    }
+
+    fn nacked(&self, count: u64) {
+        self.nacked.fetch_add(count, Relaxed);
+    }
+
+    fn is_done(&self) -> bool {
+        self.last.get().is_some()
+    }
+
+    fn consumed(&self) -> anyhow::Result<Consumed> {
+        let first = self.first.get().context("nothing was delivered")?;
+        let last = self.last.get().context("not all events were acked")?;
+        Ok(Consumed {
+            time: last.saturating_duration_since(*first),
+            acked: self.acked.load(Relaxed),
+            by_member: self.by_member.iter().map(|of| of.load(Relaxed)).collect(),
+            nacked: self.nacked.load(Relaxed),
+        })
+    }
 }
 
 /// Works the events off.
 pub(crate) async fn run(load: &Load) -> anyhow::Result<Consumed> {
-    let (progress, mut reports) = mpsc::channel(1024);
+    let progress = Arc::new(Progress::new(load));
     let mut members = JoinSet::new();
     for member in 0..load.members {
         members.spawn(one_member(load.clone(), member, progress.clone()));
     }
-    drop(progress);
-    let mut by_member = vec![0; load.members];
-    let (mut first, mut acked, mut nacked) = (None::<Instant>, 0, 0);
     let work = async {
-        while acked < load.events {
+        while !progress.is_done() {
             tokio::select! {
-                report = reports.recv() => match report {
-                    Some(Progress::FirstDelivery(at)) => {
-                        first = Some(first.map_or(at, |first| first.min(at)));
-                    }
-                    Some(Progress::Acked(member, count)) => {
-                        acked += count;
-                        by_member[member] += count;
-                    }
-                    Some(Progress::Nacked(count)) => nacked += count,
-                    None => anyhow::bail!("the members ended after {acked} events"),
+                () = progress.done.notified() => {}
+                ended = members.join_next() => match ended {
+                    Some(ended) => ended??,
+                    None => anyhow::bail!("the members ended before all events were acked"),
                 },
-                Some(ended) = members.join_next() => ended??,
             }
         }
-        Ok(Instant::now())
+        Ok(())
     };
-    let last = tokio::time::timeout(PATIENCE, work).await;
-    let last = last.with_context(|| format!("not done after {PATIENCE:?}"))??;
+    let done = tokio::time::timeout(PATIENCE, work).await;
+    done.with_context(|| format!("not done after {PATIENCE:?}"))??;
+    members.shutdown().await;
+    let consumed = progress.consumed()?;
     // Too many acks mean that an event was acked twice.
     anyhow::ensure!(
-        acked == load.events || load.endless,
-        "{acked} acks for {} events",
+        consumed.acked == load.events || load.endless,
+        "{} acks for {} events",
+        consumed.acked,
         load.events
     );
-    members.shutdown().await;
-    Ok(Consumed {
-        time: last.saturating_duration_since(first.context("nothing was delivered")?),
-        acked,
-        by_member,
-        nacked,
-    })
+    Ok(consumed)
 }
 
-async fn one_member(
-    load: Load,
-    number: usize,
-    progress: mpsc::Sender<Progress>,
-) -> anyhow::Result<()> {
+async fn one_member(load: Load, number: usize, progress: Arc<Progress>) -> anyhow::Result<()> {
     let name = format!("bench-{number}");
     let mut member = Member::join(load.addr, &load.topic, &load.group, &name, WINDOW).await?;
     let mut received = 0;
@@ -122,10 +156,7 @@ async fn one_member(
     while let Some(came) = member.next().await? {
         match came {
             Came::Deliveries(deliveries) => {
-                if received == 0 {
-                    let first = Progress::FirstDelivery(Instant::now());
-                    progress.send(first).await?;
-                }
+                progress.first.get_or_init(Instant::now);
                 let (mut acks, mut nacks) = (0, 0);
                 for delivery in deliveries {
                     received += 1;
@@ -150,10 +181,8 @@ async fn one_member(
                 let (acks, nacks) = on_their_way
                     .remove(&batch)
                     .context("an answer to nothing")?;
-                progress.send(Progress::Acked(number, acks)).await?;
-                if nacks > 0 {
-                    progress.send(Progress::Nacked(nacks)).await?;
-                }
+                progress.nacked(nacks);
+                progress.acked(number, acks);
             }
         }
     }
