@@ -176,6 +176,8 @@ async fn one_member(load: Load, number: usize, progress: Arc<Progress>) -> anyho
                 }
                 let batch = member.settle(&mut settlements).await?;
                 on_their_way.insert(batch, (acks, nacks));
+                // They are sent before the next deliveries are looked at.
+                tokio::task::yield_now().await;
             }
             Came::Settled(batch) => {
                 let (acks, nacks) = on_their_way
