@@ -11,7 +11,7 @@ use super::{
     settle::Asked,
     task::{Continuation, GroupTask},
 };
-use crate::commit::{Changes, CommitError, Submitted, record::Ordering};
+use crate::commit::{Changes, CommitError, Submitted};
 
 /// Acks of one request, with their indices in it.
 pub(super) struct Acks {
@@ -32,7 +32,7 @@ impl GroupTask {
             ..Changes::default()
         };
         let proposals = self.proposals.clone();
-        let has_lines = self.config().ordering() != Ordering::None;
+        let has_lines = self.has_order();
         self.jobs.push(Box::pin(async move {
             if !has_lines {
                 let settled = proposals.commit(changes).await.map(drop);

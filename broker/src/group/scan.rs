@@ -2,6 +2,7 @@
 //! the group's task, so that neither disk nor filter holds it up.
 
 use std::{
+    collections::VecDeque,
     iter,
     ops::Range,
     sync::{Arc, LazyLock},
@@ -59,9 +60,9 @@ pub(super) struct Scanned {
     /// Where the next page begins.
     pub(super) next: Offset,
     /// Events for which the filter is true.
-    pub(super) matched: Vec<StoredEvent>,
+    pub(super) matched: VecDeque<StoredEvent>,
     /// Where the keys lie in them, in a group that is ordered by key.
-    keys: Vec<Option<Key>>,
+    keys: VecDeque<Option<Key>>,
     /// What the filter did.
     pub(super) counters: Counters,
     /// What was to be read and is gone.
@@ -81,6 +82,17 @@ impl Scanned {
             .chain(iter::repeat(None));
         let events = self.matched.iter().zip(keys);
         events.map(|(stored, key)| (stored, key.map(|key| key.of(&stored.event))))
+    }
+
+    /// Where whoever has taken the first `count` events goes on.
+    pub(super) fn next_behind(&self, count: usize) -> Offset {
+        self.matched.get(count).map_or(self.next, |of| of.offset)
+    }
+
+    /// Takes out the first `count` events, or all if there are fewer.
+    pub(super) fn take_first(&mut self, count: usize) -> impl Iterator<Item = StoredEvent> {
+        self.keys.drain(..count.min(self.keys.len()));
+        self.matched.drain(..count.min(self.matched.len()))
     }
 }
 
@@ -271,7 +283,7 @@ impl Scanner {
             scanned.counters.all_match(page.events.len());
         }
         if filter.is_none() && !self.keyed {
-            scanned.matched = page.events;
+            scanned.matched = page.events.into();
             return scanned;
         }
         let mut matched = page.events;
@@ -292,11 +304,11 @@ impl Scanner {
             }
             let matches = verdict == Verdict::Matched;
             if matches && self.keyed {
-                scanned.keys.push(key);
+                scanned.keys.push_back(key);
             }
             matches
         });
-        scanned.matched = matched;
+        scanned.matched = matched.into();
         scanned
     }
 }
@@ -312,4 +324,59 @@ fn dropped(candidates: Candidates, from: Offset, term: usize) -> Scanned {
     let others = all.saturating_sub(offsets.len() as u64);
     scanned.counters.all_dropped(term, others);
     scanned
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn stored(offset: u64, key: u8) -> StoredEvent {
+        StoredEvent {
+            offset: Offset(offset),
+            append_time_ms: 0,
+            event: Bytes::copy_from_slice(&[key]),
+            note: Bytes::new(),
+        }
+    }
+
+    proptest! {
+        /// Events keep their keys, and none is left between two parts.
+        #[test]
+        fn a_page_by_parts_is_the_page(
+            events in proptest::collection::btree_map(0..90_u64, proptest::option::of(any::<u8>()), 0..40),
+            keyed in any::<bool>(),
+            parts in proptest::collection::vec(0..12_usize, 0..20),
+        ) {
+            let mut page = Scanned {
+                next: Offset(90),
+                ..Scanned::default()
+            };
+            for (offset, key) in &events {
+                let event = stored(*offset, key.unwrap_or_default());
+                if keyed {
+                    let key = key.map(|_| Key::at(0..1, &event.event));
+                    page.keys.push_back(key);
+                }
+                page.matched.push_back(event);
+            }
+            let keyed_as = |key: &Option<u8>| key.filter(|_| keyed);
+            let mut seen = Vec::new();
+            for count in parts.into_iter().chain([usize::MAX]) {
+                let before = seen.len();
+                let with_keys = page.with_keys().take(count);
+                seen.extend(with_keys.map(|(event, key)| (event.offset.0, key.map(|key| key.bytes[0]))));
+                let next = page.next_behind(count);
+                let taken: Vec<u64> = page.take_first(count).map(|event| event.offset.0).collect();
+                let here: Vec<u64> = seen[before..].iter().map(|(offset, _)| *offset).collect();
+                prop_assert_eq!(taken, here);
+                let left = page.matched.front().map_or(Offset(90), |event| event.offset);
+                prop_assert_eq!(next, left);
+            }
+            let whole: Vec<_> = events.iter().map(|(offset, key)| (*offset, keyed_as(key))).collect();
+            prop_assert_eq!(seen, whole);
+        }
+    }
 }

@@ -141,6 +141,12 @@ impl Board {
         self.held > 0
     }
 
+    /// Whether events of a source were skipped of which the log does not know.
+    #[must_use]
+    pub fn has_skipped(&self, source: usize) -> bool {
+        !self.sources[source].skipped.is_empty()
+    }
+
     /// Whether what came last of a source was skipped, in this run of the broker,
     /// and nothing is left of what came before.
     #[must_use]

@@ -7,17 +7,14 @@ use sluice_proto::{Offset, PartitionId, deliveries::DeliveryHead, wire};
 use tokio::time::Instant;
 
 use super::{GroupTask, READING_EXTENSION};
-use crate::{
-    commit::record::Ordering,
-    group::{
-        board::{EventId, Given, Holder, MemberId},
-        command::{IdleReason, Outgoing, PendingPull, Pulled},
-        members::{DELIVERY_OVERHEAD, Share},
-        message::{Delivery, Message},
-        note::DeadLetterNote,
-        payloads::{EventBytes, Payload},
-        run::{Others, Shares, half_of},
-    },
+use crate::group::{
+    board::{EventId, Given, Holder, MemberId},
+    command::{IdleReason, Outgoing, PendingPull, Pulled},
+    members::{DELIVERY_OVERHEAD, Share},
+    message::{Delivery, Message},
+    note::DeadLetterNote,
+    payloads::{EventBytes, Payload},
+    run::{Others, Shares, half_of},
 };
 
 /// Ready events that are looked at in one round, in search of one that can be
@@ -37,6 +34,16 @@ enum Receiver {
     Nobody,
 }
 
+/// What came of a round of deliveries.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Delivered {
+    /// Events that were sent to members.
+    pub(super) sent: usize,
+    /// A member was sent something, or what it looked at fits nobody and there is more
+    /// to look at.
+    pub(super) goes_on: bool,
+}
+
 /// What one round of deliveries gives to whom.
 #[derive(Default)]
 struct Round {
@@ -50,15 +57,14 @@ struct Round {
 
 impl GroupTask {
     /// Gives out what is ready to whoever has credit: to each member a message, at
-    /// most. True when a member was given something, or what it looked at fits nobody
-    /// and there is more to look at.
-    pub(super) fn deliver(&mut self) -> bool {
+    /// most.
+    pub(super) fn deliver(&mut self) -> Delivered {
         let stopped = self.disabled.is_some()
             || self.group.paused
             || self.changing.holds()
             || self.flow.held_back.is_some();
         if stopped || (self.pulls.is_empty() && self.are_all_full()) {
-            return false;
+            return Delivered::default();
         }
         self.fetch_missing();
         self.limit_messages();
@@ -108,22 +114,30 @@ impl GroupTask {
             self.answer_pull(&mut round);
         }
         let any = !round.shared.is_empty();
+        let mut sent = 0;
         for (member, message) in round.shared {
+            sent += message.tokens().len();
             self.send(member, message);
         }
         self.in_vain = match any {
             true => 0,
             false => self.in_vain + passed_over,
         };
-        any || (passed_over > 0 && self.in_vain < self.board.ready() && self.could_be_taken(0))
+        let looks_on =
+            passed_over > 0 && self.in_vain < self.board.ready() && self.could_be_taken(0);
+        Delivered {
+            sent,
+            goes_on: any || looks_on,
+        }
     }
 
     fn limit_messages(&mut self) {
         // Events without a key are in none.
         let at_once = self.board.lines().max(self.board.ready());
         let at_once = at_once.min(self.config().max_in_flight as usize);
-        let by_lines = self.config().ordering() != Ordering::None;
-        let half = by_lines.then(|| half_of(at_once, self.members.len()));
+        let half = self
+            .has_order()
+            .then(|| half_of(at_once, self.members.len()));
         self.members.limit_messages(half);
     }
 
@@ -288,7 +302,7 @@ impl GroupTask {
     fn run_for(&self, member: MemberId) -> usize {
         // With an order, others wait for what one has; and how much there is for them is
         // not known with a filter.
-        let is_known = self.config().ordering() == Ordering::None && self.scanner.filter.is_none();
+        let is_known = !self.has_order() && self.scanner.filter.is_none();
         let lately = match is_known {
             true => self.members.throughput(member, self.clock.now_ms()),
             false => 0,

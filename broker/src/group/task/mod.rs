@@ -9,6 +9,7 @@ mod flow;
 mod gaps;
 mod notes;
 mod read_ahead;
+mod take_in;
 mod time;
 
 use std::{collections::VecDeque, pin::pin, sync::Arc, time::Duration};
@@ -22,8 +23,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::flow::Flowing;
 pub(super) use self::time::Clock;
+use self::{flow::Flowing, take_in::Arriving};
 use super::{
     acks::Acks,
     board::{Board, EventId, Holder},
@@ -40,7 +41,7 @@ use super::{
     solo::Solo,
 };
 use crate::{
-    commit::record::{GroupConfig, Settle},
+    commit::record::{GroupConfig, Ordering, Settle},
     commit::{AckWindow, Changes, Group, Proposals},
     filter::Counters,
     flow::Metering,
@@ -65,6 +66,10 @@ const SKIPS_AFTER_MS: u64 = 1000;
 pub(super) const READ_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// How much longer a pull waits while events are being read.
 const READING_EXTENSION: Duration = Duration::from_secs(5);
+/// In a group with an order, after so many events were sent, the task gives way, so that
+/// they are on their way before it goes on: a thread keeps what a task has woken until
+/// that task gives way. Members wait for them, as the next ones wait for their acks.
+const SENT_FIRST: usize = 64;
 /// Commands handled before the group delivers again.
 const COMMANDS_PER_TURN: usize = 64;
 /// The same for what the task waited for.
@@ -92,9 +97,12 @@ pub(super) struct GroupTask {
     pub(super) clock: Clock,
     pub(super) limits: GroupLimits,
     pulls: VecDeque<PendingPull>,
+    /// By feed: a page is on its way that is read beside the task.
     scanning: Vec<bool>,
-    /// Sources that are being read beside the task.
+    /// How many of them.
     pages_beside: usize,
+    /// Those that have come and are taken in.
+    arriving: VecDeque<Arriving>,
     scan_turn: usize,
     pace: Pace,
     /// When to read on, if nothing else happens.
@@ -173,6 +181,7 @@ impl GroupTask {
         let mut task = Self {
             scanning: vec![false; parts.feeds.len()],
             pages_beside: 0,
+            arriving: VecDeque::new(),
             starts: vec![Offset(0); parts.feeds.len()],
             tallies: vec![Tally::default(); parts.feeds.len()],
             group: parts.group,
@@ -237,11 +246,15 @@ impl GroupTask {
             self.follow_starts();
             self.find_parked();
             self.drop_unwanted();
-            let mut more = self.record_losses() | self.read_ahead();
+            let mut more = self.record_losses() | self.take_arriving() | self.read_ahead();
             self.park_waiting();
             opened.mark_unchanged();
             self.follow_outputs();
-            more |= self.deliver() && self.has_more_to_deliver();
+            let delivered = self.deliver();
+            more |= delivered.goes_on && self.has_more_to_deliver();
+            if self.has_order() && delivered.sent >= SENT_FIRST {
+                task::yield_now().await;
+            }
             self.tell_drained();
             self.end_pulls();
             self.tell_backlog();
@@ -306,6 +319,11 @@ impl GroupTask {
 
     pub(super) fn config(&self) -> &GroupConfig {
         &self.group.config
+    }
+
+    /// Whether events wait for others that were delivered before them.
+    pub(super) fn has_order(&self) -> bool {
+        self.config().ordering() != Ordering::None
     }
 
     pub(super) fn holder_name(&self, holder: &Holder) -> String {

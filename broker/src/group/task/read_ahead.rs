@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 
-use prost::Message;
 use sluice_proto::Offset;
 use tokio::task;
 
@@ -13,12 +12,10 @@ use super::{
 };
 use crate::{
     commit::{ReadError, StoredEvent, record::Ordering},
-    filter::EvaluationError,
     group::{
-        board::{Arrived, EventId},
-        note::DeadLetterNote,
+        board::EventId,
         pace::{self, Standing},
-        scan::{Scanned, turn_to_filter},
+        scan::turn_to_filter,
     },
 };
 
@@ -34,11 +31,6 @@ struct Wanted {
 fn has(events: &[StoredEvent], offset: Offset) -> bool {
     let found = events.binary_search_by_key(&offset, |event| event.offset);
     found.is_ok()
-}
-
-fn is_parked(event: &StoredEvent) -> bool {
-    let note = DeadLetterNote::decode(event.note.clone());
-    note.is_ok_and(|note| note.parked.is_some())
 }
 
 impl GroupTask {
@@ -78,7 +70,7 @@ impl GroupTask {
                 }
             };
             match scanned {
-                Some(Ok(scanned)) => self.scanned(source, Ok(scanned)),
+                Some(Ok(page)) => self.page_read(source, page),
                 // There it is told, and not read again at once.
                 Some(Err(_)) | None => {
                     let events = self.room_for(source).min(self.page_events_beside());
@@ -126,7 +118,7 @@ impl GroupTask {
         is_due
     }
 
-    fn standing(&self) -> Standing {
+    pub(super) fn standing(&self) -> Standing {
         Standing {
             in_line: self.board.queued(),
             at_work: self.board.in_flight(),
@@ -228,71 +220,27 @@ impl GroupTask {
                 tokio::time::sleep(READ_AGAIN_AFTER).await;
             }
             Box::new(move |task: &mut Self| {
-                task.scanning[source] = false;
-                task.pages_beside -= 1;
                 match scanned {
                     // The position was moved meanwhile, or the filter is another one.
                     Ok(_) if task.generation != generation => {}
-                    Ok(scanned) => task.scanned(source, scanned),
+                    Ok(Ok(page)) => return task.page_came(source, page),
+                    Ok(Err(error)) => task.page_failed(source, &error),
                     Err(error) => tracing::error!(%error, "a scan ended with a panic"),
                 }
+                task.page_is_through(source);
             }) as Continuation
         }));
     }
 
-    fn scanned(&mut self, source: usize, scanned: Result<Scanned, ReadError>) {
-        let mut scanned = match scanned {
-            Ok(scanned) => scanned,
-            Err(error) => {
-                let source = self.board.source(source);
-                tracing::error!(%error, ?source, group = %self.group.name, "cannot read");
-                return;
-            }
-        };
-        if let Some(gap) = scanned.gap.take() {
-            self.scanned_gap(source, gap);
-        }
-        if scanned.overran {
-            let partition = self.board.source(source).partition.0;
-            let why = format!(
-                "{} (partition {partition}, offset {})",
-                EvaluationError::OverBudget,
-                scanned.next.0
-            );
-            tracing::warn!(group = %self.group.name, %why, "the filter is stopped");
-            self.disabled = Some(why);
-        }
-        let now = self.clock.now_ms();
-        let counters = std::mem::take(&mut scanned.counters);
-        if counters.matched < counters.seen && self.skips_due_ms.is_none() {
-            self.skips_due_ms = Some(now + SKIPS_AFTER_MS);
-        }
-        self.tallies[source].filtered += counters.seen - counters.matched;
-        self.counters.add(counters);
-        let standing = self.standing();
-        self.pace.read(scanned.matched.len(), standing, now);
-        let is_parking = source == self.board.parking_source();
-        let arrived = scanned.with_keys().map(|(event, key)| Arrived {
-            offset: event.offset,
-            key,
-            size: event.event.len() as u32,
-            parked: is_parking && is_parked(event),
-        });
-        let new = self.board.scanned(source, scanned.next, arrived, now);
-        if !new.is_empty() {
-            self.in_vain = 0;
-        }
-        let mut new = new.into_iter().peekable();
-        for event in scanned.matched {
-            if new
-                .peek()
-                .is_some_and(|seat| seat.id.offset == event.offset)
-                && let Some(seat) = new.next()
-                && let Some(at) = self.payloads.keep_ahead(event)
-            {
-                self.board.keep_new(seat, at);
-            }
-        }
+    fn page_failed(&self, source: usize, error: &ReadError) {
+        let source = self.board.source(source);
+        tracing::error!(%error, ?source, group = %self.group.name, "cannot read");
+    }
+
+    /// Nothing is left of a page that was read beside the task.
+    pub(super) fn page_is_through(&mut self, source: usize) {
+        self.scanning[source] = false;
+        self.pages_beside -= 1;
     }
 
     /// Reads events again whose turn has come and that are not in memory: those
