@@ -210,7 +210,12 @@ impl GroupTask {
     }
 
     /// Goes on as the log has it now.
-    fn take_over(&mut self, state: GroupState, filter: Option<Option<Filter>>, moves: bool) {
+    pub(super) fn take_over(
+        &mut self,
+        state: GroupState,
+        filter: Option<Option<Filter>>,
+        moves: bool,
+    ) {
         let catalog = self.proposals.catalog();
         let lease_before_ms = self.config().lease_ms;
         if let Some(group) = catalog.groups().find(|group| group.id == self.group.id) {

@@ -126,7 +126,7 @@ impl Groups {
         running.insert(id, Running { handle, stop });
     }
 
-    fn make_task(
+    pub(super) fn make_task(
         &self,
         group: Arc<Group>,
         state: GroupState,

@@ -10,6 +10,8 @@ mod gaps;
 mod notes;
 mod read_ahead;
 mod take_in;
+#[cfg(test)]
+mod tests;
 mod time;
 
 use std::{collections::VecDeque, pin::pin, sync::Arc, time::Duration};

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Events that are taken in at once.
-const EVENTS_AT_ONCE: usize = 256;
+pub(super) const EVENTS_AT_ONCE: usize = 256;
 
 /// What is left of a page.
 pub(super) struct Arriving {
