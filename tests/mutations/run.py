@@ -84,6 +84,9 @@ MUTATIONS = [
     ("a key whose ack is in line goes to nobody", "settling.rs",
      "        if let Some(next) = next {\n            self.activate(next, now_ms);\n        }\n",
      "        let _ = next;\n"),
+    ("an event under lease behind a gap is met twice after a start", "progress.rs",
+     "let Some(there) = there else { return };",
+     "let there = there.unwrap_or(to);"),
     ("what waits to be parked again stays in memory", "keeping.rs",
      "self.unwanted.extend(kept);", "drop(kept);"),
 ]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use sluice_proto::pb::GroupConfig;
 use sluice_tests::{
     api::{Api, event, expect},
-    member::{Member, commit, join},
+    member::{Member, ack, commit, join},
 };
 
 use super::{config, member, ms, with_events};
@@ -48,4 +48,41 @@ async fn work_of_three_lease_times_is_delivered_once_although_the_broker_is_kill
     let next = expect("the next event", idle.delivery()).await.unwrap();
     assert_eq!((next.offset, next.attempt), (1, 1));
     assert!(slow.delivery_at_hand().is_none());
+}
+
+/// The same of events with others between them that the filter drops.
+#[tokio::test(flavor = "multi_thread")]
+async fn work_around_what_a_filter_drops_is_delivered_once_although_the_broker_is_killed() {
+    let filtered = GroupConfig {
+        lease_duration: ms(LEASE_MS),
+        filter: r#"event.id != "e1""#.into(),
+        ..config()
+    };
+    let (mut broker, api) = with_events(filtered, 3).await;
+    let mut slow = member(&api, 2).await;
+    let beats = slow.heartbeats();
+    let mut leases = Vec::new();
+    for offset in [0, 2] {
+        let delivery = slow.delivery().await.unwrap();
+        assert_eq!(delivery.offset, offset);
+        leases.push(delivery.lease.unwrap());
+    }
+    tokio::time::sleep(Duration::from_millis(LEASE_MS * 3 / 2)).await;
+
+    tokio::task::block_in_place(|| broker.restart());
+    drop((slow, beats));
+    let api = Api::connect(broker.url()).await;
+    let mut idle = member(&api, 9).await;
+    let _idle_beats = idle.heartbeats();
+    let mut again = join("in", "workers", 0);
+    again.held = leases.clone();
+    let mut slow = Member::join(&api, again).await.unwrap();
+    assert_eq!(slow.joined.lost, []);
+    let _beats = slow.heartbeats();
+
+    let acks = leases.into_iter().map(ack).collect();
+    assert_eq!(slow.settle(acks).await.unwrap(), []);
+    api.publish("in", vec![event("next")]).await.unwrap();
+    let next = expect("the next event", idle.delivery()).await.unwrap();
+    assert_eq!((next.offset, next.attempt), (3, 1));
 }

@@ -26,7 +26,7 @@ pub(super) struct Progress {
     pub(super) attempts: BTreeMap<Offset, Vec<AttemptFailed>>,
     /// Events that are on the board already when the scan meets them.
     pub(super) ahead: BTreeSet<Offset>,
-    /// Runs that the filter skipped and that are not in the log.
+    /// Runs that were skipped, by the filter or as they are gone, and are not in the log.
     pub(super) skipped: Vec<(Offset, u64)>,
 }
 
@@ -36,14 +36,17 @@ impl Progress {
     pub(super) fn skip(&mut self, from: Offset, to: Offset) {
         let mut from = from;
         while from < to {
-            let end = self.ahead.range(from..to).next().copied().unwrap_or(to);
+            let there = self.ahead.range(from..to).next().copied();
+            let end = there.unwrap_or(to);
             if from < end {
                 self.window.settle_range(from, end);
                 let count = end.0 - from.0;
                 self.note_skipped(from, count);
             }
-            self.ahead.remove(&end);
-            from = if end < to { end.next() } else { to };
+            // What lies at `to` is not of this range, and still to be met.
+            let Some(there) = there else { return };
+            self.ahead.remove(&there);
+            from = there.next();
         }
     }
 

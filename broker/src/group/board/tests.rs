@@ -205,6 +205,31 @@ fn an_event_under_lease_before_a_restart_waits_for_its_holder_and_holds_its_key(
     assert_eq!(missed.attempt(id(0)), 2);
 }
 
+/// What the filter drops, or compaction took, between two of them is not theirs.
+#[test]
+fn events_under_lease_before_a_restart_are_met_once_around_a_gap() {
+    let mut state = SourceState::new(Offset(0));
+    let noted = |offset: u64| LeaseNoted {
+        offset,
+        token_epoch: 6,
+        token_counter: offset,
+        attempt: 1,
+        member: "gpu-1".into(),
+        size: 10,
+        ..LeaseNoted::default()
+    };
+    state.leases = [0, 3].map(|at| (Offset(at), noted(at))).into();
+    let mut board = board_of(state);
+    let new = board.scanned(0, Offset(5), vec![arrived(0, ""), arrived(3, "")], 0);
+    assert_eq!(new, []);
+    assert!(!board.has_ready());
+    assert_eq!(board.len(), 2);
+    assert_eq!(
+        board.take_skipped(),
+        [(SOURCE, vec![(Offset(1), 2), (Offset(4), 1)])]
+    );
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     /// As many events arrive, with this key each; `None` is filtered out.

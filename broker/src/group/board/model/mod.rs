@@ -47,6 +47,8 @@ const PARKING: Source = Source {
 #[derive(Clone, Debug, Default)]
 struct Event {
     key: Option<u8>,
+    /// The filter drops it: it is settled when it is met.
+    dropped: bool,
     settled: bool,
     counted: u32,
     suspect: bool,
@@ -67,6 +69,8 @@ struct Run {
     rng: StdRng,
     rules: BoardRules,
     cap: usize,
+    /// There is a filter.
+    filters: bool,
     now: u64,
     epoch: u64,
     board: Board,
@@ -117,6 +121,7 @@ impl Run {
             cap: rng.random_range(2..12),
             rng,
             rules,
+            filters: seed % 5 == 4,
             now: 0,
             epoch: 1,
             board: Board::new(sources, parking, 1, rules, 0, 0),
@@ -140,6 +145,7 @@ impl Run {
     /// Whether two events go in one line.
     fn same_line(&self, a: &Event, b: &Event) -> bool {
         match self.rules.ordering {
+            _ if a.dropped || b.dropped => false,
             Ordering::None => false,
             Ordering::Key => a.key.is_some() && a.key == b.key,
             Ordering::Partition => true,

@@ -198,10 +198,11 @@ impl Run {
         self.given.clear();
         self.held.clear();
         for (offset, event) in self.events.iter_mut().enumerate() {
-            let key = event.key;
+            let Event { key, dropped, .. } = *event;
             *event = Event {
                 key,
-                settled: (offset as u64) < to.0,
+                dropped,
+                settled: (offset as u64) < to.0 || dropped,
                 ..Event::default()
             };
         }

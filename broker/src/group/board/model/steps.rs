@@ -43,8 +43,11 @@ impl Run {
                 .rng
                 .random_bool(0.8)
                 .then(|| self.rng.random_range(0..3));
+            let dropped = self.filters && self.events.len() % 3 == 1;
             self.events.push(Event {
                 key,
+                dropped,
+                settled: dropped,
                 ..Event::default()
             });
         }
@@ -57,14 +60,22 @@ impl Run {
         while self.board.scan_next(0).0 < end {
             let from = self.board.scan_next(0).0;
             let next = self.rng.random_range(from + 1..=end);
-            let keys: Vec<_> = (from..next).map(|offset| self.key_of(offset)).collect();
-            let arrived = (from..next).zip(&keys).map(|(offset, key)| Arrived {
-                offset: Offset(offset),
+            let passes = |offset: &u64| !self.events[*offset as usize].dropped;
+            let pass: Vec<_> = (from..next).filter(passes).collect();
+            let keys: Vec<_> = pass.iter().map(|offset| self.key_of(*offset)).collect();
+            let arrived = pass.iter().zip(&keys).map(|(offset, key)| Arrived {
+                offset: Offset(*offset),
                 key: key.as_deref().map(LineName::from),
                 size: 1,
                 parked: false,
             });
             let new = self.board.scanned(0, Offset(next), arrived, self.now);
+            for (source, runs) in self.board.take_skipped() {
+                assert_eq!(source, SOURCE);
+                for (first, count) in runs {
+                    self.durable.window.settle_range(first, first + count);
+                }
+            }
             for seat in new {
                 if seat.id.offset.0.is_multiple_of(2) {
                     self.keep(seat);
