@@ -235,6 +235,8 @@ impl GroupTask {
         let limit_is_new = self.follow_settings();
         let reroutes = limit_is_new || filter.is_some();
         if let Some(filter) = filter {
+            // It came before, and what it tells is counted.
+            while self.take_arriving() {}
             self.scanner.filter = filter;
             // They are of terms that are gone, as is what a page under way will say.
             self.counters = Counters::default();

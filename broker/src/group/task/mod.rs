@@ -1,6 +1,6 @@
 //! The task that owns a group, and its turns. In each it takes [`commands`], lets
-//! [`time`] pass, and goes on with [`read_ahead`] and [`deliver`]; what settling does
-//! is in [`super::settle`].
+//! [`time`] pass, and goes on with [`read_ahead`], [`take_in`] and [`deliver`]; what
+//! settling does is in [`super::settle`].
 
 mod commands;
 mod deliver;
@@ -62,7 +62,7 @@ const FETCHES_MAX: usize = 256;
 const NOTE_AFTER_MS: u64 = 1000;
 /// Leases that are noted in one turn.
 const NOTES_PER_TURN: usize = 1000;
-/// What a filter skipped goes to the log so much later.
+/// What was skipped, mostly by a filter, goes to the log so much later.
 const SKIPS_AFTER_MS: u64 = 1000;
 /// A source that could not be read is tried again after so long.
 pub(super) const READ_AGAIN_AFTER: Duration = Duration::from_secs(1);

@@ -2,9 +2,9 @@
 //! are kept.
 //!
 //! A page that another thread has read holds thousands of them. In a group with an order
-//! they are taken in some at a time, and the task gives way in between: it would be away
-//! for a good part of a millisecond otherwise, and with it whatever else its thread does,
-//! such as reading acks from sockets, for which the next events wait.
+//! they are taken in some at a time, and in between the task does what else there is, or
+//! gives way: it would be busy for a good part of a millisecond otherwise, and its thread
+//! with it, which reads acks from sockets besides, for which the next events wait.
 
 use prost::Message;
 
@@ -44,27 +44,25 @@ impl GroupTask {
         });
     }
 
-    /// Takes in some of what has come. True when there is more.
-    pub(super) fn take_arriving(&mut self) -> bool {
-        let Some(mut page) = self.arriving.pop_front() else {
-            return false;
-        };
-        // Unless the position was moved meanwhile, or the filter is another one.
-        if page.generation == self.generation {
-            let count = match self.has_order() {
-                true => EVENTS_AT_ONCE,
-                // The more is ready, the longer are the messages, and nobody waits for
-                // this task.
-                false => usize::MAX,
-            };
-            self.take_in(page.source, &mut page.rest, count);
-            if !page.rest.matched.is_empty() {
-                self.arriving.push_front(page);
-                return true;
+    /// Takes in some of what has come: of several pages all but the last, as they count
+    /// against no budget while they wait. True when there is more.
+    pub(in crate::group) fn take_arriving(&mut self) -> bool {
+        while let Some(mut page) = self.arriving.pop_front() {
+            let by_parts = self.has_order() && self.arriving.is_empty();
+            // Without an order the messages are the longer, the more is ready, and nobody
+            // waits for this task.
+            let count = if by_parts { EVENTS_AT_ONCE } else { usize::MAX };
+            // Unless the position was moved meanwhile.
+            if page.generation == self.generation {
+                self.take_in(page.source, &mut page.rest, count);
+                if !page.rest.matched.is_empty() {
+                    self.arriving.push_front(page);
+                    return true;
+                }
             }
+            self.page_is_through(page.source);
         }
-        self.page_is_through(page.source);
-        !self.arriving.is_empty()
+        false
     }
 
     /// What a page tells beside its events.

@@ -17,9 +17,7 @@ use crate::{
     config::Config,
     filter::Filter,
     flow::Flow,
-    group::{
-        ChangeRequest, Groups, Settlement, SettlementAction, buffered::Buffers, scan::Scanned,
-    },
+    group::{ChangeRequest, Groups, Settlement, SettlementAction, buffered::Buffers},
     wall_clock::AgeClock,
 };
 
@@ -106,18 +104,14 @@ impl Standing {
         }
     }
 
-    /// The page that another thread would read next.
-    fn page(&self) -> Scanned {
-        let from = self.task.board.scan_next(0);
-        self.task.scanner.scan(&self.task.feeds[0], from).unwrap()
-    }
-
-    /// A page comes as if another thread had read it.
-    fn page_comes(&mut self) {
-        let page = self.page();
-        self.task.scanning[0] = true;
-        self.task.pages_beside = 1;
-        self.task.page_came(0, page);
+    /// The next page of a source comes as if another thread had read it.
+    fn page_comes(&mut self, source: usize) {
+        let task = &mut self.task;
+        let from = task.board.scan_next(source);
+        let page = task.scanner.scan(&task.feeds[source], from).unwrap();
+        task.scanning[source] = true;
+        task.pages_beside += 1;
+        task.page_came(source, page);
     }
 
     async fn end(self) {
@@ -133,7 +127,12 @@ fn event(partition: u32, number: usize) -> pb::Event {
     pb::Event {
         id: number.to_string(),
         source: "/test".into(),
-        r#type: if number % 2 == 0 { "even" } else { "odd" }.into(),
+        r#type: if number.is_multiple_of(2) {
+            "even"
+        } else {
+            "odd"
+        }
+        .into(),
         attributes: [key].into(),
         ..pb::Event::default()
     }
@@ -142,7 +141,7 @@ fn event(partition: u32, number: usize) -> pb::Event {
 #[tokio::test]
 async fn a_page_is_on_its_way_until_all_of_it_is_taken_in() {
     let mut standing = Standing::new(Ordering::Key, "").await;
-    standing.page_comes();
+    standing.page_comes(0);
     for part in 1..=2 {
         let task = &mut standing.task;
         assert!(task.take_arriving(), "there is more");
@@ -168,7 +167,7 @@ async fn while_a_page_is_on_its_way_others_are_read_if_little_is_ready() {
     let buffer = Buffers::new(task.limits.buffer).stream();
     task.members
         .add("w".into(), 1 << 20, outgoing, buffer, u64::MAX);
-    standing.page_comes();
+    standing.page_comes(0);
     let task = &mut standing.task;
     while task.board.ready() < READY_LOW {
         assert!(task.wants_page(1), "{} are ready", task.board.ready());
@@ -183,34 +182,54 @@ async fn while_a_page_is_on_its_way_others_are_read_if_little_is_ready() {
 #[tokio::test]
 async fn without_an_order_a_page_is_taken_in_as_a_whole() {
     let mut standing = Standing::new(Ordering::None, "").await;
-    standing.page_comes();
+    standing.page_comes(0);
     assert!(!standing.task.take_arriving());
     assert_eq!(standing.task.board.ready(), EVENTS);
     standing.end().await;
 }
 
 #[tokio::test]
-async fn what_was_read_under_another_filter_is_not_taken_in() {
-    let mut standing = Standing::new(Ordering::Key, r#"event.type != "odd""#).await;
-    standing.page_comes();
-    assert!(standing.task.take_arriving());
-    let met = standing.task.board.ready();
-    assert_eq!(met, EVENTS_AT_ONCE, "those that match");
-    let next = standing.task.board.scan_next(0);
-
+async fn of_several_pages_only_the_last_is_taken_in_by_parts() {
+    let mut standing = Standing::new(Ordering::Key, "").await;
+    standing.page_comes(0);
+    standing.page_comes(1);
     let task = &mut standing.task;
+    assert!(task.take_arriving());
+    assert_eq!(task.board.ready(), EVENTS + EVENTS_AT_ONCE);
+    assert_eq!(task.pages_beside, 1);
+    standing.end().await;
+}
+
+#[tokio::test]
+async fn a_page_that_came_before_another_filter_is_taken_in_whole() {
+    let mut standing = Standing::new(Ordering::Key, r#"event.type != "odd""#).await;
+    standing.page_comes(0);
+    let task = &mut standing.task;
+    assert!(task.take_arriving());
+    assert_eq!(task.board.ready(), EVENTS_AT_ONCE, "those that match");
+    let filtered = task.tallies[0].filtered;
+    assert_eq!(filtered, EVENTS as u64 / 2, "they are counted");
+
     let other = Filter::of_definition(r#"event.type != "even""#, "").unwrap();
     task.take_over(standing.state.clone(), Some(other), false);
-    assert!(!task.take_arriving());
-    assert_eq!(task.board.ready(), met);
-    assert_eq!(task.board.scan_next(0), next, "it is read again from there");
+    assert_eq!(task.board.ready(), EVENTS / 2);
+    assert_eq!(task.board.scan_next(0), Offset(EVENTS as u64));
     assert_eq!((task.scanning[0], task.pages_beside), (false, 0));
+    assert!(!task.take_arriving());
+    standing.end().await;
+}
 
-    standing.page_comes();
-    while standing.task.take_arriving() {}
+#[tokio::test]
+async fn what_is_left_of_a_page_when_the_position_moves_is_not_taken_in() {
+    let mut standing = Standing::new(Ordering::Key, "").await;
+    standing.page_comes(0);
     let task = &mut standing.task;
-    let odd_behind = (EVENTS - next.0 as usize) / 2;
-    assert_eq!(task.board.ready(), met + odd_behind);
+    assert!(task.take_arriving());
+    task.take_over(standing.state.clone(), None, true);
+    assert_eq!(task.board.scan_next(0), Offset(0));
+    assert!(!task.take_arriving());
+    assert_eq!((task.board.len(), task.board.scan_next(0)), (0, Offset(0)));
+    assert_eq!((task.scanning[0], task.pages_beside), (false, 0));
     standing.end().await;
 }
 
@@ -219,7 +238,7 @@ async fn what_was_read_under_another_filter_is_not_taken_in() {
 #[tokio::test]
 async fn a_seek_waits_for_acks_on_their_way() {
     let mut standing = Standing::new(Ordering::Key, "").await;
-    standing.page_comes();
+    standing.page_comes(0);
     let task = &mut standing.task;
     while task.take_arriving() {}
     task.disabled = Some("its filter took too long".into());
