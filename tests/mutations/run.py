@@ -34,7 +34,7 @@ MUTATIONS = [
      "        if let Place::Settling(_) = entry.place {\n"
      "            return Err(LeaseError::Settling);\n        }\n"),
     ("a settled event leaves its line to nobody", "settling.rs",
-     "Ok(Some(next)) => self.activate(next, now_ms),", "Ok(Some(_)) => {}"),
+     "Ok(Some(next)) => self.has_its_line(next, now_ms),", "Ok(Some(_)) => {}"),
     ("a partition is in no order", "mod.rs",
      "Ordering::Partition => LineName::from(&source[..]),",
      "Ordering::Partition => return None,"),
@@ -82,7 +82,7 @@ MUTATIONS = [
      "self.sources[self.lot.parking.source].window.settle(at);",
      "self.sources[id.source].window.settle(id.offset);"),
     ("a key whose ack is in line goes to nobody", "settling.rs",
-     "        if let Some(next) = next {\n            self.activate(next, now_ms);\n        }\n",
+     "        if let Some(next) = next {\n            self.has_its_line(next, now_ms);\n        }\n",
      "        let _ = next;\n"),
     ("an event under lease behind a gap is met twice after a start", "progress.rs",
      "let Some(there) = there else { return };",

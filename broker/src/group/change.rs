@@ -167,10 +167,9 @@ impl GroupTask {
             return;
         }
         let moves = self.changing.holds();
-        // A log that has failed never answers what is on its way, and a group that is
-        // disabled looks for nothing.
+        // A log that has failed never answers what is on its way.
         let under_way = !self.log_failed && (self.board.settling() > 0 || self.quiet > 0)
-            || self.disabled.is_none() && self.board.finds_from().is_some();
+            || self.board.finds_from().is_some();
         if moves && under_way {
             return;
         }
@@ -232,6 +231,7 @@ impl GroupTask {
             });
         }
         self.board.set_rules(BoardRules::from(self.config()));
+        self.solo.set_wait(self.config().solo_wait_ms);
         let limit_is_new = self.follow_settings();
         let reroutes = limit_is_new || filter.is_some();
         if let Some(filter) = filter {

@@ -4,7 +4,11 @@ use std::{sync::Arc, time::Duration};
 
 use sluice_proto::{Offset, PartitionId};
 use tokio::{
-    sync::{Notify, mpsc, oneshot},
+    sync::{
+        Notify,
+        mpsc::{self, error::TrySendError},
+        oneshot,
+    },
     time::Instant,
 };
 
@@ -104,9 +108,12 @@ impl Drop for Inbox {
     }
 }
 
-/// Sends a command from where nothing can be awaited. When the runtime has
-/// ended, so has the group.
+/// Sends a command from where nothing can be awaited: at once if there is room. When
+/// the runtime has ended, so has the group.
 fn send_later(commands: &mpsc::Sender<Command>, command: Command) {
+    let Err(TrySendError::Full(command)) = commands.try_send(command) else {
+        return;
+    };
     let commands = commands.clone();
     if let Ok(runtime) = tokio::runtime::Handle::try_current() {
         runtime.spawn(async move {

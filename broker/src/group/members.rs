@@ -157,10 +157,20 @@ impl Members {
         Some(id)
     }
 
-    pub(super) fn disconnected(&mut self, id: MemberId) {
+    /// The member's stream is gone, and its leases run on: until it has been silent for
+    /// too long, or until `deadline_ms` if it has been so already.
+    pub(super) fn disconnected(&mut self, id: MemberId, deadline_ms: u64) {
         if let Some(member) = self.members.get_mut(&id) {
             member.outgoing = None;
+            if !self.deadlines.contains(id) {
+                self.deadlines.set(id, deadline_ms);
+            }
         }
+    }
+
+    /// Whether the member's leases end with it: it is there, and not silent.
+    pub(super) fn keeps_leases(&self, id: MemberId) -> bool {
+        self.deadlines.contains(id)
     }
 
     pub(super) fn remove(&mut self, id: MemberId) -> Option<Member> {
@@ -199,17 +209,33 @@ impl Members {
         self.members.iter().any(|(id, member)| {
             member.outgoing.is_some()
                 && member.credit.may_send()
-                && size + DELIVERY_OVERHEAD <= member.message_bytes_max
+                && member.has_messages_for(size)
                 && may_have(*id)
         })
     }
 
-    /// The member that is connected and has the least, but something; by
-    /// `leases`, the number that each has.
-    pub(super) fn nearest_to_idle(&self, leases: impl Fn(MemberId) -> usize) -> Option<MemberId> {
+    /// Whether the member has credit and room for an event of `size` at this time.
+    pub(super) fn takes_now(&self, id: MemberId, size: usize) -> bool {
+        self.takes(id, size, &BTreeMap::new())
+    }
+
+    /// Whether an event of `size` fits the member's messages.
+    pub(super) fn has_messages_for(&self, id: MemberId, size: usize) -> bool {
+        let member = self.members.get(&id);
+        member.is_some_and(|member| member.has_messages_for(size))
+    }
+
+    /// The member that is connected and has the least, but something, among those whose
+    /// messages an event of `size` fits; by `leases`, the number that each has.
+    pub(super) fn nearest_to_idle(
+        &self,
+        size: usize,
+        leases: impl Fn(MemberId) -> usize,
+    ) -> Option<MemberId> {
         self.members
             .iter()
             .filter(|(_, member)| member.outgoing.is_some() && !member.silent)
+            .filter(|(_, member)| member.has_messages_for(size))
             .map(|(id, _)| (leases(*id), *id))
             .filter(|(leases, _)| *leases > 0)
             .min()
@@ -273,6 +299,10 @@ impl Members {
 }
 
 impl Member {
+    fn has_messages_for(&self, size: usize) -> bool {
+        size + DELIVERY_OVERHEAD <= self.message_bytes_max
+    }
+
     /// Whether its stream takes a message. One place in the channel is kept for
     /// lost leases.
     fn has_room(&self) -> bool {

@@ -2,7 +2,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{self, AtomicU64},
+    },
 };
 
 use sluice_proto::{GroupId, Offset};
@@ -64,7 +67,14 @@ pub struct Groups {
     running: Mutex<HashMap<GroupId, Running>>,
     tasks: TaskTracker,
     routes: Routes,
+    /// Groups that were to be deleted in this run of the broker.
+    deleted: AtomicU64,
 }
+
+/// No group gives more leases than these in one run, by far.
+const LEASES_MAX: u64 = 1 << 40;
+/// Then counters of leases begin from the start again: they have 63 bits.
+const DELETED_MAX: u64 = 1 << 22;
 
 struct Running {
     handle: GroupHandle,
@@ -92,6 +102,7 @@ impl Groups {
             buffers: Buffers::new(limits.buffer),
             running: Mutex::default(),
             tasks,
+            deleted: AtomicU64::new(0),
         }
     }
 
@@ -104,11 +115,12 @@ impl Groups {
     /// Starts a group as it is in the log. Nothing happens if it runs, or is not
     /// in the catalog any more.
     pub fn start(&self, id: GroupId, state: GroupState) {
+        let mut running = self.running();
+        // Not before: one that is deleted meanwhile is stopped only if it runs.
         let catalog = self.proposals.catalog();
         let Some(group) = catalog.groups().find(|group| group.id == id).cloned() else {
             return;
         };
-        let mut running = self.running();
         if running.contains_key(&id) {
             return;
         }
@@ -158,7 +170,7 @@ impl Groups {
             sources.push((source, of_source));
         }
         let parking = parking_of(&feeds, &group);
-        let board = Board::new(
+        let mut board = Board::new(
             sources,
             parking,
             self.epoch,
@@ -166,6 +178,8 @@ impl Groups {
             clock.now_ms(),
             clock.wall_ahead_ms(),
         );
+        let deleted = self.deleted.load(atomic::Ordering::SeqCst);
+        board.count_leases_from((deleted % DELETED_MAX) * LEASES_MAX + 1);
         GroupTask::new(Parts {
             scanner: Scanner {
                 store: self.store.clone(),
@@ -193,6 +207,12 @@ impl Groups {
     #[must_use]
     pub fn get(&self, id: GroupId) -> Option<GroupHandle> {
         self.running().get(&id).map(|of| of.handle.clone())
+    }
+
+    /// A group is about to be deleted: one that is made later, perhaps of its name,
+    /// gives no lease tokens that it may have given.
+    pub fn deleting(&self) {
+        self.deleted.fetch_add(1, atomic::Ordering::SeqCst);
     }
 
     /// Stops a group that was deleted.

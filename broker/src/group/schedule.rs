@@ -41,6 +41,12 @@ impl<E: Copy + Ord + Hash> Schedule<E> {
         }
     }
 
+    /// Whether the thing is due at some time.
+    #[must_use]
+    pub fn contains(&self, thing: E) -> bool {
+        self.times.contains_key(&thing)
+    }
+
     /// When the next thing is due.
     #[must_use]
     pub fn next_due(&self) -> Option<u64> {

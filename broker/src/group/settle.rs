@@ -297,7 +297,7 @@ impl GroupTask {
         let now = self.clock.now_ms();
         let members = &self.members;
         self.board
-            .thaw(id, now, |member| members.get(member).is_some());
+            .thaw(id, now, |member| members.keeps_leases(member));
         self.board.unrecorded(id, now + RECORD_AGAIN_AFTER_MS, now);
     }
 

@@ -43,6 +43,11 @@ impl Solo {
         }
     }
 
+    /// From now on suspects wait so long.
+    pub fn set_wait(&mut self, wait_ms: u64) {
+        self.wait_ms = wait_ms;
+    }
+
     /// Time passes; `waiting` suspects are ready.
     pub fn tick(&mut self, waiting: usize, now_ms: u64) {
         if waiting == 0 {
@@ -90,6 +95,12 @@ impl Solo {
     /// This member is fed no more until it is idle.
     pub fn empty(&mut self, member: MemberId) {
         self.emptying = Some(member);
+    }
+
+    /// The member that is being made idle.
+    #[must_use]
+    pub fn emptying(&self) -> Option<MemberId> {
+        self.emptying
     }
 
     /// Whether a member is being made idle.

@@ -57,8 +57,8 @@ pub(super) fn start(
         incoming.run(requests, inbox).await;
     });
     let responses = Responses {
-        answers: waiting,
         deliveries: Deliveries::NotYet(joined),
+        answers: waiting,
     };
     stream::unfold(responses, |mut responses| async move {
         let next = responses.next().await?;
@@ -68,8 +68,10 @@ pub(super) fn start(
 
 /// The outgoing half.
 struct Responses {
-    answers: mpsc::Receiver<Answer>,
+    // In this order: what was not sent goes back before the other half sees that the
+    // client is gone, as nobody has begun to work on it.
     deliveries: Deliveries,
+    answers: mpsc::Receiver<Answer>,
 }
 
 enum Deliveries {

@@ -5,9 +5,9 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use sluice_proto::pb::GroupConfig;
+use sluice_proto::pb::{DeleteGroupRequest, GroupConfig, SettleRequest};
 use sluice_tests::{
-    api::{event, expect},
+    api::{Api, event, expect},
     member::{Member, ack},
 };
 use tokio::{sync::watch, task::JoinSet};
@@ -91,4 +91,32 @@ async fn ten_thousand_leases_that_run_out_together_come_back_once_and_hold_up_no
     assert_eq!(delivered.keys().cloned().collect::<BTreeSet<_>>(), first);
     let again: Vec<_> = delivered.iter().filter(|(_, times)| **times > 1).collect();
     assert!(again.is_empty(), "once for one expiry: {again:?}");
+}
+
+/// A lease is of the group that gave it, not of another one that has its name later.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_of_a_group_that_was_deleted_settles_nothing_of_its_namesake() {
+    let (_broker, api) = with_events(config(), 1).await;
+    let lease_in = async |api: &Api| {
+        let mut worker = member(api, 1).await;
+        let lease = worker.delivery().await.unwrap().lease.unwrap();
+        (worker, lease)
+    };
+    let (_before, old) = lease_in(&api).await;
+    let delete = DeleteGroupRequest {
+        topic: "in".to_owned(),
+        group: "workers".to_owned(),
+    };
+    api.admin.clone().delete_group(delete).await.unwrap();
+    api.create_group("in", "workers", config()).await;
+    let (mut worker, new) = lease_in(&api).await;
+    assert_ne!(old, new);
+    let settle = SettleRequest {
+        topic: "in".to_owned(),
+        group: "workers".to_owned(),
+        settlements: vec![ack(old)],
+    };
+    let answer = api.broker.clone().settle(settle).await.unwrap();
+    assert_eq!(answer.into_inner().failures.len(), 1, "it is lost");
+    assert_eq!(worker.settle(vec![ack(new)]).await.unwrap(), []);
 }

@@ -271,6 +271,9 @@ pub struct LeaseNoted {
     /// The offset there.
     #[prost(uint64, tag = "15")]
     pub home_offset: u64,
+    /// A vanished member had it in its last attempt.
+    #[prost(bool, tag = "16")]
+    pub suspect: bool,
 }
 
 impl LeaseNoted {

@@ -18,6 +18,11 @@ pub struct Given {
 }
 
 impl Board {
+    /// The next lease has this counter, or a higher one. Nothing is leased yet.
+    pub fn count_leases_from(&mut self, counter: u64) {
+        self.leases.count_from(counter);
+    }
+
     /// The event that has been ready for longest.
     #[must_use]
     pub fn next_ready(&self) -> Option<Seat> {
@@ -30,9 +35,15 @@ impl Board {
         self.suspects.front().copied()
     }
 
-    /// The events that are next, at most `count`, suspects first.
+    /// The events that are next: `count` suspects at most, and then as many others.
     pub fn first_ready(&self, count: usize) -> impl Iterator<Item = Seat> {
-        self.suspects.iter().chain(&self.ready).take(count).copied()
+        let suspects = self.suspects.iter().take(count);
+        suspects.chain(self.ready.iter().take(count)).copied()
+    }
+
+    /// Suspects that wait for somebody who holds nothing.
+    pub fn waiting_suspects(&self) -> impl Iterator<Item = Seat> {
+        self.suspects.iter().copied()
     }
 
     /// Puts the first ready event behind the others.
@@ -89,7 +100,7 @@ impl Board {
     fn give(&mut self, seat: Seat, holder: Holder, solo: bool, now_ms: u64) -> Option<Given> {
         let Seat { id, slot } = seat;
         let (there, entry) = self.events.at_mut(slot)?;
-        if *there != id {
+        if *there != id || !matches!(entry.place, Place::Ready) {
             return None;
         }
         let token = self.leases.give(slot);
@@ -140,6 +151,7 @@ impl Board {
             let id = self.leased(token).map(|(id, _)| id);
             if let Ok(id) = id
                 && let Some(Place::Leased(lease)) = self.events.get_mut(&id).map(|e| &mut e.place)
+                && !lease.noted
             {
                 lease.noted = true;
                 outlasting.push(token);

@@ -142,14 +142,18 @@ impl Board {
         let slot = self.leases.get(token).ok_or(LeaseError::Lost)?;
         let (id, entry) = self.events.at_mut(slot).ok_or(LeaseError::Lost)?;
         let id = *id;
+        if entry.place.token() != Some(token) {
+            return Err(LeaseError::Lost);
+        }
         entry.place.freeze()?;
         self.deadlines.remove(token);
         self.limits.remove(token);
         Ok(Seat { id, slot })
     }
 
-    /// The settlement did not happen: the lease goes on. One whose holder is
-    /// gone, or has no stream, has another lease duration.
+    /// The settlement did not happen: the lease goes on. One whose holder is gone or
+    /// silent, or has no stream, has another lease duration. `is_member` says of a member
+    /// whether it is there and was heard of.
     pub fn thaw(&mut self, id: EventId, now_ms: u64, is_member: impl Fn(MemberId) -> bool) {
         let Some(Place::Settling(lease)) = self.events.get(&id).map(|entry| &entry.place) else {
             return;
@@ -166,6 +170,10 @@ impl Board {
         if self.rules.processing_limit_ms > 0 {
             let due_ms = lease.since_ms + self.rules.processing_limit_ms;
             self.limits.set(lease.token, due_ms);
+        }
+        // It may have been passed over when its time had come to be noted.
+        if !lease.noted {
+            self.young.push_front((lease.since_ms, lease.token));
         }
         self.set_place(id, Place::Leased(lease));
     }

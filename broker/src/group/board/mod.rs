@@ -132,6 +132,8 @@ impl From<&GroupConfig> for BoardRules {
 struct Held {
     token: LeaseToken,
     parked_at: Option<Offset>,
+    /// Before this attempt, if it was parked.
+    before: Before,
     key: Option<Bytes>,
     size: u32,
     member: String,
@@ -250,6 +252,10 @@ impl Board {
                 let held = Held {
                     token,
                     parked_at: home.map(|_| offset),
+                    before: Before {
+                        next_attempt: lease.attempt.max(1),
+                        suspect: lease.suspect,
+                    },
                     key,
                     size: lease.size,
                     member: lease.member,
@@ -274,6 +280,7 @@ impl Board {
         let Held {
             token,
             parked_at,
+            before,
             key,
             size,
             member,
@@ -300,6 +307,8 @@ impl Board {
         }
         self.held += 1;
         let past = Past {
+            // Where one is that was not parked, all its attempts are in the history.
+            before: parked_at.map_or(Before::default(), |_| before),
             history,
             parked_at,
             ..Past::default()

@@ -34,7 +34,7 @@ impl Board {
         };
         entry.line = None;
         if let Some(next) = next {
-            self.activate(next, now_ms);
+            self.has_its_line(next, now_ms);
         }
     }
 
@@ -63,7 +63,7 @@ impl Board {
             return;
         };
         match self.locks.release(line, slot, now_ms) {
-            Ok(Some(next)) => self.activate(next, now_ms),
+            Ok(Some(next)) => self.has_its_line(next, now_ms),
             Ok(None) => {}
             // Another lease of its line was held before a restart, too.
             Err(_) => self.locks.withdraw(line, slot),
@@ -114,6 +114,19 @@ impl Board {
         }
     }
 
+    /// An event has got its line, in which it has waited.
+    fn has_its_line(&mut self, slot: Slot, now_ms: u64) {
+        if !self.is_leased(slot) {
+            self.activate(slot, now_ms);
+        }
+    }
+
+    /// Then another lease of its line was held before a restart, too.
+    fn is_leased(&self, slot: Slot) -> bool {
+        let entry = self.events.at(slot);
+        entry.is_some_and(|(_, entry)| entry.place.token().is_some())
+    }
+
     /// Makes an event ready that holds its line, now or when it is due. If others
     /// may overtake it meanwhile, the next one has the line, and so on.
     pub(super) fn activate(&mut self, slot: Slot, now_ms: u64) {
@@ -143,7 +156,7 @@ impl Board {
             } else {
                 let name = self.locks.name(line).map(Box::from);
                 match self.locks.release(line, slot, now_ms) {
-                    Ok(then) => next = then,
+                    Ok(then) => next = then.filter(|slot| !self.is_leased(*slot)),
                     // Another lease of its line was held before a restart, too.
                     Err(_) => self.locks.withdraw(line, slot),
                 }

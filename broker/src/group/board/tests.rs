@@ -205,20 +205,79 @@ fn an_event_under_lease_before_a_restart_waits_for_its_holder_and_holds_its_key(
     assert_eq!(missed.attempt(id(0)), 2);
 }
 
+#[test]
+fn a_lease_that_was_frozen_when_it_was_to_be_noted_is_noted_later() {
+    let mut board = board();
+    board.scanned(0, Offset(1), vec![arrived(0, "")], 0);
+    let (event, token) = leased(&mut board, Holder::Member(MemberId(1)), 0);
+    board.freeze(token, 10).unwrap();
+    assert_eq!(board.take_outlasting(5, 9), []);
+    board.thaw(event, 20, |_| true);
+    assert_eq!(board.take_outlasting(5, 9), [token]);
+    board.freeze(token, 30).unwrap();
+    board.thaw(event, 40, |_| true);
+    assert_eq!(board.take_outlasting(5, 9), [], "once");
+}
+
+fn noted(offset: u64, key: &'static str) -> LeaseNoted {
+    LeaseNoted {
+        offset,
+        token_epoch: 6,
+        token_counter: offset,
+        attempt: 4,
+        member: "gpu-1".into(),
+        key: Bytes::from_static(key.as_bytes()),
+        size: 10,
+        ..LeaseNoted::default()
+    }
+}
+
+/// One of them was left from an attempt that could not be recorded.
+#[test]
+fn of_two_leases_of_a_line_before_a_restart_neither_takes_the_other_away() {
+    let mut state = SourceState::new(Offset(0));
+    state.leases = [0, 1].map(|at| (Offset(at), noted(at, "k"))).into();
+    let mut board = board_of(state);
+    board.scanned(0, Offset(2), vec![arrived(0, "k"), arrived(1, "k")], 0);
+    let token = |counter| LeaseToken { epoch: 6, counter };
+    assert!(board.present(token(1), MemberId(4), 10));
+    assert!(board.present(token(0), MemberId(4), 10));
+    board.freeze(token(0), 20).unwrap();
+    board.settled(id(0), 20);
+    assert!(!board.has_ready());
+    assert!(board.leased(token(1)).is_ok());
+}
+
+/// Until it is found where it is parked, its note is all that is known of it.
+#[test]
+fn a_parked_event_under_lease_before_a_restart_has_the_attempt_of_its_note() {
+    let parked = LeaseNoted {
+        home_topic: SOURCE.topic.0,
+        home_offset: 7,
+        suspect: true,
+        ..noted(0, "k")
+    };
+    let parking = Source {
+        topic: TopicId(2),
+        partition: PartitionId(0),
+    };
+    let mut state = SourceState::new(Offset(0));
+    state.leases.insert(Offset(0), parked);
+    let sources = vec![(SOURCE, SourceState::new(Offset(8))), (parking, state)];
+    let lot = Parking {
+        source: 1,
+        end: Offset(1),
+    };
+    let board = Board::new(sources, lot, 7, RULES, 0, 0);
+    assert_eq!(board.attempt(id(7)), 4);
+    assert!(board.is_suspect(id(7)));
+}
+
 /// What the filter drops, or compaction took, between two of them is not theirs.
 #[test]
 fn events_under_lease_before_a_restart_are_met_once_around_a_gap() {
     let mut state = SourceState::new(Offset(0));
-    let noted = |offset: u64| LeaseNoted {
-        offset,
-        token_epoch: 6,
-        token_counter: offset,
-        attempt: 1,
-        member: "gpu-1".into(),
-        size: 10,
-        ..LeaseNoted::default()
-    };
-    state.leases = [0, 3].map(|at| (Offset(at), noted(at))).into();
+    state.leases = [0, 3].map(|at| (Offset(at), noted(at, ""))).into();
     let mut board = board_of(state);
     let new = board.scanned(0, Offset(5), vec![arrived(0, ""), arrived(3, "")], 0);
     assert_eq!(new, []);

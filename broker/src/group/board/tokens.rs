@@ -40,6 +40,13 @@ impl Tokens {
         self.first + self.recent.len() as u64
     }
 
+    /// The next lease that is given has this counter, unless a higher one is next.
+    pub(super) fn count_from(&mut self, counter: u64) {
+        if self.recent.is_empty() {
+            self.first = self.first.max(counter);
+        }
+    }
+
     /// Gives a lease on the event at a place.
     pub(super) fn give(&mut self, place: Slot) -> LeaseToken {
         let token = LeaseToken {

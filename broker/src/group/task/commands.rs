@@ -145,14 +145,16 @@ impl GroupTask {
 
     fn disconnected(&mut self, member: MemberId) {
         self.solo.gone(member);
-        if self.config().connection_loss_at_once {
+        // A move of the position ends the leases by itself, and nothing may come between.
+        if self.config().connection_loss_at_once && !self.changing.holds() {
             let lost = self.board.leases_of(member);
             self.vanish(&lost, AttemptEnd::ConnectionLost);
             self.members.remove(member);
         } else if self.board.holding(&Holder::Member(member)).leases == 0 {
             self.members.remove(member);
         } else {
-            self.members.disconnected(member);
+            let deadline = self.clock.now_ms() + self.lease_ms_of(member);
+            self.members.disconnected(member, deadline);
         }
     }
 }

@@ -223,9 +223,32 @@ impl GroupTask {
                 passed_over += 1;
             }
         }
-        if self.board.suspects() > 0 && self.solo.wants_member(now) {
+        self.empty_for_suspects(now);
+    }
+
+    /// Chooses who gets nothing else until it can be given a suspect: one whose messages
+    /// have room for one of those that wait.
+    pub(super) fn empty_for_suspects(&mut self, now_ms: u64) {
+        let emptying = self.solo.emptying();
+        if self.board.suspects() == 0 || (emptying.is_none() && !self.solo.wants_member(now_ms)) {
+            return;
+        }
+        let sizes = self.board.waiting_suspects().map(|seat| self.size(seat.id));
+        let smallest = sizes.min().unwrap_or(0);
+        if let Some(member) = emptying {
+            // One that is idle and does not take any keeps them from nobody else.
+            let is_idle = self.board.holding(&Holder::Member(member)).leases == 0;
+            let takes = match is_idle {
+                true => self.members.takes_now(member, smallest),
+                false => self.members.has_messages_for(member, smallest),
+            };
+            if !takes {
+                self.solo.gone(member);
+            }
+        }
+        if self.solo.wants_member(now_ms) {
             let leases = |id| self.board.holding(&Holder::Member(id)).leases;
-            if let Some(member) = self.members.nearest_to_idle(leases) {
+            if let Some(member) = self.members.nearest_to_idle(smallest, leases) {
                 self.solo.empty(member);
             }
         }

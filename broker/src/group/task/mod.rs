@@ -85,7 +85,7 @@ pub(super) struct GroupTask {
     pub(super) feeds: Vec<Feed>,
     pub(super) board: Board,
     pub(super) members: Members,
-    solo: Solo,
+    pub(super) solo: Solo,
     /// What leases that ended by themselves come to, until it is recorded.
     pub(super) losses: VecDeque<Failure>,
     /// What was acked in this turn.
@@ -315,6 +315,7 @@ impl GroupTask {
     pub(super) fn begin_anew(&mut self, payloads: Payloads) {
         self.payloads = payloads;
         self.fetching.clear();
+        self.losses.clear();
         self.skips_due_ms = None;
         self.generation += 1;
     }

@@ -1,13 +1,19 @@
 //! Notes of leases in the log, so that a restart of the broker waits for those
 //! who work, and for nobody else.
 
+use std::iter;
+
 use bytes::Bytes;
+use prost::Message;
 
 use super::{GroupTask, NOTE_AFTER_MS, NOTES_PER_TURN};
 use crate::{
     commit::{Changes, record::LeaseNoted},
     group::board::LeaseToken,
 };
+
+/// Bytes of notes that one frame gathers.
+const FRAME_BYTES: usize = 1 << 20;
 
 impl GroupTask {
     /// Notes the leases that have lasted long enough.
@@ -19,11 +25,25 @@ impl GroupTask {
             .into_iter()
             .filter_map(|token| self.lease_note(token))
             .collect();
-        if !leases.is_empty() {
-            self.commit_quietly(Changes {
-                leases,
-                ..Changes::default()
+        self.commit_notes(leases);
+    }
+
+    /// Several frames, if they are large: names and keys are as long as whoever chose
+    /// them would have it.
+    pub(super) fn commit_notes(&mut self, notes: Vec<LeaseNoted>) {
+        let mut notes = notes.into_iter().peekable();
+        while notes.peek().is_some() {
+            let mut bytes = 0;
+            let leases = iter::from_fn(|| {
+                let next = notes.next_if(|_| bytes < FRAME_BYTES)?;
+                bytes += next.encoded_len();
+                Some(next)
             });
+            let changes = Changes {
+                leases: leases.collect(),
+                ..Changes::default()
+            };
+            self.commit_quietly(changes);
         }
     }
 
@@ -53,6 +73,7 @@ impl GroupTask {
             home_topic: if at == id { 0 } else { home.topic.0 },
             home_partition: home.partition.0,
             home_offset: id.offset.0,
+            suspect: self.board.is_suspect(id),
         })
     }
 
@@ -71,12 +92,7 @@ impl GroupTask {
                 ..note
             })
             .collect();
-        if !leases.is_empty() {
-            self.commit_quietly(Changes {
-                leases,
-                ..Changes::default()
-            });
-        }
+        self.commit_notes(leases);
         // Each goes to the front, so the last one first.
         for token in tokens.iter().rev() {
             self.board.hand_back(*token);

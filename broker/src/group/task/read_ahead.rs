@@ -248,7 +248,7 @@ impl GroupTask {
     pub(super) fn fetch_missing(&mut self) {
         let mut room = self.payloads.room_for_needed();
         let mut wanted: BTreeMap<usize, Vec<Wanted>> = BTreeMap::new();
-        let suspects = self.board.suspects();
+        let suspects = self.board.suspects().min(FETCHES_MAX);
         for (at, seat) in self.board.first_ready(FETCHES_MAX).enumerate() {
             let id = seat.id;
             if self.board.size_at_hand(seat).is_some() || self.fetching.contains(&id) {

@@ -11,13 +11,16 @@ use crate::{
     commit::{
         AppendRequest, CatalogChange, CatalogChanged, GroupChange, GroupState, NewGroup, Opened,
         TopicConfig, open,
-        record::{GroupPosition, NewEvent, NewEvents, Source},
+        record::{AttemptFailed, GroupPosition, LeaseNoted, NewEvent, NewEvents, Source},
         testing::small_config,
     },
     config::Config,
     filter::Filter,
     flow::Flow,
-    group::{ChangeRequest, Groups, Settlement, SettlementAction, buffered::Buffers},
+    group::{
+        ChangeError, ChangeRequest, Groups, LeaseToken, MemberId, Moved, Outgoing, Settlement,
+        SettlementAction, buffered::Buffers, command::Thaw,
+    },
     wall_clock::AgeClock,
 };
 
@@ -36,6 +39,17 @@ struct Standing {
 
 impl Standing {
     async fn new(ordering: Ordering, filter: &str) -> Self {
+        let config = GroupConfig {
+            ordering: ordering.into(),
+            filter: filter.into(),
+            max_in_flight: 10_000,
+            lease_ms: 60_000,
+            ..GroupConfig::default()
+        };
+        Self::of(config).await
+    }
+
+    async fn of(config: GroupConfig) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let opened = open(folder.path(), small_config()).unwrap();
         let proposals = &opened.proposals;
@@ -52,12 +66,7 @@ impl Standing {
         let group = NewGroup {
             topic: topic.clone(),
             name: GroupName::new("g").unwrap(),
-            config: GroupConfig {
-                ordering: ordering.into(),
-                filter: filter.into(),
-                max_in_flight: 10_000,
-                ..GroupConfig::default()
-            },
+            config,
             or_as_it_is: false,
             start: vec![0; PARTITIONS as usize],
         };
@@ -114,6 +123,46 @@ impl Standing {
         task.page_came(source, page);
     }
 
+    /// Somebody joins whose messages have so many bytes.
+    fn member(&mut self, message_bytes_max: usize) -> (MemberId, mpsc::Receiver<Outgoing>) {
+        let (outgoing, inbox) = mpsc::channel(4);
+        let task = &mut self.task;
+        let buffer = Buffers::new(task.limits.buffer).stream();
+        let deadline = task.clock.now_ms() + 60_000;
+        let members = &mut task.members;
+        let id = members.add("w".into(), message_bytes_max, outgoing, buffer, deadline);
+        (id, inbox)
+    }
+
+    fn lease(&mut self, holder: Holder) -> (EventId, LeaseToken) {
+        let now = self.task.clock.now_ms();
+        let given = self.task.board.lease(holder, now).unwrap();
+        (given.id, given.token)
+    }
+
+    /// A change of the group is asked for.
+    fn change(&mut self, change: GroupChange) -> oneshot::Receiver<Result<Moved, ChangeError>> {
+        let filter = None;
+        let (reply, changed) = oneshot::channel();
+        self.task.handle(Command::Change {
+            request: Box::new(ChangeRequest { change, filter }),
+            reply,
+        });
+        changed
+    }
+
+    /// Lets what is under way end until the answer is there.
+    async fn answer<T>(&mut self, mut answer: oneshot::Receiver<T>) -> T {
+        loop {
+            if let Ok(answer) = answer.try_recv() {
+                return answer;
+            }
+            let done = self.task.jobs.next().await.unwrap();
+            done(&mut self.task);
+            self.task.go_on_changing();
+        }
+    }
+
     async fn end(self) {
         drop(self.task);
         self.opened.proposals.close().await;
@@ -162,11 +211,7 @@ async fn a_page_is_on_its_way_until_all_of_it_is_taken_in() {
 #[tokio::test]
 async fn while_a_page_is_on_its_way_others_are_read_if_little_is_ready() {
     let mut standing = Standing::new(Ordering::Key, "").await;
-    let task = &mut standing.task;
-    let (outgoing, _inbox) = mpsc::channel(1);
-    let buffer = Buffers::new(task.limits.buffer).stream();
-    task.members
-        .add("w".into(), 1 << 20, outgoing, buffer, u64::MAX);
+    let (_, _inbox) = standing.member(1 << 20);
     standing.page_comes(0);
     let task = &mut standing.task;
     while task.board.ready() < READY_LOW {
@@ -257,33 +302,144 @@ async fn a_seek_waits_for_acks_on_their_way() {
     task.propose_acks();
     assert_eq!(task.jobs.len(), 1);
 
-    let back = GroupPosition {
+    let moved = standing.change(back_to_the_start());
+    assert_eq!(standing.task.jobs.len(), 1, "the seek waits");
+    let moved = standing.answer(moved).await.unwrap();
+    assert!(acked.await.unwrap().is_empty(), "the ack is durable");
+    assert_eq!(moved.moves[0].replayed, 1, "what was acked comes again");
+    assert!(!standing.task.board.window(0).is_settled(Offset(0)));
+    standing.end().await;
+}
+
+fn back_to_the_start() -> GroupChange {
+    let start = GroupPosition {
         partition: 0,
         offset: 0,
     };
-    let request = ChangeRequest {
-        change: GroupChange {
-            positions: vec![back],
-            ..GroupChange::default()
+    GroupChange {
+        positions: vec![start],
+        ..GroupChange::default()
+    }
+}
+
+#[tokio::test]
+async fn a_connection_lost_while_the_position_moves_is_no_failed_attempt() {
+    let mut standing = Standing::of(GroupConfig {
+        connection_loss_at_once: true,
+        max_in_flight: 10_000,
+        lease_ms: 60_000,
+        ..GroupConfig::default()
+    })
+    .await;
+    standing.page_comes(0);
+    assert!(!standing.task.take_arriving());
+    let (member, _inbox) = standing.member(1 << 20);
+    standing.lease(Holder::Member(member));
+    let moved = standing.change(back_to_the_start());
+    standing.task.handle(Command::Disconnected { member });
+    assert!(standing.task.losses.is_empty());
+    assert_eq!(standing.task.jobs.len(), 1, "nothing but the seek");
+    let moved = standing.answer(moved).await.unwrap();
+    assert_eq!((moved.leases, standing.task.board.in_flight()), (1, 0));
+    assert!(standing.task.board.leases_of(member).is_empty());
+    standing.end().await;
+}
+
+#[tokio::test]
+async fn a_lease_of_a_silent_member_ends_also_after_a_commit_that_was_refused() {
+    let mut standing = Standing::new(Ordering::None, "").await;
+    standing.page_comes(0);
+    assert!(!standing.task.take_arriving());
+    let (member, _inbox) = standing.member(1 << 20);
+    let (id, token) = standing.lease(Holder::Member(member));
+    let task = &mut standing.task;
+    let (reply, frozen) = oneshot::channel();
+    let tokens = vec![token];
+    task.handle(Command::Freeze { tokens, reply });
+    assert!(frozen.await.unwrap().is_ok());
+    assert_eq!(task.members.pop_silent(u64::MAX), Some(member));
+    let (events, thaw) = (vec![id], Thaw::Unchanged);
+    task.handle(Command::Thaw { events, thaw });
+    let due = task.board.next_due();
+    assert!(due.is_some(), "nothing else would end it");
+    // Nor would anything else forget the member.
+    task.handle(Command::Disconnected { member });
+    assert!(task.members.next_due().is_some());
+    standing.end().await;
+}
+
+#[tokio::test]
+async fn nobody_is_made_idle_for_a_suspect_that_fits_none_of_its_messages() {
+    let mut standing = Standing::new(Ordering::None, "").await;
+    standing.page_comes(0);
+    assert!(!standing.task.take_arriving());
+    let (_, token) = standing.lease(Holder::Unary("gone".into()));
+    let task = &mut standing.task;
+    let vanished = task.board.vanish(&[token]);
+    let failed = AttemptFailed {
+        suspect: true,
+        attempt: 1,
+        ..AttemptFailed::default()
+    };
+    task.board.failed(vanished[0].id, failed, 0);
+    assert_eq!(task.board.suspects(), 1);
+    let (small, _inbox) = standing.member(65);
+    standing.lease(Holder::Member(small));
+    let late = standing.task.clock.now_ms() + 1_000_000;
+    let emptied = |standing: &mut Standing| {
+        standing.task.solo.tick(1, 0);
+        standing.task.empty_for_suspects(late);
+        standing.task.solo.emptying()
+    };
+    assert_eq!(emptied(&mut standing), None, "it goes on with the others");
+    let (large, _inbox) = standing.member(1 << 20);
+    let (_, lease) = standing.lease(Holder::Member(large));
+    assert_eq!(emptied(&mut standing), Some(large));
+    // It is idle now, and has no credit.
+    standing.task.board.freeze(lease, late).unwrap();
+    let id = standing.task.board.leased(lease).map(|(id, _)| id);
+    assert!(id.is_err());
+    standing.task.board.settled(
+        EventId {
+            source: 0,
+            offset: Offset(2),
         },
-        filter: None,
+        late,
+    );
+    assert_eq!(
+        emptied(&mut standing),
+        None,
+        "it keeps the suspect from nobody"
+    );
+    standing.end().await;
+}
+
+#[tokio::test]
+async fn suspects_wait_as_long_as_the_group_says_now() {
+    let mut standing = Standing::new(Ordering::None, "").await;
+    let before = standing.task.config().clone();
+    let after = GroupConfig {
+        solo_wait_ms: 123,
+        ..before.clone()
     };
-    let (reply, mut moved) = oneshot::channel();
-    task.handle(Command::Change {
-        request: Box::new(request),
-        reply,
+    let changed = standing.change(GroupChange {
+        config: Some((before, after)),
+        ..GroupChange::default()
     });
-    assert_eq!(task.jobs.len(), 1, "the seek waits");
-    let moved = loop {
-        if let Ok(moved) = moved.try_recv() {
-            break moved.unwrap();
-        }
-        let done = task.jobs.next().await.unwrap();
-        done(task);
-        task.go_on_changing();
+    standing.answer(changed).await.unwrap();
+    standing.task.solo.tick(1, 0);
+    assert_eq!(standing.task.solo.next_due(0), Some(123));
+    standing.end().await;
+}
+
+#[tokio::test]
+async fn notes_of_leases_with_long_keys_go_in_several_frames() {
+    let mut standing = Standing::new(Ordering::Key, "").await;
+    let note = LeaseNoted {
+        key: vec![b'k'; 600 << 10].into(),
+        ..LeaseNoted::default()
     };
-    assert!(acked.await.unwrap().is_empty(), "the ack is durable");
-    assert_eq!(moved.moves[0].replayed, 1, "what was acked comes again");
-    assert!(!task.board.window(0).is_settled(Offset(0)));
+    standing.task.commit_notes(vec![note; 5]);
+    assert_eq!(standing.task.jobs.len(), 3);
     standing.end().await;
 }

@@ -105,6 +105,7 @@ impl Api {
             topic: topic.name.clone(),
             name,
         };
+        self.groups.deleting();
         if let CatalogChanged::GroupDeleted(id) = self.proposals.change_catalog(change).await? {
             self.groups.stop(id);
             tracing::info!(
