@@ -210,9 +210,14 @@ fn a_lease_that_was_frozen_when_it_was_to_be_noted_is_noted_later() {
     let mut board = board();
     board.scanned(0, Offset(1), vec![arrived(0, "")], 0);
     let (event, token) = leased(&mut board, Holder::Member(MemberId(1)), 0);
+    // Also in time, when it is in line for its note already.
+    board.freeze(token, 1).unwrap();
+    board.thaw(event, 2, |_| true);
     board.freeze(token, 10).unwrap();
     assert_eq!(board.take_outlasting(5, 9), []);
     board.thaw(event, 20, |_| true);
+    board.freeze(token, 21).unwrap();
+    board.thaw(event, 22, |_| true);
     assert_eq!(board.take_outlasting(5, 9), [token]);
     board.freeze(token, 30).unwrap();
     board.thaw(event, 40, |_| true);

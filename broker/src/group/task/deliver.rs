@@ -6,7 +6,7 @@ use prost::Message as _;
 use sluice_proto::{Offset, PartitionId, deliveries::DeliveryHead, wire};
 use tokio::time::Instant;
 
-use super::{GroupTask, READING_EXTENSION};
+use super::{FETCHES_MAX, GroupTask, READING_EXTENSION};
 use crate::group::{
     board::{EventId, Given, Holder, MemberId},
     command::{IdleReason, Outgoing, PendingPull, Pulled},
@@ -233,8 +233,9 @@ impl GroupTask {
         if self.board.suspects() == 0 || (emptying.is_none() && !self.solo.wants_member(now_ms)) {
             return;
         }
-        let sizes = self.board.waiting_suspects().map(|seat| self.size(seat.id));
-        let smallest = sizes.min().unwrap_or(0);
+        // Of those that are next; the others have their turn there.
+        let next = self.board.waiting_suspects().take(FETCHES_MAX);
+        let smallest = next.map(|seat| self.size(seat.id)).min().unwrap_or(0);
         if let Some(member) = emptying {
             // One that is idle and does not take any keeps them from nobody else.
             let is_idle = self.board.holding(&Holder::Member(member)).leases == 0;
