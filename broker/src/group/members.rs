@@ -117,12 +117,13 @@ impl Members {
         self.members.len()
     }
 
-    /// Heard of a member, so its leases go on.
-    pub(super) fn heard(&mut self, id: MemberId, deadline_ms: u64) {
-        if let Some(member) = self.members.get_mut(&id) {
-            member.silent = false;
-            self.deadlines.set(id, deadline_ms);
-        }
+    /// Heard of a member, so its leases go on. True when it was silent.
+    pub(super) fn heard(&mut self, id: MemberId, deadline_ms: u64) -> bool {
+        let Some(member) = self.members.get_mut(&id) else {
+            return false;
+        };
+        self.deadlines.set(id, deadline_ms);
+        std::mem::replace(&mut member.silent, false)
     }
 
     /// The member acks so many events.

@@ -259,6 +259,14 @@ impl Board {
         self.holders.of(holder)
     }
 
+    /// The member is heard of again: what is left of its leases goes on as long as it is.
+    /// Walks over all events.
+    pub fn keep_with(&mut self, member: MemberId) {
+        for token in self.leases_of(member) {
+            self.deadlines.remove(token);
+        }
+    }
+
     /// The leases of a member, in the order in which they were given. Walks over all
     /// events.
     #[must_use]

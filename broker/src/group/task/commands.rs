@@ -134,7 +134,9 @@ impl GroupTask {
 
     fn heard(&mut self, member: MemberId) {
         let deadline = self.clock.now_ms() + self.lease_ms_of(member);
-        self.members.heard(member, deadline);
+        if self.members.heard(member, deadline) {
+            self.board.keep_with(member);
+        }
     }
 
     fn leave(&mut self, member: MemberId) {

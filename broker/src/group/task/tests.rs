@@ -362,6 +362,19 @@ async fn a_lease_of_a_silent_member_ends_also_after_a_commit_that_was_refused() 
     task.handle(Command::Thaw { events, thaw });
     let due = task.board.next_due();
     assert!(due.is_some(), "nothing else would end it");
+    let heartbeat = |task: &mut GroupTask| {
+        let (reply, _) = oneshot::channel();
+        let grant = None;
+        task.handle(Command::Heartbeat {
+            member,
+            grant,
+            reply,
+        });
+    };
+    heartbeat(task);
+    assert_eq!(task.board.next_due(), None, "its member keeps it again");
+
+    assert_eq!(task.members.pop_silent(u64::MAX), Some(member));
     // Nor would anything else forget the member.
     task.handle(Command::Disconnected { member });
     assert!(task.members.next_due().is_some());
