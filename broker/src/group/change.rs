@@ -202,6 +202,9 @@ impl GroupTask {
                     Ok(_) => Err(ChangeError::GroupGone),
                     Err(error) => Err(error.into()),
                 };
+                if result.is_err() {
+                    task.lose_disconnected();
+                }
                 let _ = reply.send(result);
                 task.go_on_changing();
             }) as Continuation
@@ -266,6 +269,10 @@ impl GroupTask {
                 // will tell.
                 let _ = outgoing.try_send(Outgoing::LeasesLost(lost));
             }
+        }
+        // Their leases were what was left of them.
+        for member in self.members.without_stream() {
+            self.members.remove(member);
         }
         let mut sources = state.sources;
         sources.retain(|source, _| source.topic != self.group.dead_letters.id);

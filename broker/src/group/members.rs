@@ -169,6 +169,12 @@ impl Members {
         }
     }
 
+    /// Members whose streams are gone, and whose leases run on.
+    pub(super) fn without_stream(&self) -> Vec<MemberId> {
+        let gone = self.members.iter().filter(|(_, m)| m.outgoing.is_none());
+        gone.map(|(id, _)| *id).collect()
+    }
+
     /// Whether the member's leases end with it: it is there, and not silent.
     pub(super) fn keeps_leases(&self, id: MemberId) -> bool {
         self.deadlines.contains(id)

@@ -67,14 +67,14 @@ pub struct Groups {
     running: Mutex<HashMap<GroupId, Running>>,
     tasks: TaskTracker,
     routes: Routes,
-    /// Groups that were to be deleted in this run of the broker.
-    deleted: AtomicU64,
+    /// The next number of a group, if any was to be deleted in this run of the broker.
+    number: AtomicU64,
 }
 
 /// No group gives more leases than these in one run, by far.
 const LEASES_MAX: u64 = 1 << 40;
 /// Then counters of leases begin from the start again: they have 63 bits.
-const DELETED_MAX: u64 = 1 << 22;
+const NUMBERS_MAX: u64 = 1 << 22;
 
 struct Running {
     handle: GroupHandle,
@@ -102,7 +102,7 @@ impl Groups {
             buffers: Buffers::new(limits.buffer),
             running: Mutex::default(),
             tasks,
-            deleted: AtomicU64::new(0),
+            number: AtomicU64::new(0),
         }
     }
 
@@ -178,8 +178,7 @@ impl Groups {
             clock.now_ms(),
             clock.wall_ahead_ms(),
         );
-        let deleted = self.deleted.load(atomic::Ordering::SeqCst);
-        board.count_leases_from((deleted % DELETED_MAX) * LEASES_MAX + 1);
+        board.count_leases_from(self.next_number() % NUMBERS_MAX * LEASES_MAX + 1);
         GroupTask::new(Parts {
             scanner: Scanner {
                 store: self.store.clone(),
@@ -212,7 +211,14 @@ impl Groups {
     /// A group is about to be deleted: one that is made later, perhaps of its name,
     /// gives no lease tokens that it may have given.
     pub fn deleting(&self) {
-        self.deleted.fetch_add(1, atomic::Ordering::SeqCst);
+        self.number.fetch_max(1, atomic::Ordering::SeqCst);
+    }
+
+    /// A number of its own for each group that starts, once one was deleted; 0 before.
+    fn next_number(&self) -> u64 {
+        let order = atomic::Ordering::SeqCst;
+        let next = |number: u64| (number > 0).then_some(number + 1);
+        self.number.fetch_update(order, order, next).unwrap_or(0)
     }
 
     /// Stops a group that was deleted.

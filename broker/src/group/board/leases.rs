@@ -171,8 +171,10 @@ impl Board {
             let due_ms = lease.since_ms + self.rules.processing_limit_ms;
             self.limits.set(lease.token, due_ms);
         }
-        // It may have been passed over when its time had come to be noted.
-        if !lease.noted {
+        // It may have been passed over when its time had come to be noted. Otherwise it is
+        // behind older ones.
+        let oldest = self.young.front().map(|(since, _)| *since);
+        if !lease.noted && oldest.is_none_or(|since| since >= lease.since_ms) {
             self.young.push_front((lease.since_ms, lease.token));
         }
         self.set_place(id, Place::Leased(lease));
@@ -265,6 +267,7 @@ impl Board {
         for token in self.leases_of(member) {
             self.deadlines.remove(token);
         }
+        self.holders.vanishing(&Holder::Member(member), false);
     }
 
     /// The leases of a member, in the order in which they were given. Walks over all

@@ -116,15 +116,16 @@ impl Board {
 
     /// An event has got its line, in which it has waited.
     fn has_its_line(&mut self, slot: Slot, now_ms: u64) {
-        if !self.is_leased(slot) {
+        if self.waits_in_line(slot) {
             self.activate(slot, now_ms);
         }
     }
 
-    /// Then another lease of its line was held before a restart, too.
-    fn is_leased(&self, slot: Slot) -> bool {
+    /// One does not that was under lease before a restart, together with another one of
+    /// its line: what it waits for is something else by now.
+    fn waits_in_line(&self, slot: Slot) -> bool {
         let entry = self.events.at(slot);
-        entry.is_some_and(|(_, entry)| entry.place.token().is_some())
+        entry.is_some_and(|(_, entry)| matches!(entry.place, Place::Queued | Place::Moving(_)))
     }
 
     /// Makes an event ready that holds its line, now or when it is due. If others
@@ -156,7 +157,7 @@ impl Board {
             } else {
                 let name = self.locks.name(line).map(Box::from);
                 match self.locks.release(line, slot, now_ms) {
-                    Ok(then) => next = then.filter(|slot| !self.is_leased(*slot)),
+                    Ok(then) => next = then.filter(|slot| self.waits_in_line(*slot)),
                     // Another lease of its line was held before a restart, too.
                     Err(_) => self.locks.withdraw(line, slot),
                 }

@@ -242,15 +242,22 @@ fn noted(offset: u64, key: &'static str) -> LeaseNoted {
 fn of_two_leases_of_a_line_before_a_restart_neither_takes_the_other_away() {
     let mut state = SourceState::new(Offset(0));
     state.leases = [0, 1].map(|at| (Offset(at), noted(at, "k"))).into();
-    let mut board = board_of(state);
-    board.scanned(0, Offset(2), vec![arrived(0, "k"), arrived(1, "k")], 0);
+    let mut board = board_of(state.clone());
     let token = |counter| LeaseToken { epoch: 6, counter };
-    assert!(board.present(token(1), MemberId(4), 10));
-    assert!(board.present(token(0), MemberId(4), 10));
-    board.freeze(token(0), 20).unwrap();
-    board.settled(id(0), 20);
+    let mut handed_back = board_of(state);
+    for of in [&mut board, &mut handed_back] {
+        of.scanned(0, Offset(2), vec![arrived(0, "k"), arrived(1, "k")], 0);
+        assert!(of.present(token(1), MemberId(4), 10));
+        assert!(of.present(token(0), MemberId(4), 10));
+    }
+    handed_back.hand_back(token(1));
+    for of in [&mut board, &mut handed_back] {
+        of.freeze(token(0), 20).unwrap();
+        of.settled(id(0), 20);
+    }
     assert!(!board.has_ready());
     assert!(board.leased(token(1)).is_ok());
+    assert_eq!(handed_back.ready(), 1, "it is there once");
 }
 
 /// Until it is found where it is parked, its note is all that is known of it.

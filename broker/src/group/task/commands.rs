@@ -145,6 +145,16 @@ impl GroupTask {
         self.members.remove(member);
     }
 
+    /// Members that were lost while the position was about to move, which it did not.
+    pub(in crate::group) fn lose_disconnected(&mut self) {
+        if !self.config().connection_loss_at_once || self.changing.holds() {
+            return;
+        }
+        for member in self.members.without_stream() {
+            self.disconnected(member);
+        }
+    }
+
     fn disconnected(&mut self, member: MemberId) {
         self.solo.gone(member);
         // A move of the position ends the leases by itself, and nothing may come between.

@@ -342,6 +342,25 @@ async fn a_connection_lost_while_the_position_moves_is_no_failed_attempt() {
     let moved = standing.answer(moved).await.unwrap();
     assert_eq!((moved.leases, standing.task.board.in_flight()), (1, 0));
     assert!(standing.task.board.leases_of(member).is_empty());
+    assert_eq!(standing.task.members.len(), 0, "nothing is left of it");
+
+    // The same when the position does not move after all.
+    standing.page_comes(0);
+    assert!(!standing.task.take_arriving());
+    let (member, _inbox) = standing.member(1 << 20);
+    standing.lease(Holder::Member(member));
+    let stale = GroupConfig {
+        lease_ms: 1,
+        ..GroupConfig::default()
+    };
+    let refused = standing.change(GroupChange {
+        config: Some((stale.clone(), stale)),
+        ..back_to_the_start()
+    });
+    standing.task.handle(Command::Disconnected { member });
+    assert!(standing.answer(refused).await.is_err());
+    assert_eq!(standing.task.losses.len(), 1);
+    assert_eq!(standing.task.members.len(), 0);
     standing.end().await;
 }
 
