@@ -2,15 +2,50 @@
 
 use std::time::Duration;
 
-use sluice_proto::pb::GroupConfig;
+use sluice_proto::pb::{GroupConfig, LeaseToken};
 use sluice_tests::{
     api::{Api, event, expect},
-    member::{Member, ack, commit, join},
+    broker::TestBroker,
+    member::{Heartbeats, Member, ack, commit, join},
 };
 
 use super::{config, member, ms, with_events};
 
 const LEASE_MS: u64 = 2_000;
+
+/// After a restart of the broker.
+struct Restarted {
+    api: Api,
+    /// Somebody who would take what there is, from the first moment on.
+    idle: Member,
+    /// Whoever worked before, with the leases of then.
+    slow: Member,
+    _beats: [Heartbeats; 2],
+}
+
+/// The broker is killed and started again, and a worker goes on.
+async fn restart(
+    broker: &mut TestBroker,
+    before: (Member, Heartbeats),
+    held: Vec<LeaseToken>,
+) -> Restarted {
+    tokio::task::block_in_place(|| broker.restart());
+    drop(before);
+    let api = Api::connect(broker.url()).await;
+    let idle = member(&api, 9).await;
+    let idle_beats = idle.heartbeats();
+    let mut again = join("in", "workers", 0);
+    again.held = held;
+    let slow = Member::join(&api, again).await.unwrap();
+    assert_eq!(slow.joined.lost, []);
+    let beats = slow.heartbeats();
+    Restarted {
+        api,
+        idle,
+        slow,
+        _beats: [idle_beats, beats],
+    }
+}
 
 /// A long task is taken away from its worker, done again, and can never commit; a
 /// restart of the broker does the same.
@@ -27,17 +62,12 @@ async fn work_of_three_lease_times_is_delivered_once_although_the_broker_is_kill
     let lease = slow.delivery().await.unwrap().lease.unwrap();
     tokio::time::sleep(Duration::from_millis(LEASE_MS * 3 / 2)).await;
 
-    tokio::task::block_in_place(|| broker.restart());
-    drop((slow, beats));
-    let api = Api::connect(broker.url()).await;
-    // Somebody who would take it, from the first moment on.
-    let mut idle = member(&api, 9).await;
-    let _idle_beats = idle.heartbeats();
-    let mut again = join("in", "workers", 0);
-    again.held = vec![lease];
-    let mut slow = Member::join(&api, again).await.unwrap();
-    assert_eq!(slow.joined.lost, []);
-    let _beats = slow.heartbeats();
+    let Restarted {
+        api,
+        mut idle,
+        mut slow,
+        _beats,
+    } = restart(&mut broker, (slow, beats), vec![lease]).await;
     tokio::time::sleep(Duration::from_millis(LEASE_MS * 3 / 2)).await;
 
     let request = commit(("in", "workers"), lease, "out", event("result"));
@@ -69,16 +99,12 @@ async fn work_around_what_a_filter_drops_is_delivered_once_although_the_broker_i
     }
     tokio::time::sleep(Duration::from_millis(LEASE_MS * 3 / 2)).await;
 
-    tokio::task::block_in_place(|| broker.restart());
-    drop((slow, beats));
-    let api = Api::connect(broker.url()).await;
-    let mut idle = member(&api, 9).await;
-    let _idle_beats = idle.heartbeats();
-    let mut again = join("in", "workers", 0);
-    again.held = leases.clone();
-    let mut slow = Member::join(&api, again).await.unwrap();
-    assert_eq!(slow.joined.lost, []);
-    let _beats = slow.heartbeats();
+    let Restarted {
+        api,
+        mut idle,
+        mut slow,
+        _beats,
+    } = restart(&mut broker, (slow, beats), leases.clone()).await;
 
     let acks = leases.into_iter().map(ack).collect();
     assert_eq!(slow.settle(acks).await.unwrap(), []);

@@ -131,9 +131,8 @@ impl From<&GroupConfig> for BoardRules {
 /// A lease from before a restart of the broker.
 struct Held {
     token: LeaseToken,
-    parked_at: Option<Offset>,
-    /// Before this attempt, if it was parked.
-    before: Before,
+    /// Where it is parked, if it is, and what was tried before.
+    parked: Option<(Offset, Before)>,
     key: Option<Bytes>,
     size: u32,
     member: String,
@@ -249,13 +248,13 @@ impl Board {
                     counter: lease.token_counter,
                 };
                 let key = Some(lease.key).filter(|key| !key.is_empty());
+                let before = Before {
+                    next_attempt: lease.attempt.max(1),
+                    suspect: lease.suspect,
+                };
                 let held = Held {
                     token,
-                    parked_at: home.map(|_| offset),
-                    before: Before {
-                        next_attempt: lease.attempt.max(1),
-                        suspect: lease.suspect,
-                    },
+                    parked: home.map(|_| (offset, before)),
                     key,
                     size: lease.size,
                     member: lease.member,
@@ -279,13 +278,14 @@ impl Board {
     fn insert_held(&mut self, id: EventId, held: Held, now_ms: u64) {
         let Held {
             token,
-            parked_at,
-            before,
+            parked,
             key,
             size,
             member,
             limit_ms,
         } = held;
+        // All attempts of one that is not parked are in its history.
+        let (parked_at, before) = parked.unzip();
         let progress = &mut self.sources[id.source];
         progress.delivered_end = progress.delivered_end.max(id.offset.next());
         let history = match parked_at {
@@ -307,8 +307,7 @@ impl Board {
         }
         self.held += 1;
         let past = Past {
-            // Where one is that was not parked, all its attempts are in the history.
-            before: parked_at.map_or(Before::default(), |_| before),
+            before: before.unwrap_or_default(),
             history,
             parked_at,
             ..Past::default()

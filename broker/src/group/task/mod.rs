@@ -316,6 +316,7 @@ impl GroupTask {
         self.payloads = payloads;
         self.fetching.clear();
         self.losses.clear();
+        self.forget_arriving();
         self.skips_due_ms = None;
         self.generation += 1;
     }

@@ -21,8 +21,6 @@ pub(super) const EVENTS_AT_ONCE: usize = 256;
 /// What is left of a page.
 pub(super) struct Arriving {
     source: usize,
-    /// When it was read, see [`GroupTask::generation`].
-    generation: u64,
     rest: Scanned,
 }
 
@@ -37,11 +35,7 @@ impl GroupTask {
     /// taken in.
     pub(super) fn page_came(&mut self, source: usize, mut page: Scanned) {
         self.look_at_page(source, &mut page);
-        self.arriving.push_back(Arriving {
-            source,
-            generation: self.generation,
-            rest: page,
-        });
+        self.arriving.push_back(Arriving { source, rest: page });
     }
 
     /// Takes in some of what has come: of several pages all but the last, as they count
@@ -52,17 +46,21 @@ impl GroupTask {
             // Without an order the messages are the longer, the more is ready, and nobody
             // waits for this task.
             let count = if by_parts { EVENTS_AT_ONCE } else { usize::MAX };
-            // Unless the position was moved meanwhile.
-            if page.generation == self.generation {
-                self.take_in(page.source, &mut page.rest, count);
-                if !page.rest.matched.is_empty() {
-                    self.arriving.push_front(page);
-                    return true;
-                }
+            self.take_in(page.source, &mut page.rest, count);
+            if !page.rest.matched.is_empty() {
+                self.arriving.push_front(page);
+                return true;
             }
             self.page_is_through(page.source);
         }
         false
+    }
+
+    /// What has come is of a position that was moved.
+    pub(super) fn forget_arriving(&mut self) {
+        for page in std::mem::take(&mut self.arriving) {
+            self.page_is_through(page.source);
+        }
     }
 
     /// What a page tells beside its events.

@@ -123,6 +123,12 @@ impl Standing {
         task.page_came(source, page);
     }
 
+    /// All of a page comes, and is taken in.
+    fn events_come(&mut self) {
+        self.page_comes(0);
+        while self.task.take_arriving() {}
+    }
+
     /// Somebody joins whose messages have so many bytes.
     fn member(&mut self, message_bytes_max: usize) -> (MemberId, mpsc::Receiver<Outgoing>) {
         let (outgoing, inbox) = mpsc::channel(4);
@@ -283,9 +289,8 @@ async fn what_is_left_of_a_page_when_the_position_moves_is_not_taken_in() {
 #[tokio::test]
 async fn a_seek_waits_for_acks_on_their_way() {
     let mut standing = Standing::new(Ordering::Key, "").await;
-    standing.page_comes(0);
+    standing.events_come();
     let task = &mut standing.task;
-    while task.take_arriving() {}
     task.disabled = Some("its filter took too long".into());
     let given = task.board.lease(Holder::Unary("w".into()), 0).unwrap();
     assert_eq!(given.id.offset, Offset(0));
@@ -331,8 +336,7 @@ async fn a_connection_lost_while_the_position_moves_is_no_failed_attempt() {
         ..GroupConfig::default()
     })
     .await;
-    standing.page_comes(0);
-    assert!(!standing.task.take_arriving());
+    standing.events_come();
     let (member, _inbox) = standing.member(1 << 20);
     standing.lease(Holder::Member(member));
     let moved = standing.change(back_to_the_start());
@@ -345,8 +349,7 @@ async fn a_connection_lost_while_the_position_moves_is_no_failed_attempt() {
     assert_eq!(standing.task.members.len(), 0, "nothing is left of it");
 
     // The same when the position does not move after all.
-    standing.page_comes(0);
-    assert!(!standing.task.take_arriving());
+    standing.events_come();
     let (member, _inbox) = standing.member(1 << 20);
     standing.lease(Holder::Member(member));
     let stale = GroupConfig {
@@ -367,8 +370,7 @@ async fn a_connection_lost_while_the_position_moves_is_no_failed_attempt() {
 #[tokio::test]
 async fn a_lease_of_a_silent_member_ends_also_after_a_commit_that_was_refused() {
     let mut standing = Standing::new(Ordering::None, "").await;
-    standing.page_comes(0);
-    assert!(!standing.task.take_arriving());
+    standing.events_come();
     let (member, _inbox) = standing.member(1 << 20);
     let (id, token) = standing.lease(Holder::Member(member));
     let task = &mut standing.task;
@@ -403,8 +405,7 @@ async fn a_lease_of_a_silent_member_ends_also_after_a_commit_that_was_refused() 
 #[tokio::test]
 async fn nobody_is_made_idle_for_a_suspect_that_fits_none_of_its_messages() {
     let mut standing = Standing::new(Ordering::None, "").await;
-    standing.page_comes(0);
-    assert!(!standing.task.take_arriving());
+    standing.events_come();
     let (_, token) = standing.lease(Holder::Unary("gone".into()));
     let task = &mut standing.task;
     let vanished = task.board.vanish(&[token]);
