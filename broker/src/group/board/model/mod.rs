@@ -3,21 +3,38 @@
 //! again, the group is moved to another position, and the broker is restarted
 //! from what is durable; after every step the board must be as the model says.
 //!
-//! Here is what the model knows and what must hold; [`steps`] has what members do,
-//! [`park`] what becomes of events that wait long.
+//! In every other run nothing is done at once: settlements and failures are on their
+//! way while other things happen, and may be refused; after a restart events are
+//! found, scanned, presented and nacked as it comes; some are pulled by who has no
+//! stream, taken away by retention, or redriven; and there are two partitions.
+//!
+//! Here is what the model knows. [`checks`] has what must hold, [`steps`] what may
+//! happen, [`coming`] how events come and go, [`giving`] to whom they are given,
+//! [`leases`] what befalls leases, [`settling`] what follows them, [`park`] what
+//! becomes of events that wait long, [`anew`] how a board is made from the log.
 //!
 //! `cargo test -p sluice-broker --lib board::model` runs 2,000 seeds.
 //! `SLUICE_MODEL_SEED=<seed>` replays one, `SLUICE_MODEL_SEEDS=<count>` runs
 //! others.
 
+mod anew;
+mod checks;
+mod coming;
+mod giving;
+mod leases;
 mod park;
+mod settling;
 mod steps;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use sluice_proto::{PartitionId, TopicId};
 
+use self::{
+    park::InParking,
+    settling::{Failure, UnderWay},
+};
 use super::*;
 use crate::{
     commit::{StoredEvent, record::LeaseNoted},
@@ -32,16 +49,8 @@ use crate::{
 const LEASE_MS: u64 = 100;
 const LIMIT_MS: u64 = 400;
 const SOLO_WAIT_MS: u64 = 50;
-const STEPS: usize = 60;
 const MAX_ATTEMPTS: u32 = 4;
-const SOURCE: Source = Source {
-    topic: TopicId(1),
-    partition: PartitionId(0),
-};
-const PARKING: Source = Source {
-    topic: TopicId(2),
-    partition: PartitionId(0),
-};
+const PARKING_TOPIC: TopicId = TopicId(2);
 
 /// What the model knows of an event.
 #[derive(Clone, Debug, Default)]
@@ -49,19 +58,43 @@ struct Event {
     key: Option<u8>,
     /// The filter drops it: it is settled when it is met.
     dropped: bool,
+    /// Retention has taken it away from where it was published.
+    gone: bool,
     settled: bool,
     counted: u32,
     suspect: bool,
     delivered: bool,
-    /// Waits for its next attempt until then.
+    /// It has failed, so that others of its line may have passed it.
+    has_failed: bool,
+    /// Waits for its next attempt until then, by the wall clock.
     due_ms: u64,
     /// Where it is in the parking partition, if it is there.
     parked_at: Option<Offset>,
 }
 
+/// A lease that goes on.
 #[derive(Clone, Debug)]
 struct Given {
-    offset: Offset,
+    id: EventId,
+    holder: Holder,
+    /// Since when, by the broker's clock.
+    since_ms: u64,
+    /// It was given before the broker was restarted.
+    from_before: bool,
+}
+
+/// A lease that waits for its holder after a restart.
+#[derive(Clone, Debug)]
+struct HeldFor {
+    id: EventId,
+    member: String,
+}
+
+/// An ack that is in line for the log, behind which its line goes on.
+#[derive(Clone, Debug)]
+struct InLine {
+    token: LeaseToken,
+    id: EventId,
     holder: Holder,
 }
 
@@ -69,28 +102,43 @@ struct Run {
     rng: StdRng,
     rules: BoardRules,
     cap: usize,
+    /// Things are on their way.
+    lasts: bool,
     /// There is a filter.
     filters: bool,
+    /// Wall clock.
     now: u64,
+    /// How far it is ahead of the broker's clock.
+    ahead: u64,
     epoch: u64,
     board: Board,
     payloads: Payloads,
     solo: Solo,
-    durable: SourceState,
-    /// What is settled of the parking partition, and what is in it.
-    durable_parking: SourceState,
-    parking: Vec<Found>,
+    /// What is durable of each source. The last one is the parking partition.
+    durable: Vec<SourceState>,
+    /// How many events each of the other sources has.
+    ends: Vec<u64>,
+    parking: Vec<InParking>,
     /// On their way to the parking partition.
     moving: BTreeSet<EventId>,
-    events: Vec<Event>,
-    /// Acked events, in the order in which their acks are in line for the log, and
-    /// who has them until then.
-    in_line: VecDeque<(EventId, Holder)>,
-    /// Live leases by token.
+    events: BTreeMap<EventId, Event>,
+    /// In the order in which they are in line.
+    in_line: VecDeque<InLine>,
     given: BTreeMap<LeaseToken, Given>,
-    /// Leases that wait for their holders after a restart.
-    held: BTreeMap<LeaseToken, Offset>,
+    held: BTreeMap<LeaseToken, HeldFor>,
+    /// Settlements that wait for the log's answer.
+    under_way: BTreeMap<LeaseToken, UnderWay>,
+    /// The same of attempts that ended by themselves.
+    failing: Vec<Failure>,
+    /// When leases end that no heartbeat keeps, by the broker's clock.
+    deadlines: BTreeMap<LeaseToken, u64>,
+    /// They have vanished from a lease, have others, and were not heard of since.
+    vanishing: HashSet<Holder>,
     members: BTreeMap<MemberId, Credit>,
+    /// Those of them that were not heard of for too long.
+    silent: BTreeSet<MemberId>,
+    /// Members without a stream, and until when their leases go on.
+    disconnected: BTreeMap<MemberId, u64>,
     next_member: u64,
     tokens: BTreeSet<LeaseToken>,
     paused: bool,
@@ -111,154 +159,88 @@ impl Run {
             processing_limit_ms: if rng.random_bool(0.5) { LIMIT_MS } else { 0 },
             per_holder_max: [0, 2][rng.random_range(0..2)],
         };
-        let durable = SourceState::new(Offset(0));
-        let sources = vec![(SOURCE, durable.clone()), (PARKING, durable.clone())];
-        let parking = Parking {
-            source: 1,
-            end: Offset(0),
-        };
+        let lasts = seed % 2 == 1;
+        let ends = vec![0; if lasts { rng.random_range(1..3) } else { 1 }];
+        let durable = vec![SourceState::new(Offset(0)); ends.len() + 1];
+        let (sources, parking) = sources_of(&durable, 0);
         Self {
             cap: rng.random_range(2..12),
             rng,
             rules,
+            lasts,
             filters: seed % 5 == 4,
             now: 0,
+            ahead: 0,
             epoch: 1,
             board: Board::new(sources, parking, 1, rules, 0, 0),
             payloads: nothing_kept(),
             solo: Solo::new(SOLO_WAIT_MS),
-            durable_parking: durable.clone(),
             durable,
+            ends,
             parking: Vec::new(),
             moving: BTreeSet::new(),
-            events: Vec::new(),
+            events: BTreeMap::new(),
             in_line: VecDeque::new(),
             given: BTreeMap::new(),
             held: BTreeMap::new(),
+            under_way: BTreeMap::new(),
+            failing: Vec::new(),
+            deadlines: BTreeMap::new(),
+            vanishing: HashSet::new(),
             members: BTreeMap::new(),
+            silent: BTreeSet::new(),
+            disconnected: BTreeMap::new(),
             next_member: 0,
             tokens: BTreeSet::new(),
             paused: false,
         }
     }
 
-    /// Whether two events go in one line.
-    fn same_line(&self, a: &Event, b: &Event) -> bool {
-        match self.rules.ordering {
-            _ if a.dropped || b.dropped => false,
-            Ordering::None => false,
-            Ordering::Key => a.key.is_some() && a.key == b.key,
-            Ordering::Partition => true,
-        }
+    /// The broker's clock.
+    fn clock(&self) -> u64 {
+        self.now - self.ahead
     }
 
-    /// First deliveries of a line come in order.
-    fn check_first_delivery(&self, offset: usize) {
-        let event = &self.events[offset];
-        for (later, other) in self.events.iter().enumerate().skip(offset + 1) {
-            let overtaken = self.same_line(event, other) && other.delivered;
-            assert!(!overtaken, "{later} was delivered before {offset}");
-        }
+    /// Which of the sources the parking partition is.
+    fn lot(&self) -> usize {
+        self.ends.len()
     }
 
-    fn check(&mut self) {
-        for at in self.board.take_unwanted() {
-            self.payloads.remove(at);
-        }
-        let kept = self.board.events.values().filter(|of| of.kept.is_some());
-        assert_eq!(self.payloads.len(), kept.count(), "in memory for nobody");
-        // What is given is where the board says, once, and in its line.
-        let mut leased = BTreeSet::new();
-        for (token, given) in &self.given {
-            let (id, lease) = self.board.leased(*token).expect("a live lease");
-            assert_eq!((id.offset, &lease.holder), (given.offset, &given.holder));
-            assert!(leased.insert(given.offset), "{id:?} has two leases");
-            let event = &self.events[id.offset.0 as usize];
-            assert!(!event.settled, "{id:?} is settled and under lease");
-            self.check_line(id.offset.0 as usize);
-            // It is noted with the lease.
-            let key = self.key_of(id.offset.0);
-            assert_eq!(self.board.key(id), key.as_deref(), "the key of {id:?}");
-            let neighbours = self.given.values().filter(|g| g.holder == given.holder);
-            let neighbours = neighbours.count();
-            if event.suspect {
-                assert_eq!(neighbours, 1, "suspect {id:?} has neighbours");
-                assert!(lease.solo, "suspect {id:?} does not count as one");
-            }
-            let cap = self.rules.per_holder_max;
-            assert!(cap == 0 || neighbours <= cap, "a member above its cap");
-        }
-        for offset in self.held.values() {
-            assert!(leased.insert(*offset), "{offset:?} is held and leased");
-        }
-        assert_eq!(self.board.occupied(), leased.len() + self.in_line.len());
-        // Nothing is lost, and nothing is settled that is not.
-        let unsettled = self.events.iter().filter(|event| !event.settled).count();
-        assert_eq!(self.board.len(), unsettled, "an event is lost");
-        let stays = |event: &Event| !event.settled && event.parked_at.is_none();
-        let first = self.events.iter().position(stays);
-        let first = first.unwrap_or(self.events.len()) as u64;
-        assert_eq!(self.board.window(0).committed_end(), Offset(first));
-        assert_eq!(self.durable.window.committed_end(), Offset(first));
-        assert_eq!(self.board.window(0), &self.durable.window);
-        assert_eq!(self.board.window(1), &self.durable_parking.window);
-        let parked = self.events.iter().filter(|event| event.parked_at.is_some());
-        let on_their_way = self.moving.iter().filter(|id| self.board.at(**id) == **id);
-        let parked = parked.count() + on_their_way.count();
-        assert_eq!(self.board.parked_events(), parked);
-        let counts = self.board.counts();
-        let of = counts[0];
-        let sum = of.in_flight + of.delayed + of.parked + of.held + of.ready + of.suspect;
-        assert_eq!(sum + of.queued, unsettled as u64, "{counts:?}");
-        // Attempts are as they were counted.
-        for (offset, event) in self.events.iter().enumerate() {
-            let id = EventId {
-                source: 0,
-                offset: Offset(offset as u64),
-            };
-            if !event.settled {
-                assert_eq!(self.board.attempt(id), event.counted + 1, "{id:?}");
-                assert_eq!(self.board.is_suspect(id), event.suspect, "{id:?}");
-                assert_eq!(self.board.at(id), self.lies(id), "{id:?}");
-            }
-        }
+    fn event_mut(&mut self, id: EventId) -> &mut Event {
+        self.events.get_mut(&id).expect("it was published")
     }
 
-    /// What is under lease is the first of its line that may be.
-    fn check_line(&self, offset: usize) {
-        let event = &self.events[offset];
-        for (earlier, other) in self.events.iter().enumerate().take(offset) {
-            if !self.same_line(event, other) || other.settled {
-                continue;
-            }
-            // It has failed and let this one pass, or its ack is in line.
-            let in_line = self
-                .in_line
-                .iter()
-                .any(|(id, _)| id.offset.0 as usize == earlier);
-            let passed = in_line || (self.rules.overtake && other.counted > 0);
-            assert!(passed, "{offset} is under lease before {earlier}");
-        }
-        let others = self.given.values().map(|given| given.offset.0 as usize);
-        for other in others.filter(|other| *other != offset) {
-            let same = self.same_line(event, &self.events[other]);
-            assert!(!same, "{other} and {offset} at once");
-        }
+    /// The event's key, in a group that is ordered by key.
+    fn key_of(&self, id: EventId) -> Option<Bytes> {
+        let keyed = self.rules.ordering == Ordering::Key;
+        let key = self.events[&id].key.filter(|_| keyed);
+        key.map(|key| Bytes::from(vec![key]))
+    }
+
+    /// Whether something that could be on its way is.
+    fn takes_long(&mut self) -> bool {
+        self.lasts && self.rng.random_bool(0.5)
     }
 
     /// Everything that is left can be worked off.
     fn finish(mut self) {
         self.paused = false;
         for _ in 0..20 * self.events.len() + 20 {
-            if self.events.iter().all(|event| event.settled) {
+            if self.events.values().all(|event| event.settled) {
                 assert!(self.board.is_empty());
                 return;
             }
             if self.members.is_empty() {
                 self.join();
             }
+            while let Some(member) = self.silent.first().copied() {
+                self.is_heard(member);
+            }
+            self.answer_all();
             self.log_answers();
             self.arrive_parked();
+            self.find_parked();
+            self.scan();
             self.grant();
             self.pass(SOLO_WAIT_MS + LEASE_MS);
             self.deliver();
@@ -270,9 +252,37 @@ impl Run {
     }
 }
 
+/// The sources of a board, as the log has them.
+fn sources_of(
+    durable: &[SourceState],
+    parking_end: usize,
+) -> (Vec<(Source, SourceState)>, Parking) {
+    let lot = durable.len() - 1;
+    let sources = durable.iter().enumerate();
+    let sources = sources.map(|(at, state)| (source_of(at, lot), state.clone()));
+    let parking = Parking {
+        source: lot,
+        end: Offset(parking_end as u64),
+    };
+    (sources.collect(), parking)
+}
+
+fn source_of(at: usize, lot: usize) -> Source {
+    match at == lot {
+        true => Source {
+            topic: PARKING_TOPIC,
+            partition: PartitionId(0),
+        },
+        false => Source {
+            topic: TopicId(1),
+            partition: PartitionId(at as u32),
+        },
+    }
+}
+
 fn run(seed: u64) {
     let mut run = Run::new(seed);
-    for _ in 0..STEPS {
+    for _ in 0..if run.lasts { 120 } else { 60 } {
         run.step();
     }
     run.finish();
