@@ -314,7 +314,7 @@ impl Mover {
         to_park: Vec<ToPark>,
         done: &mut Vec<Result<ParkedAt, SettlementError>>,
     ) {
-        let base = done.len();
+        let (base, count) = (done.len(), to_park.len());
         let store = self.store.clone();
         let read = task::spawn_blocking(move || {
             let events = read(&store, &to_park);
@@ -327,8 +327,12 @@ impl Mover {
                 done.extend(to_park.iter().map(|_| failed()));
                 return;
             }
-            // The runtime is shutting down, and the group with it.
-            Err(_) => return,
+            // It has panicked, or the runtime is shutting down, and the group with it.
+            Err(error) => {
+                let failed = || Err(SettlementError::Read(error.to_string()));
+                done.extend((0..count).map(|_| failed()));
+                return;
+            }
         };
         let mut gathered = Gathered::default();
         for (index, (of, event)) in to_park.into_iter().zip(events).enumerate() {

@@ -125,6 +125,9 @@ impl Board {
         if let Ok((id, _)) = self.leased(token)
             && let Some(slot) = self.leases.get(token)
         {
+            if self.is_behind_another(slot) {
+                return self.set_place(id, Place::Queued);
+            }
             self.set_place(id, Place::Ready);
             let is_suspect = self.is_suspect(id);
             self.queue_of(is_suspect).push_front(Seat { id, slot });
@@ -171,13 +174,20 @@ impl Board {
             let due_ms = lease.since_ms + self.rules.processing_limit_ms;
             self.limits.set(lease.token, due_ms);
         }
-        // It may have been passed over when its time had come to be noted. Otherwise it is
-        // behind older ones.
-        let oldest = self.young.front().map(|(since, _)| *since);
-        if !lease.noted && oldest.is_none_or(|since| since >= lease.since_ms) {
-            self.young.push_front((lease.since_ms, lease.token));
+        // It may have been passed over when its time had come to be noted.
+        if !lease.noted {
+            self.is_young_still(lease.since_ms, lease.token);
         }
         self.set_place(id, Place::Leased(lease));
+    }
+
+    /// Puts a lease among those that are to be noted, if it is not there.
+    fn is_young_still(&mut self, since_ms: u64, token: LeaseToken) {
+        let at = self.young.partition_point(|(since, _)| *since < since_ms);
+        let mut as_old = self.young.range(at..).take_while(|of| of.0 == since_ms);
+        if !as_old.any(|of| of.1 == token) {
+            self.young.insert(at, (since_ms, token));
+        }
     }
 
     /// Ends leases whose holders have vanished. Their events are suspect from

@@ -41,7 +41,7 @@ pub(super) struct Lot {
     /// Where to go on finding; at `parking.end` everything is found.
     pub(super) found_end: Offset,
     /// Events that may be behind a parked one of their line.
-    followers: BTreeSet<EventId>,
+    pub(super) followers: BTreeSet<EventId>,
     /// Events on their way to the parking partition that were not parked before.
     moving: usize,
 }
@@ -114,7 +114,7 @@ impl Board {
             None => self.sources[id.source].unsettled -= 1,
         }
         self.lot.locations.insert(at, id);
-        self.pass_over_parked();
+        self.pass_over_parked(now_ms);
         match failed {
             Some(_) => self.activate_event(id, now_ms),
             None => self.end_move(id, was_parked.is_some(), now_ms),
@@ -122,13 +122,14 @@ impl Board {
     }
 
     /// What is known to be parked need not be read.
-    fn pass_over_parked(&mut self) {
+    fn pass_over_parked(&mut self, now_ms: u64) {
         if let Some(parking) = self.sources.get_mut(self.lot.parking.source) {
             while self.lot.locations.contains_key(&parking.scan_next) {
                 let next = parking.scan_next.next();
                 parking.scan_next = parking.window.settled_up_to(next);
             }
         }
+        self.last_come_home(now_ms);
     }
 
     /// Sends a waiting event on its way to the parking partition. False when it
@@ -150,15 +151,19 @@ impl Board {
         true
     }
 
-    /// It stays where it is.
+    /// It stays where it is. What was to follow a parked event still is.
     pub fn not_moved(&mut self, id: EventId, now_ms: u64) {
         let was_parked = self.is_parked(id);
         self.end_move(id, was_parked, now_ms);
+        if let Some(line) = self.line_of(id).filter(|_| !was_parked) {
+            self.lot_follows(id, line);
+        }
     }
 
     /// The event was gone when it was to be moved, and is settled.
     pub fn moved_nowhere(&mut self, id: EventId, now_ms: u64) {
-        self.not_moved(id, now_ms);
+        let was_parked = self.is_parked(id);
+        self.end_move(id, was_parked, now_ms);
         self.delayed.remove(id);
         self.ready.retain(|ready| ready.id != id);
         self.suspects.retain(|ready| ready.id != id);
@@ -217,7 +222,7 @@ impl Board {
         self.lot.followers.extend(followers);
     }
 
-    fn holder_is_parked(&self, line: LineId) -> bool {
+    pub(super) fn holder_is_parked(&self, line: LineId) -> bool {
         let holder = self.locks.holder(line);
         let entry = holder.and_then(|slot| self.events.at(*slot));
         entry.is_some_and(|(_, entry)| is_parked_and_waits(entry))

@@ -91,7 +91,8 @@ impl Board {
     /// nothing else of the parking partition may come.
     #[must_use]
     pub fn are_returning(&self) -> bool {
-        !self.lot.returning.is_empty()
+        let first = self.lot.returning.keys().next();
+        first.is_some_and(|id| id.source != self.lot.parking.source)
     }
 
     /// The scan of a source has come to `end`: what had its place below takes it
@@ -106,12 +107,13 @@ impl Board {
         }
     }
 
-    /// What was redriven before it was parked has no place among the others.
-    fn last_come_home(&mut self, now_ms: u64) {
+    /// What was redriven before it was parked has its place among what was redriven,
+    /// behind all others.
+    pub(super) fn last_come_home(&mut self, now_ms: u64) {
         let parking = self.lot.parking.source;
-        let first = self.lot.returning.keys().next();
-        if first.is_some_and(|id| id.source == parking) {
-            self.all_come_home(parking, Offset(u64::MAX), now_ms);
+        if !self.lot.returning.is_empty() && !self.are_returning() {
+            let scan_next = self.sources[parking].scan_next;
+            self.all_come_home(parking, scan_next, now_ms);
         }
     }
 

@@ -169,10 +169,20 @@ impl Board {
         }
     }
 
+    /// The same of an event whose lease or move has ended.
     pub(super) fn activate_event(&mut self, id: EventId, now_ms: u64) {
-        if let Some(slot) = self.events.slot_of(&id) {
-            self.activate(slot, now_ms);
+        match self.events.slot_of(&id) {
+            Some(slot) if self.is_behind_another(slot) => self.set_place(id, Place::Queued),
+            Some(slot) => self.activate(slot, now_ms),
+            None => {}
         }
+    }
+
+    /// Whether another event holds its line: it was under lease before a restart,
+    /// together with that one.
+    pub(super) fn is_behind_another(&self, slot: Slot) -> bool {
+        let line = self.events.at(slot).and_then(|(_, entry)| entry.line);
+        line.is_some_and(|line| self.locks.holder(line) != Some(&slot))
     }
 
     /// Makes ready what has waited long enough.

@@ -77,6 +77,7 @@ impl GroupTask {
             self.read_on_ms,
             // One that is past waits for what is on its way.
             self.look_for_movable_ms.filter(|due| *due > now_ms),
+            Some(self.parks_again_ms).filter(|due| *due > now_ms),
             self.measure_due_ms(),
             pull_ms,
         ]
