@@ -171,6 +171,9 @@ impl Incoming {
         if let Some(member) = self.member.take() {
             match result {
                 Ok(End::Left) => member.group.leave(member.id).await,
+                // Nobody is lost when it is the broker that goes: whoever works goes on
+                // after its start.
+                _ if self.api.stopping.is_cancelled() => {}
                 _ => member.group.disconnected(member.id).await,
             }
         }

@@ -6,6 +6,7 @@ mod attempts;
 mod expiry;
 mod long_work;
 mod pains;
+mod stopping;
 mod stuck;
 
 use std::time::Duration;

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod explain;
+mod hung_up;
 mod leaving;
 mod parking;
 mod position;

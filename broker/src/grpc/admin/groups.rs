@@ -75,19 +75,14 @@ impl Api {
             or_as_it_is,
             start,
         }));
-        let changed = self.proposals.change_catalog(change).await?;
-        let created = if let CatalogChanged::GroupCreated(state) = changed {
-            let id = sluice_proto::GroupId(state.definition.group);
-            self.groups.start(id, *state);
+        let created = self.change_and_run(change).await?;
+        if created {
             tracing::info!(
                 topic = request.topic,
                 group = request.group,
                 "group created"
             );
-            true
-        } else {
-            false
-        };
+        }
         Ok(wire::CreateGroupResponse {
             created,
             dead_letter_topic: sluice_proto::TopicName::dead_letters(&topic.name, &name)
@@ -96,7 +91,7 @@ impl Api {
     }
 
     pub(in crate::grpc) async fn delete_group(
-        &self,
+        self: &Arc<Self>,
         request: wire::DeleteGroupRequest,
     ) -> Result<wire::DeleteGroupResponse, Refusal> {
         let topic = self.topic(Action::Administer, &request.topic)?;
@@ -106,8 +101,7 @@ impl Api {
             name,
         };
         self.groups.deleting();
-        if let CatalogChanged::GroupDeleted(id) = self.proposals.change_catalog(change).await? {
-            self.groups.stop(id);
+        if self.change_and_run(change).await? {
             tracing::info!(
                 topic = request.topic,
                 group = request.group,
@@ -115,6 +109,30 @@ impl Api {
             );
         }
         Ok(wire::DeleteGroupResponse {})
+    }
+
+    /// Makes or deletes a group, and starts or stops it. False when there was nothing
+    /// to change.
+    ///
+    /// On a task of its own, so that a caller who hangs up before the log has answered
+    /// does not leave a group that does not run, or one that runs and is deleted.
+    async fn change_and_run(self: &Arc<Self>, change: CatalogChange) -> Result<bool, Refusal> {
+        let api = self.clone();
+        let work = tokio::spawn(async move {
+            match api.proposals.change_catalog(change).await? {
+                CatalogChanged::GroupCreated(state) => {
+                    let id = sluice_proto::GroupId(state.definition.group);
+                    api.groups.start(id, *state);
+                    Ok(true)
+                }
+                CatalogChanged::GroupDeleted(id) => {
+                    api.groups.stop(id);
+                    Ok(true)
+                }
+                _ => Ok(false),
+            }
+        });
+        work.await.map_err(Refusal::internal)?
     }
 
     pub(in crate::grpc) fn list_groups(
