@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Breaks the rules of groups on purpose, one at a time, and runs the model test
-of the board, which must fail each time. Takes the changes back in any case.
+of the board, or the random test of the limits that the group's task keeps, which
+must fail each time. Takes the changes back in any case.
 
     python3 tests/mutations/run.py [WORD]
 
@@ -13,10 +14,13 @@ import re
 import subprocess
 import sys
 
-BOARD = pathlib.Path(__file__).parents[2] / "broker/src/group/board"
-TEST = ["cargo", "test", "-p", "sluice-broker", "--lib", "board::model"]
+GROUP = pathlib.Path(__file__).parents[2] / "broker/src/group"
+TEST = ["cargo", "test", "-p", "sluice-broker", "--lib"]
+# Which test it is that must fail: that of the board, or that of all that is around it.
+TESTS = {"board": "board::model", "task": "task::tests::limits"}
 
-# What is broken, the file, the text, and what it becomes.
+# What is broken, the file (in the board's folder, or as seen from the group's), the
+# text, and what it becomes.
 MUTATIONS = [
     ("a suspect is ready for anybody", "settling.rs",
      "match suspects {", "match false {"),
@@ -109,6 +113,23 @@ MUTATIONS = [
      "matches!(entry.place, Place::Delayed | Place::Leased(_)));"),
     ("what waits to be parked again stays in memory", "keeping.rs",
      "self.unwanted.extend(kept);", "drop(kept);"),
+    ("a run is longer than the group's cap allows", "task/deliver.rs",
+     "let count = count.min(leases).min(in_flight_max - board.occupied());",
+     "let count = count.min(leases);"),
+    ("a run is longer than the member's cap allows", "task/deliver.rs",
+     "let count = count.min(leases).min(in_flight_max - board.occupied());",
+     "let count = count.min(in_flight_max - board.occupied());"),
+    ("a paused group delivers", "task/deliver.rs", "            || self.group.paused\n", ""),
+    ("who pulls gets more than a member may have", "task/deliver.rs",
+     "if self.board.may_have_more(&Holder::Unary(name.clone())) {", "if true {"),
+    ("a group gives out more than its cap", "task/deliver.rs",
+     "while self.board.occupied() < self.config().max_in_flight as usize\n"
+     "            && passed_over < self.board.ready()",
+     "while passed_over < self.board.ready()"),
+    ("a member is sent more than its messages hold", "./members.rs",
+     "            && bytes + size + DELIVERY_OVERHEAD <= self.message_bytes_max\n", ""),
+    ("a member is sent more than it has granted", "./credit.rs",
+     "self.sent_events += 1;", ""),
 ]
 
 
@@ -119,23 +140,24 @@ def main():
     for name, file, old, new in MUTATIONS:
         if word not in name:
             continue
-        path = BOARD / file
+        path = GROUP / (file if "/" in file else f"board/{file}")
         before = path.read_text()
         assert before.count(old) == 1, f"{name}: {file} has changed"
         try:
             path.write_text(before.replace(old, new))
-            ran = subprocess.run(TEST, capture_output=True, text=True, check=False)
+            test = TESTS["task" if "/" in file else "board"]
+            ran = subprocess.run([*TEST, test], capture_output=True, text=True, check=False)
         finally:
             path.write_text(before)
         output = ran.stdout + ran.stderr
         assert "could not compile" not in output, f"{name}: {output}"
-        seed = re.search(r"SLUICE_MODEL_SEED=(\d+)", output)
+        seed = re.findall(r"SLUICE_\w+_SEED=(\d+)", output)
         said = re.search(r"panicked at [^\n]*\n([^\n]*)", output)
         if ran.returncode == 0 or not seed:
             missed += 1
             print(f"| {name} | - | NOT CAUGHT |", flush=True)
         else:
-            print(f"| {name} | {seed[1]} | `{said[1][:100] if said else ''}` |", flush=True)
+            print(f"| {name} | {seed[-1]} | `{said[1][:100] if said else ''}` |", flush=True)
     sys.exit(1 if missed else 0)
 
 

@@ -252,6 +252,11 @@ impl GroupTask {
             self.scanner.route = self.routes.of(&self.group, filter, &self.room);
         }
         if moves {
+            // What its filter took too long for is judged again where it goes on. One
+            // that does not compile stays in the way.
+            if self.scanner.filter.is_some() {
+                self.disabled = None;
+            }
             self.move_to(state);
         }
         tracing::info!(group = %self.group.name, paused = self.group.paused, moves, "group changed");

@@ -22,6 +22,7 @@ impl Board {
             now_ms,
             wall_ahead_ms,
         );
+        board.stirs = self.stirs + 1;
         board.leases = Tokens::new(self.epoch, self.leases.next_counter());
         board
     }

@@ -117,6 +117,13 @@ impl Board {
         self.settled_count
     }
 
+    /// Another number whenever an event has become ready, or a lease is not of its holder
+    /// any more: what nobody could be given before, somebody may be given then.
+    #[must_use]
+    pub fn stirs(&self) -> u64 {
+        self.stirs
+    }
+
     /// Lines of which an event is on the board: as many may be given out at once.
     #[must_use]
     pub fn lines(&self) -> usize {

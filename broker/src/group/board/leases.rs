@@ -65,6 +65,7 @@ impl Board {
                 self.holders.ended(lease);
                 lease.holder = holder;
                 self.holders.given(lease);
+                self.stirs += 1;
             }
             _ => return false,
         }

@@ -182,6 +182,7 @@ pub struct Board {
     in_flight: usize,
     held: usize,
     settled_count: u64,
+    stirs: u64,
 }
 
 impl Board {
@@ -218,6 +219,7 @@ impl Board {
             in_flight: 0,
             held: 0,
             settled_count: 0,
+            stirs: 0,
         };
         let indices: Vec<Source> = sources.iter().map(|(source, _)| *source).collect();
         for (at, (source, mut state)) in sources.into_iter().enumerate() {
@@ -392,6 +394,7 @@ impl Board {
         self.held -= usize::from(matches!(before, Place::Held(..)));
         if let Some(lease) = before.lease() {
             self.in_flight -= 1;
+            self.stirs += 1;
             self.holders.ended(lease);
         }
         if let Some(ended) = before.token().filter(|ended| Some(*ended) != token) {

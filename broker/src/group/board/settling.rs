@@ -228,6 +228,7 @@ impl Board {
     /// It became ready, and waits behind the others that are.
     pub(super) fn queue(&mut self, seat: Seat, (before, is_suspect): (Place, bool)) {
         self.queue_of(is_suspect).push_back(seat);
+        self.stirs += 1;
         self.left(&before, None);
     }
 

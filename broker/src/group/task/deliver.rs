@@ -66,6 +66,9 @@ impl GroupTask {
         if stopped || (self.pulls.is_empty() && self.are_all_full()) {
             return Delivered::default();
         }
+        if std::mem::replace(&mut self.stirs, self.board.stirs()) != self.board.stirs() {
+            self.in_vain = 0;
+        }
         self.fetch_missing();
         self.limit_messages();
         let mut round = Round::default();

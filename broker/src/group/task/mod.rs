@@ -109,7 +109,10 @@ pub(super) struct GroupTask {
     pace: Pace,
     /// When to read on, if nothing else happens.
     read_on_ms: Option<u64>,
+    /// Events that are being read again …
     fetching: NumberSet<EventId>,
+    /// … and the bytes of all that are, those counted in that are read in vain.
+    fetching_bytes: usize,
     skips_due_ms: Option<u64>,
     /// What is parked is being looked for.
     pub(super) finding: bool,
@@ -145,8 +148,10 @@ pub(super) struct GroupTask {
     /// No member takes more, until one is heard of or has room again. So a group
     /// whose members do not read costs no look at each of them in every turn.
     all_are_full: bool,
-    /// Events that are ready and were looked at, one after the other, and fit nobody.
+    /// Events that are ready and were looked at, one after the other, and fit nobody …
     in_vain: usize,
+    /// … since the board was stirred so often.
+    stirs: u64,
     /// A member may wait to be told that nothing is left.
     draining: bool,
 }
@@ -158,6 +163,14 @@ pub(super) struct Tally {
     pub(super) filtered: u64,
     /// They became dead letters.
     pub(super) dead_lettered: u64,
+}
+
+/// What came of a turn.
+struct Turn {
+    /// Events that were sent to members.
+    sent: usize,
+    /// There is more to do at once.
+    more: bool,
 }
 
 /// What a group's task is made of.
@@ -206,6 +219,7 @@ impl GroupTask {
             pace: Pace::default(),
             read_on_ms: None,
             fetching: NumberSet::default(),
+            fetching_bytes: 0,
             skips_due_ms: None,
             finding: false,
             parks_under_way: 0,
@@ -224,6 +238,7 @@ impl GroupTask {
             room: parts.room,
             all_are_full: false,
             in_vain: 0,
+            stirs: 0,
             draining: false,
         };
         // Before anybody can publish.
@@ -243,18 +258,9 @@ impl GroupTask {
         // and setting it in every turn would cost more.
         let mut sleep = pin!(sleep_until(self.clock.instant(u64::MAX)));
         loop {
-            self.go_on_changing();
-            self.let_time_pass();
-            self.follow_starts();
-            self.find_parked();
-            self.drop_unwanted();
-            let mut more = self.record_losses() | self.take_arriving() | self.read_ahead();
-            self.park_waiting();
             opened.mark_unchanged();
-            self.follow_outputs();
-            let delivered = self.deliver();
-            more |= delivered.goes_on && self.has_more_to_deliver();
-            if self.has_order() && delivered.sent >= SENT_FIRST {
+            let Turn { sent, more } = self.turn();
+            if self.has_order() && sent >= SENT_FIRST {
                 task::yield_now().await;
             }
             self.tell_drained();
@@ -283,6 +289,23 @@ impl GroupTask {
                 () = task::yield_now(), if more => {}
             }
             self.catch_up();
+        }
+    }
+
+    /// Goes on with all that can go on now.
+    fn turn(&mut self) -> Turn {
+        self.go_on_changing();
+        self.let_time_pass();
+        self.follow_starts();
+        self.find_parked();
+        self.drop_unwanted();
+        let more = self.record_losses() | self.take_arriving() | self.read_ahead();
+        self.park_waiting();
+        self.follow_outputs();
+        let delivered = self.deliver();
+        Turn {
+            sent: delivered.sent,
+            more: more || (delivered.goes_on && self.has_more_to_deliver()),
         }
     }
 

@@ -246,7 +246,8 @@ impl GroupTask {
     /// Reads events again whose turn has come and that are not in memory: those
     /// in the tail cache at once, the others beside the task.
     pub(super) fn fetch_missing(&mut self) {
-        let mut room = self.payloads.room_for_needed();
+        let room = self.payloads.room_for_needed();
+        let mut room = room.saturating_sub(self.fetching_bytes);
         let mut wanted: BTreeMap<usize, Vec<Wanted>> = BTreeMap::new();
         let suspects = self.board.suspects().min(FETCHES_MAX);
         for (at, seat) in self.board.first_ready(FETCHES_MAX).enumerate() {
@@ -307,6 +308,8 @@ impl GroupTask {
 
     fn fetch(&mut self, source: usize, wanted: Vec<Wanted>) {
         self.fetching.extend(wanted.iter().map(|of| of.id));
+        let bytes: usize = wanted.iter().map(|of| self.size(of.id)).sum();
+        self.fetching_bytes += bytes;
         let feed = self.feeds[source].clone();
         let store = self.scanner.store.clone();
         self.jobs.push(Box::pin(async move {
@@ -322,6 +325,9 @@ impl GroupTask {
                 for of in &wanted {
                     task.fetching.remove(&of.id);
                 }
+                task.fetching_bytes -= bytes;
+                // What is at hand now was passed over before.
+                task.in_vain = 0;
                 match read {
                     Ok(Ok(events)) => {
                         task.drop_missing(source, &wanted, &events);

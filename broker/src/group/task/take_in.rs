@@ -101,9 +101,6 @@ impl GroupTask {
         if self.board.has_skipped(source) {
             self.skips_due_ms.get_or_insert(now + SKIPS_AFTER_MS);
         }
-        if !new.is_empty() {
-            self.in_vain = 0;
-        }
         let mut new = new.into_iter().peekable();
         for event in page.take_first(count) {
             if new

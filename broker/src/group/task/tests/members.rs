@@ -1,0 +1,113 @@
+//! Members, and what is noted of them.
+
+use super::*;
+
+#[tokio::test]
+async fn a_lease_of_a_silent_member_ends_also_after_a_commit_that_was_refused() {
+    let mut standing = Standing::new(Ordering::None, "").await;
+    standing.events_come();
+    let (member, _inbox) = standing.member(1 << 20);
+    let (id, token) = standing.lease(Holder::Member(member));
+    let task = &mut standing.task;
+    let (reply, frozen) = oneshot::channel();
+    let tokens = vec![token];
+    task.handle(Command::Freeze { tokens, reply });
+    assert!(frozen.await.unwrap().is_ok());
+    assert_eq!(task.members.pop_silent(u64::MAX), Some(member));
+    let (events, thaw) = (vec![id], Thaw::Unchanged);
+    task.handle(Command::Thaw { events, thaw });
+    let due = task.board.next_due();
+    assert!(due.is_some(), "nothing else would end it");
+    let heartbeat = |task: &mut GroupTask| {
+        let (reply, _) = oneshot::channel();
+        let grant = None;
+        task.handle(Command::Heartbeat {
+            member,
+            grant,
+            reply,
+        });
+    };
+    heartbeat(task);
+    assert_eq!(task.board.next_due(), None, "its member keeps it again");
+
+    assert_eq!(task.members.pop_silent(u64::MAX), Some(member));
+    // Nor would anything else forget the member.
+    task.handle(Command::Disconnected { member });
+    assert!(task.members.next_due().is_some());
+    standing.end().await;
+}
+
+#[tokio::test]
+async fn nobody_is_made_idle_for_a_suspect_that_fits_none_of_its_messages() {
+    let mut standing = Standing::new(Ordering::None, "").await;
+    standing.events_come();
+    let (_, token) = standing.lease(Holder::Unary("gone".into()));
+    let task = &mut standing.task;
+    let vanished = task.board.vanish(&[token]);
+    let failed = AttemptFailed {
+        suspect: true,
+        attempt: 1,
+        ..AttemptFailed::default()
+    };
+    task.board.failed(vanished[0].id, failed, 0);
+    assert_eq!(task.board.suspects(), 1);
+    let (small, _inbox) = standing.member(65);
+    standing.lease(Holder::Member(small));
+    let late = standing.task.clock.now_ms() + 1_000_000;
+    let emptied = |standing: &mut Standing| {
+        standing.task.solo.tick(1, 0);
+        standing.task.empty_for_suspects(late);
+        standing.task.solo.emptying()
+    };
+    assert_eq!(emptied(&mut standing), None, "it goes on with the others");
+    let (large, _inbox) = standing.member(1 << 20);
+    let (_, lease) = standing.lease(Holder::Member(large));
+    assert_eq!(emptied(&mut standing), Some(large));
+    // It is idle now, and has no credit.
+    standing.task.board.freeze(lease, late).unwrap();
+    let id = standing.task.board.leased(lease).map(|(id, _)| id);
+    assert!(id.is_err());
+    standing.task.board.settled(
+        EventId {
+            source: 0,
+            offset: Offset(2),
+        },
+        late,
+    );
+    assert_eq!(
+        emptied(&mut standing),
+        None,
+        "it keeps the suspect from nobody"
+    );
+    standing.end().await;
+}
+
+#[tokio::test]
+async fn suspects_wait_as_long_as_the_group_says_now() {
+    let mut standing = Standing::new(Ordering::None, "").await;
+    let before = standing.task.config().clone();
+    let after = GroupConfig {
+        solo_wait_ms: 123,
+        ..before.clone()
+    };
+    let changed = standing.change(GroupChange {
+        config: Some((before, after)),
+        ..GroupChange::default()
+    });
+    standing.answer(changed).await.unwrap();
+    standing.task.solo.tick(1, 0);
+    assert_eq!(standing.task.solo.next_due(0), Some(123));
+    standing.end().await;
+}
+
+#[tokio::test]
+async fn notes_of_leases_with_long_keys_go_in_several_frames() {
+    let mut standing = Standing::new(Ordering::Key, "").await;
+    let note = LeaseNoted {
+        key: vec![b'k'; 600 << 10].into(),
+        ..LeaseNoted::default()
+    };
+    standing.task.commit_notes(vec![note; 5]);
+    assert_eq!(standing.task.jobs.len(), 3);
+    standing.end().await;
+}
