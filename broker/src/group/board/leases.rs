@@ -119,6 +119,11 @@ impl Board {
             noted: true,
         };
         self.set_place(id, Place::Leased(lease));
+        // As for any other lease, since when it is is what counts.
+        if self.rules.processing_limit_ms > 0 {
+            self.limits
+                .set(token, now_ms + self.rules.processing_limit_ms);
+        }
     }
 
     /// Gives an event back that was not worked on. It keeps its line and is next.

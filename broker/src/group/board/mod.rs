@@ -260,15 +260,9 @@ impl Board {
                     key,
                     size: lease.size,
                     member: lease.member,
-                    limit_ms: (rules.processing_limit_ms > 0).then(|| {
-                        let since_ms = match lease.since_ms {
-                            0 => now_ms,
-                            wall_ms => wall_ms.saturating_sub(wall_ahead_ms),
-                        };
-                        // The wall clock may have been set back.
-                        let since_ms = since_ms.min(now_ms);
-                        since_ms.saturating_add(rules.processing_limit_ms)
-                    }),
+                    // Anew: no clock tells for how long there was no broker.
+                    limit_ms: (rules.processing_limit_ms > 0)
+                        .then(|| now_ms.saturating_add(rules.processing_limit_ms)),
                 };
                 board.insert_held(id, held, now_ms);
             }

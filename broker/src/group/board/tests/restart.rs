@@ -151,3 +151,31 @@ fn of_two_leases_of_a_line_before_a_restart_the_later_one_waits_when_it_ends() {
         assert_eq!(next_ready(&of), Some(id(1)));
     }
 }
+
+/// Of one from before a restart too, which has been taken up at 40.
+#[test]
+fn a_limit_counts_from_when_a_lease_is_taken_up_whatever_is_refused_meanwhile() {
+    const LIMIT_MS: u64 = 100;
+    let rules = BoardRules {
+        processing_limit_ms: LIMIT_MS,
+        ..RULES
+    };
+    let mut state = SourceState::new(Offset(0));
+    state.leases.insert(Offset(0), noted(0, ""));
+    let held = || Board::new(vec![(SOURCE, state.clone())], NO_PARKING, 7, rules, 10, 0);
+    let token = LeaseToken {
+        epoch: 6,
+        counter: 0,
+    };
+    assert_eq!(held().pop_overdue(10 + LIMIT_MS), Some(token));
+    for refused in [false, true] {
+        let mut board = held();
+        assert!(board.present(token, MemberId(1), 40));
+        if refused {
+            board.freeze(token, 50).unwrap();
+            board.thaw(id(0), 60, |_| true);
+        }
+        assert_eq!(board.pop_overdue(40 + LIMIT_MS - 1), None);
+        assert_eq!(board.pop_overdue(40 + LIMIT_MS), Some(token));
+    }
+}
