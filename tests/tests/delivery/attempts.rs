@@ -13,6 +13,16 @@ use sluice_tests::{
 
 use super::{LEASE_MS, config, member, ms, nack, reject, with_events};
 
+/// What the wall clock, by which times are told, may differ in a few seconds from the
+/// clock by which they last.
+const CLOCK_MS: i64 = 100;
+
+/// Milliseconds since 1970.
+fn millis(time: Option<prost_types::Timestamp>) -> i64 {
+    let time = time.unwrap();
+    time.seconds * 1000 + i64::from(time.nanos) / 1_000_000
+}
+
 /// Waits for the group's first dead letter.
 async fn dead_letter(api: &Api) -> DeadLetterHistory {
     expect("a dead letter", async {
@@ -184,6 +194,72 @@ async fn a_restart_of_the_broker_counts_nothing_whether_the_worker_comes_back_or
     assert_eq!(attempts[0].end(), AttemptEnd::BrokerRestart);
     assert!(attempts[0].uncounted);
     assert_eq!(attempts[1].attempt, 1);
+}
+
+/// The broker is killed in the middle of an attempt, and its worker goes on; what it
+/// settles in between may be refused. How long the attempt then took by the broker's
+/// clock, and how long the broker says it may, in milliseconds.
+async fn limited_attempt_over_a_restart(refused: bool) -> (i64, i64) {
+    const LIMIT_MS: u64 = 4_000;
+    let limited = sluice_proto::pb::GroupConfig {
+        processing_limit: ms(LIMIT_MS),
+        lease_duration: ms(60_000),
+        ..config()
+    };
+    let (mut broker, api) = with_events(limited, 1).await;
+    let mut worker = member(&api, 9).await;
+    let lease = worker.delivery().await.unwrap().lease.unwrap();
+    // Until the lease is noted, and more than half of the limit is over.
+    tokio::time::sleep(Duration::from_millis(LIMIT_MS * 5 / 8)).await;
+    tokio::task::block_in_place(|| broker.restart());
+
+    let api = Api::connect(broker.url()).await;
+    // The worker takes its time to come back.
+    tokio::time::sleep(Duration::from_millis(LIMIT_MS / 4)).await;
+    let mut again = join("in", "workers", 9);
+    again.held = vec![lease];
+    let mut worker = Member::join(&api, again).await.unwrap();
+    let _beats = worker.heartbeats();
+    assert_eq!(worker.joined.lost, []);
+    let since = api.describe_group("in", "workers").await.in_flight_events[0].since;
+    if refused {
+        let never_given = sluice_proto::pb::LeaseToken {
+            counter: lease.counter + 1000,
+            ..lease
+        };
+        let commit = sluice_proto::pb::CommitRequest {
+            inputs: vec![sluice_proto::pb::CommitInput {
+                topic: "in".to_owned(),
+                group: "workers".to_owned(),
+                acks: vec![lease, never_given],
+            }],
+            ..sluice_proto::pb::CommitRequest::default()
+        };
+        let refusal = api.broker.clone().commit(commit).await.unwrap_err();
+        assert_eq!(refusal.code(), tonic::Code::FailedPrecondition);
+    }
+    let lost = expect("the lease to be lost", worker.lost()).await.unwrap();
+    assert_eq!(lost, [lease]);
+    let attempts = history(&api, &mut worker).await;
+    assert_eq!(attempts[0].end(), AttemptEnd::ProcessingLimit);
+    assert!(!attempts[0].uncounted);
+    assert_eq!(attempts[1].attempt, 2);
+    let took_ms = millis(attempts[0].ended_at) - millis(since);
+    (took_ms, LIMIT_MS as i64)
+}
+
+/// Not from when it was delivered first, which a clock would have to tell that somebody
+/// may have set.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_limit_counts_anew_when_a_worker_comes_back_to_a_restarted_broker() {
+    let (took_ms, limit_ms) = limited_attempt_over_a_restart(false).await;
+    assert!(took_ms >= limit_ms - CLOCK_MS, "{took_ms} ms");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_settlement_leaves_the_limit_after_a_restart_as_it_was() {
+    let (took_ms, limit_ms) = limited_attempt_over_a_restart(true).await;
+    assert!(took_ms >= limit_ms - CLOCK_MS, "{took_ms} ms");
 }
 
 /// The loss is in the log: a broker that is killed right after it has not
