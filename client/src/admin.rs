@@ -396,7 +396,8 @@ impl Admin {
     /// Gives dead letters back to their group; `None` for all. Returns how many.
     ///
     /// # Errors
-    /// When one of them is not there.
+    /// When one of them is not there, or one that is named was redriven too often: then
+    /// none is redriven.
     pub async fn redrive_dead_letters(
         &self,
         topic: &str,
@@ -411,7 +412,8 @@ impl Admin {
     /// group's `max_redrives` allows.
     ///
     /// # Errors
-    /// When one of them is not there, or one that is named was redriven too often.
+    /// When one of them is not there, or one that is named was redriven too often: then
+    /// none is redriven.
     pub async fn redrive(
         &self,
         topic: &str,

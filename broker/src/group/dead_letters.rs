@@ -174,8 +174,13 @@ impl GroupTask {
         self.jobs.push(Box::pin(async move {
             let mut done = Vec::new();
             let mut capped = 0;
-            let mut result = Ok(());
-            for offset in &chosen {
+            // What is named is moved when all of it can be.
+            let mut result = match named {
+                true => redrive.check(&chosen).await,
+                false => Ok(()),
+            };
+            let movable = if result.is_ok() { &chosen[..] } else { &[] };
+            for offset in movable {
                 match redrive.one(*offset).await {
                     Ok(()) => done.push(*offset),
                     Err(RedriveError::TooOften(..)) if !named => capped += 1,
@@ -275,7 +280,16 @@ struct Redrive {
 }
 
 impl Redrive {
-    async fn one(&self, offset: Offset) -> Result<(), RedriveError> {
+    /// Whether each of them can be redriven; the first that cannot says why.
+    async fn check(&self, offsets: &[Offset]) -> Result<(), RedriveError> {
+        for offset in offsets {
+            self.read(*offset).await?;
+        }
+        Ok(())
+    }
+
+    /// A dead letter that may be redriven once more.
+    async fn read(&self, offset: Offset) -> Result<(StoredEvent, DeadLetterNote), RedriveError> {
         let feed = Feed {
             topic: self.group.dead_letters.clone(),
             id: PartitionId(0),
@@ -288,7 +302,7 @@ impl Redrive {
             // The runtime is shutting down.
             Err(_) => return Err(RedriveError::GroupGone),
         };
-        let mut note = DeadLetterNote::decode(event.note).unwrap_or_default();
+        let note = DeadLetterNote::decode(event.note.clone()).unwrap_or_default();
         if note.redrives >= self.redrives_max {
             return Err(RedriveError::TooOften(
                 offset,
@@ -296,6 +310,11 @@ impl Redrive {
                 self.redrives_max,
             ));
         }
+        Ok((event, note))
+    }
+
+    async fn one(&self, offset: Offset) -> Result<(), RedriveError> {
+        let (event, mut note) = self.read(offset).await?;
         note.redrives += 1;
         note.attempts.clear();
         note.attempt_count = 0;

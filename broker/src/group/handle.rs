@@ -345,8 +345,9 @@ impl GroupHandle {
     /// Gives dead letters back to the group.
     ///
     /// # Errors
-    /// When one of them is not there, or the log does not take them; those
-    /// before it have then been redriven.
+    /// When one that is named is not there, or was redriven too often, and none is
+    /// redriven; when one cannot be read, or the log does not take it, and those before
+    /// it are.
     pub async fn redrive(&self, letters: Letters, force: bool) -> Result<Redriven, RedriveError> {
         self.ask(|reply| Command::Redrive {
             letters,
