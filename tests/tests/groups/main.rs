@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod dead_letters;
 mod explain;
 mod hung_up;
 mod leaving;

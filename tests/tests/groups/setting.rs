@@ -24,9 +24,15 @@ pub(crate) async fn publish(api: &Api, ids: &[&str]) {
 
 /// Takes up to `count` events, waiting for the first.
 pub(crate) async fn pull(api: &Api, count: i32, wait_ms: u64) -> PullResponse {
+    pull_as(api, "", count, wait_ms).await
+}
+
+/// The same as a member of this name.
+async fn pull_as(api: &Api, member: &str, count: i32, wait_ms: u64) -> PullResponse {
     let request = PullRequest {
         topic: TOPIC.to_owned(),
         group: GROUP.to_owned(),
+        member: member.to_owned(),
         max_events: count,
         wait: Some(
             std::time::Duration::from_millis(wait_ms)
@@ -40,11 +46,16 @@ pub(crate) async fn pull(api: &Api, count: i32, wait_ms: u64) -> PullResponse {
 
 /// Takes exactly `count` events, however many pulls it needs.
 pub(crate) async fn take(api: &Api, count: usize) -> Vec<Delivery> {
+    take_as(api, "", count).await
+}
+
+/// The same as a member of this name.
+pub(crate) async fn take_as(api: &Api, member: &str, count: usize) -> Vec<Delivery> {
     let mut taken = Vec::new();
     while taken.len() < count {
         // No pull may ask for more.
         let some = (count - taken.len()).min(1000);
-        let pulled = pull(api, some as i32, 30_000).await;
+        let pulled = pull_as(api, member, some as i32, 30_000).await;
         let idle = pulled.idle();
         assert!(
             !pulled.deliveries.is_empty(),
@@ -86,4 +97,10 @@ pub(crate) async fn ack(api: &Api, of: &[&Delivery]) {
 
 pub(crate) async fn describe(api: &Api) -> DescribeGroupResponse {
     api.describe_group(TOPIC, GROUP).await
+}
+
+/// Milliseconds since 1970.
+pub(crate) fn millis(time: Option<prost_types::Timestamp>) -> i64 {
+    let time = time.unwrap();
+    time.seconds * 1000 + i64::from(time.nanos) / 1_000_000
 }
