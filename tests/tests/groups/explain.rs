@@ -3,14 +3,16 @@
 use std::time::Duration;
 
 use sluice_proto::pb::{
-    Extend, GroupConfig, IdleReason, Nack, PauseGroupRequest, Reject, settlement::Action,
+    Extend, GroupConfig, IdleReason, Nack, Ordering, PauseGroupRequest, Reject, settlement::Action,
 };
 use sluice_tests::{
-    api::{Api, event, keyed_event},
+    api::{Api, event, expect, keyed_event},
     broker::TestBroker,
 };
 
-use crate::setting::{GROUP, TOPIC, ack, describe, make, pull, settle, take};
+use crate::setting::{
+    GROUP, TOPIC, ack, describe, ids, make, publish, pull, settle, take, take_as,
+};
 
 fn nack(delay_ms: u64) -> Action {
     Action::Nack(Nack {
@@ -43,7 +45,7 @@ async fn a_description_says_where_every_event_stands() {
         unwanted,
     ];
     api.publish(TOPIC, events).await.unwrap();
-    let taken = take(&api, 5).await;
+    let taken = take_as(&api, "gpu-1", 5).await;
     let of = |name: &str| {
         let of = taken
             .iter()
@@ -91,6 +93,7 @@ async fn a_description_says_where_every_event_stands() {
         panic!("{:?}", described.in_flight_events);
     };
     assert_eq!((worked_on.partition, worked_on.offset), (0, 0));
+    assert_eq!(worked_on.member, "gpu-1");
     assert_eq!(worked_on.attempt, 1);
     assert_eq!(worked_on.progress_percent, Some(40));
     assert_eq!(worked_on.progress_note, "page 3 of 8");
@@ -150,4 +153,71 @@ async fn what_was_delivered_is_not_called_filtered() {
     let described = describe(&api).await;
     assert_eq!(described.idle(), IdleReason::Empty);
     assert_eq!(described.partitions[0].idle(), IdleReason::Empty);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_whose_window_is_full_says_so_until_one_of_its_events_is_settled() {
+    const WINDOW: usize = 100;
+    let limit = format!("window_events_max={WINDOW}");
+    let broker = TestBroker::start_with(&["--limit", &limit]);
+    let api = Api::connect(broker.url()).await;
+    let config = GroupConfig {
+        ordering: Ordering::None.into(),
+        ..GroupConfig::default()
+    };
+    make(&api, config).await;
+    let events = (0..WINDOW).map(|number| event(&format!("e{number}")));
+    api.publish(TOPIC, events.collect()).await.unwrap();
+    let taken = take(&api, WINDOW).await;
+    // Full to the last place, and nothing is to come.
+    assert_eq!(pull(&api, 1, 0).await.idle(), IdleReason::Empty);
+    publish(&api, &["next"]).await;
+    // Whoever asks hears it, too.
+    assert_eq!(pull(&api, 1, 0).await.idle(), IdleReason::WindowFull);
+    let described = describe(&api).await;
+    assert_eq!(described.idle(), IdleReason::WindowFull);
+    assert_eq!(described.partitions[0].idle(), IdleReason::WindowFull);
+    assert_eq!(described.counts.unwrap().in_flight, WINDOW as i64);
+
+    ack(&api, &[&taken[7]]).await;
+    assert_eq!(ids(&take(&api, 1).await), ["next"]);
+    publish(&api, &["last"]).await;
+    assert_eq!(pull(&api, 1, 0).await.idle(), IdleReason::WindowFull);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_restart_a_group_says_that_it_waits_for_those_who_were_at_work() {
+    let mut broker = TestBroker::start();
+    let api = Api::connect(broker.url()).await;
+    let config = GroupConfig {
+        // Far longer than this test takes.
+        lease_duration: Some(Duration::from_secs(3600).try_into().unwrap()),
+        ..GroupConfig::default()
+    };
+    make(&api, config).await;
+    publish(&api, &["a"]).await;
+    let taken = take(&api, 1).await;
+    // Long enough for its lease to be in the log.
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    broker.restart();
+
+    let api = Api::connect(broker.url()).await;
+    assert_eq!(pull(&api, 1, 0).await.idle(), IdleReason::RestartGrace);
+    let described = describe(&api).await;
+    assert_eq!(described.idle(), IdleReason::RestartGrace);
+    let partition = &described.partitions[0];
+    assert_eq!(partition.idle(), IdleReason::RestartGrace);
+    assert_eq!((partition.held, partition.in_flight), (1, 0));
+
+    // Something else is there, and comes.
+    publish(&api, &["b"]).await;
+    let other = take(&api, 1).await;
+    assert_eq!(ids(&other), ["b"]);
+    ack(&api, &[&taken[0], &other[0]]).await;
+    expect("all of it to be settled", async {
+        while describe(&api).await.idle() != IdleReason::Empty {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
 }
