@@ -1,18 +1,22 @@
 //! Settings, pause and position of a group that is at work.
 
+use prost_types::Timestamp;
 use sluice_proto::pb::{
-    Ack, Earliest, GroupConfig, IdleReason, Latest, Ordering, PauseGroupRequest, ReadStart,
-    ResumeGroupRequest, RetryPolicy, SeekGroupRequest, SeekGroupResponse, TrimTopicRequest,
-    UpdateGroupRequest, UpdateGroupResponse, read_start::At, settlement::Action,
+    Ack, Earliest, GroupConfig, IdleReason, Latest, Ordering, PauseGroupRequest, PullRequest,
+    ReadStart, ResumeGroupRequest, RetryPolicy, SeekGroupRequest, SeekGroupResponse,
+    TrimTopicRequest, UpdateGroupRequest, UpdateGroupResponse, read_start::At, settlement::Action,
     trim_topic_request::Before,
 };
 use sluice_tests::{
-    api::{Api, event},
+    api::{Api, event, expect},
     broker::TestBroker,
+    member::{self, Member, join},
 };
 use tonic::{Code, Status};
 
-use crate::setting::{GROUP, TOPIC, ack, describe, id, ids, make, publish, pull, settle, take};
+use crate::setting::{
+    GROUP, TOPIC, ack, describe, id, ids, make, millis, publish, pull, settle, take,
+};
 
 fn unordered() -> GroupConfig {
     GroupConfig {
@@ -163,6 +167,98 @@ async fn a_seek_forward_skips_and_no_lease_token_is_given_twice() {
     };
     let refused = api.admin.clone().seek_group(elsewhere).await.unwrap_err();
     assert_eq!(refused.code(), Code::NotFound);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_seek_tells_members_on_streams_which_leases_they_lose() {
+    let broker = TestBroker::start();
+    let api = Api::connect(broker.url()).await;
+    make(&api, unordered()).await;
+    publish(&api, &["a", "b", "c"]).await;
+    let mut one = Member::join(&api, join(TOPIC, GROUP, 2)).await.unwrap();
+    let mut had = Vec::new();
+    for _ in 0..2 {
+        had.push(one.delivery().await.unwrap());
+    }
+    let mut other = Member::join(&api, join(TOPIC, GROUP, 9)).await.unwrap();
+    let others = other.delivery().await.unwrap();
+    assert_eq!(id(&others), "c");
+
+    let done = seek(&api, At::Offset(1), false).await.unwrap();
+    assert_eq!(done.lease_count, 3);
+    let leases: Vec<_> = had.iter().map(|delivery| delivery.lease.unwrap()).collect();
+    let lost = expect("the leases to be lost", one.lost()).await;
+    assert_eq!(lost.unwrap(), leases);
+    let lost = expect("the other one to be lost", other.lost()).await;
+    assert_eq!(lost.unwrap(), [others.lease.unwrap()]);
+    let failures = one.settle(vec![member::ack(leases[0])]).await.unwrap();
+    assert_eq!(failures.len(), 1, "what is lost settles nothing");
+
+    // The streams go on: who has credit gets what is looked at again.
+    for expected in ["b", "c"] {
+        let delivery = expect("a replayed event", other.delivery()).await.unwrap();
+        assert_eq!((id(&delivery), delivery.attempt), (expected, 1));
+        let acked = other.settle(vec![member::ack(delivery.lease.unwrap())]);
+        assert_eq!(acked.await.unwrap(), []);
+    }
+    assert_eq!(describe(&api).await.partitions[0].lag, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_that_begins_at_a_time_gets_what_was_appended_then_or_later() {
+    let broker = TestBroker::start();
+    let api = Api::connect(broker.url()).await;
+    api.create_topic(TOPIC, 1).await;
+    let append = async |id: &str| {
+        let ranges = api.publish(TOPIC, vec![event(id)]).await.unwrap();
+        ranges[0].append_time.unwrap()
+    };
+    let before = append("before").await;
+    let later = |time: Timestamp, ms: i32| {
+        let mut time = Timestamp {
+            nanos: time.nanos + ms * 1_000_000,
+            ..time
+        };
+        time.normalize();
+        time
+    };
+    // Events of the next millisecond but one.
+    let mut number = 0;
+    let after = loop {
+        let time = append(&format!("after-{number}")).await;
+        if millis(Some(time)) > millis(Some(before)) + 1 {
+            break time;
+        }
+        number += 1;
+    };
+    for (group, start, first) in [
+        ("at-the-first", before, 0),
+        ("between", later(before, 2), number + 1),
+        ("at-the-last", after, number + 1),
+        ("after-all", later(after, 1), number + 2),
+    ] {
+        let config = GroupConfig {
+            start: Some(ReadStart {
+                at: Some(At::Time(start)),
+                epoch: 0,
+            }),
+            ..unordered()
+        };
+        api.create_group(TOPIC, group, config).await;
+        let described = api.describe_group(TOPIC, group).await;
+        let partition = &described.partitions[0];
+        assert_eq!(partition.visible_end, number + 2);
+        assert_eq!(partition.committed_end, first, "{group}");
+    }
+    let pull = PullRequest {
+        topic: TOPIC.to_owned(),
+        group: "between".to_owned(),
+        max_events: 9,
+        wait: Some(std::time::Duration::from_secs(30).try_into().unwrap()),
+        ..PullRequest::default()
+    };
+    let pulled = api.broker.clone().pull(pull).await.unwrap().into_inner();
+    assert_eq!(ids(&pulled.deliveries), [format!("after-{number}")]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
