@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // A failed step is a failed test.
 
 mod attempts;
+mod caps;
 mod expiry;
 mod long_work;
 mod pains;
