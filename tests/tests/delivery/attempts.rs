@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use sluice_proto::pb::{
-    AttemptEnd, ConnectionLoss, DeadLetterHistory, FailedAttempt, ListDeadLettersRequest,
-    PullRequest,
+    AttemptEnd, CommitInput, CommitRequest, ConnectionLoss, DeadLetterHistory, Event,
+    FailedAttempt, GroupConfig, LeaseToken, ListDeadLettersRequest, PullRequest,
 };
 use sluice_tests::{
-    api::{Api, expect},
+    api::{Api, event, expect},
     member::{Member, ack, join},
 };
 
@@ -78,7 +78,7 @@ async fn a_reject_is_the_last_attempt() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_attempt_that_takes_longer_than_the_limit_counts_whatever_heartbeats_come() {
-    let limited = sluice_proto::pb::GroupConfig {
+    let limited = GroupConfig {
         processing_limit: ms(500),
         lease_duration: ms(60_000),
         ..config()
@@ -145,7 +145,7 @@ async fn a_lost_connection_counts_at_the_deadline() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_connection_counts_at_once_where_the_group_says_so() {
-    let at_once = sluice_proto::pb::GroupConfig {
+    let at_once = GroupConfig {
         on_connection_loss: ConnectionLoss::AtOnce.into(),
         // So long that only the connection can explain the second delivery.
         lease_duration: ms(60 * 60 * 1000),
@@ -163,7 +163,7 @@ async fn a_lost_connection_counts_at_once_where_the_group_says_so() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restart_of_the_broker_counts_nothing_whether_the_worker_comes_back_or_not() {
-    let long = sluice_proto::pb::GroupConfig {
+    let long = GroupConfig {
         lease_duration: ms(4 * LEASE_MS),
         ..config()
     };
@@ -201,7 +201,7 @@ async fn a_restart_of_the_broker_counts_nothing_whether_the_worker_comes_back_or
 /// clock, and how long the broker says it may, in milliseconds.
 async fn limited_attempt_over_a_restart(refused: bool) -> (i64, i64) {
     const LIMIT_MS: u64 = 4_000;
-    let limited = sluice_proto::pb::GroupConfig {
+    let limited = GroupConfig {
         processing_limit: ms(LIMIT_MS),
         lease_duration: ms(60_000),
         ..config()
@@ -223,17 +223,17 @@ async fn limited_attempt_over_a_restart(refused: bool) -> (i64, i64) {
     assert_eq!(worker.joined.lost, []);
     let since = api.describe_group("in", "workers").await.in_flight_events[0].since;
     if refused {
-        let never_given = sluice_proto::pb::LeaseToken {
+        let never_given = LeaseToken {
             counter: lease.counter + 1000,
             ..lease
         };
-        let commit = sluice_proto::pb::CommitRequest {
-            inputs: vec![sluice_proto::pb::CommitInput {
+        let commit = CommitRequest {
+            inputs: vec![CommitInput {
                 topic: "in".to_owned(),
                 group: "workers".to_owned(),
                 acks: vec![lease, never_given],
             }],
-            ..sluice_proto::pb::CommitRequest::default()
+            ..CommitRequest::default()
         };
         let refusal = api.broker.clone().commit(commit).await.unwrap_err();
         assert_eq!(refusal.code(), tonic::Code::FailedPrecondition);
@@ -296,19 +296,115 @@ async fn suspicion_survives_a_restart_of_the_broker() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_leave_and_an_unread_pull_count_nothing() {
+async fn a_leave_counts_nothing() {
     let (_broker, api) = with_events(config(), 1).await;
     let mut first = member(&api, 1).await;
     assert_eq!(first.delivery().await.unwrap().attempt, 1);
     expect("the end of the stream", first.leave())
         .await
         .unwrap();
-    // What a pull is not there to take goes back as well.
-    let pull = PullRequest {
-        topic: "in".to_owned(),
-        group: "workers".to_owned(),
-        ..PullRequest::default()
+    let mut other = member(&api, 1).await;
+    let attempts = history(&api, &mut other).await;
+    assert_eq!(attempts.len(), 1);
+    assert_eq!(
+        (attempts[0].attempt, attempts[0].end()),
+        (1, AttemptEnd::Reject)
+    );
+}
+
+/// A group whose leases last far longer than a test waits, so that only what was handed
+/// back comes again.
+fn lasting() -> GroupConfig {
+    GroupConfig {
+        lease_duration: ms(60 * 60 * 1000),
+        ..config()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_comes_for_pulls_whose_callers_are_gone_counts_nothing_and_goes_on() {
+    let (_broker, api) = with_events(lasting(), 0).await;
+    let pull = |wait_s| {
+        let pull = PullRequest {
+            topic: "in".to_owned(),
+            group: "workers".to_owned(),
+            wait: Some(Duration::from_secs(wait_s).try_into().unwrap()),
+            ..PullRequest::default()
+        };
+        let mut broker = api.broker.clone();
+        async move { broker.pull(pull).await.unwrap().into_inner() }
     };
-    let pulled = api.broker.clone().pull(pull).await.unwrap().into_inner();
-    assert_eq!(pulled.deliveries[0].attempt, 1);
+    for number in 0..20 {
+        // Somebody who pulls has been heard of, and does not wait for the answer.
+        for _ in 0..3 {
+            tokio::select! {
+                biased;
+                _ = pull(60) => panic!("there is nothing to pull"),
+                _ = pull(0) => {}
+            }
+        }
+        // On the same connection, so that the broker hears of it first.
+        api.describe_group("in", "workers").await;
+        let name = format!("e{number}");
+        api.publish("in", vec![event(&name)]).await.unwrap();
+        let pulled = pull(30).await;
+        let [delivery] = &pulled.deliveries[..] else {
+            panic!("{name} went to somebody who is gone: {pulled:?}");
+        };
+        assert_eq!(delivery.event.as_ref().unwrap().id, name);
+        assert_eq!(delivery.attempt, 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_stream_was_not_sent_when_it_ended_counts_nothing_and_comes_again_at_once() {
+    const EVENTS: i64 = 500;
+    let (_broker, api) = with_events(lasting(), 0).await;
+    // The first fill the connection, the next ones wait in the broker.
+    let deaf = member(&api, EVENTS).await;
+    for _ in 0..5 {
+        let events = (0..EVENTS / 5).map(|number| Event {
+            data: vec![7; 20_000].into(),
+            ..event(&format!("e{number}"))
+        });
+        api.publish("in", events.collect()).await.unwrap();
+    }
+    let described = async || api.describe_group("in", "workers").await;
+    let pause = || tokio::time::sleep(Duration::from_millis(50));
+    let (mut leased, mut same) = (0, 0);
+    expect("no more to be leased", async {
+        while leased == 0 || same < 10 {
+            pause().await;
+            let in_flight = described().await.counts.unwrap().in_flight;
+            same = if in_flight == leased { same + 1 } else { 0 };
+            leased = in_flight;
+        }
+    })
+    .await;
+    drop(deaf);
+    expect("the stream to end", async {
+        while described().await.members.iter().any(|of| of.connected) {
+            pause().await;
+        }
+    })
+    .await;
+    let sent = described().await.counts.unwrap().in_flight;
+    assert!((1..leased).contains(&sent), "{sent} of {leased} were sent");
+
+    let mut other = member(&api, EVENTS).await;
+    let mut handed_back = Vec::new();
+    for _ in sent..EVENTS {
+        let delivery = expect("an event", other.delivery()).await.unwrap();
+        assert_eq!(delivery.attempt, 1);
+        if delivery.offset < leased {
+            handed_back.push(delivery.lease.unwrap());
+        }
+    }
+    assert_eq!(handed_back.len() as i64, leased - sent);
+    // Nothing is told of a first time.
+    let failures = other.settle(vec![reject(handed_back[0])]).await;
+    assert_eq!(failures.unwrap(), []);
+    let attempts = dead_letter(&api).await.attempts;
+    assert_eq!(attempts.len(), 1);
+    assert_eq!(attempts[0].end(), AttemptEnd::Reject);
 }
