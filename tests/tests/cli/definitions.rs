@@ -1,7 +1,12 @@
 //! Topics and groups.
 
 use serde_json::json;
-use sluice_tests::broker::TestBroker;
+use sluice_proto::pb::{Extend, Nack, Settlement, settlement::Action};
+use sluice_tests::{
+    api::{Api, expect},
+    broker::TestBroker,
+    member::{Member, join},
+};
 
 use super::{assert_table, json, printed, refused};
 
@@ -216,6 +221,66 @@ fn a_description_says_where_events_stand() {
         "",
     );
     assert!(refused.contains("in_flight_max"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_description_says_who_works_on_what_and_how_far_it_is() {
+    let broker = TestBroker::start();
+    let url = broker.url();
+    printed(url, &["topic", "create", "in"], "");
+    printed(url, &["group", "create", "in", "ocr"], "");
+    printed(url, &["publish", "in", "--type", "made"], "");
+    let api = Api::connect(url).await;
+    let mut join = join("in", "ocr", 2);
+    join.member = "gpu-1".to_owned();
+    let mut member = Member::join(&api, join).await.unwrap();
+    let nack = Action::Nack(Nack {
+        delay: Some(prost_types::Duration::default()),
+        reason: String::new(),
+    });
+    let report = Action::Extend(Extend {
+        percent: Some(40),
+        note: "page 3 of 8".to_owned(),
+    });
+    for action in [nack, report] {
+        let delivery = expect("the event", member.delivery()).await.unwrap();
+        let settlement = Settlement {
+            lease: delivery.lease,
+            action: Some(action),
+        };
+        assert_eq!(member.settle(vec![settlement]).await.unwrap(), []);
+    }
+
+    let described = &json(url, &["group", "describe", "in", "ocr"])[0];
+    let mut row = described["in_flight"][0].clone();
+    // A time, which differs by a millisecond from call to call.
+    let is_time = |since: &str| since.starts_with("20") && since.ends_with('Z');
+    assert!(
+        row["since"].take().as_str().is_some_and(is_time),
+        "{described}"
+    );
+    let expected = json!({
+        "partition": 0,
+        "offset": 0,
+        "redriven": false,
+        "member": "gpu-1",
+        "since": null,
+        "attempt": 2,
+        "progress_percent": 40,
+        "progress_note": "page 3 of 8",
+    });
+    assert_eq!(row, expected);
+    assert_eq!(described["in_flight"].as_array().unwrap().len(), 1);
+
+    let table = printed(url, &["group", "describe", "in", "ocr"], "");
+    let row = table.lines().find(|line| line.starts_with(" 0/0 "));
+    let columns = row
+        .unwrap_or_else(|| panic!("no row in\n{table}"))
+        .split("  ");
+    let mut columns: Vec<_> = columns.map(str::trim).filter(|c| !c.is_empty()).collect();
+    assert!(columns.len() > 2 && is_time(columns.remove(2)), "{table}");
+    let expected = ["0/0", "gpu-1", "2", "40 %", "page 3 of 8"];
+    assert_eq!(columns, expected, "{table}");
 }
 
 #[test]
