@@ -7,23 +7,56 @@ use sluice_tests::task::{End, Task};
 
 use super::{
     broker, config,
-    crew::{Crew, Word, Worker},
+    crew::{Crew, Said, Word, Worker},
     lag,
 };
 
-/// Events that each stage of the test takes, and how many members it has.
-const STAGES: [(usize, usize); 3] = [(1, 100), (8, 800), (2, 200)];
+/// How many members each stage of the test has, and events that it takes.
+const STAGES: [(usize, usize); 3] = [(1, 40), (8, 320), (2, 80)];
 /// Published in all: more than the stages take.
-const EVENTS: usize = 3000;
+const EVENTS: usize = 1000;
 /// What each member is granted at a time, and what the group may have under lease:
 /// less than eight members want, so that they have to take turns.
 const CREDIT: usize = 4;
 const IN_FLIGHT_MAX: i32 = 12;
-/// Time that each event takes.
-const WORK_MS: u64 = 8;
+/// Time that each event takes, in which its worker sleeps: far longer than what else there
+/// is to do for it, also where the machine is busy.
+const WORK_MS: u64 = 60;
 
 fn is_done(word: &Word) -> bool {
     matches!(word, Word::Done { .. })
+}
+
+/// How work went on in a stage.
+#[derive(Debug)]
+struct Pace {
+    /// Events that were worked on at once, at most.
+    most: usize,
+    /// The same for half of the events, at least.
+    usual: usize,
+}
+
+/// As the workers say, each of which sleeps in an event before it asks for its ack.
+fn pace(said: &[Said]) -> Pace {
+    let asks = said.iter().filter_map(|said| match said.word {
+        Word::Asks { at_us, .. } => Some(at_us),
+        _ => None,
+    });
+    let mut ends: Vec<u128> = asks.collect();
+    ends.sort_unstable();
+    // What the wall clock may be wrong by is left out.
+    let half_us = u128::from(WORK_MS) * 500 - 1000;
+    // Those that end so soon before or after one are worked on in the middle of it.
+    let at_once = ends.iter().map(|end| {
+        let begin = ends.partition_point(|other| *other < end - half_us);
+        ends.partition_point(|other| *other < end + half_us) - begin
+    });
+    let mut at_once: Vec<usize> = at_once.collect();
+    at_once.sort_unstable();
+    Pace {
+        most: at_once[at_once.len() - 1],
+        usual: at_once[at_once.len() / 2],
+    }
 }
 
 /// The members of a stage, how many events each has done, by name.
@@ -52,6 +85,7 @@ async fn work_spreads_over_members_as_they_come_and_go_and_nothing_is_done_twice
 
     let mut crew = Crew::of(broker.url());
     let mut workers = Vec::new();
+    let mut paces = Vec::new();
     for (members, events) in STAGES {
         while workers.len() < members {
             workers.push(crew.start(&format!("w{}", workers.len()), CREDIT));
@@ -64,9 +98,12 @@ async fn work_spreads_over_members_as_they_come_and_go_and_nothing_is_done_twice
                 .await;
         }
         let since = Instant::now();
+        let before = crew.heard().len();
         let shares = shares(crew.wait_for(events, is_done).await);
+        let pace = pace(&crew.heard()[before..]);
         let rate = events as f64 / since.elapsed().as_secs_f64();
-        println!("{members} members: {rate:.0} events/s, {shares:?}");
+        println!("{members} members: {rate:.0} events/s, {pace:?}, {shares:?}");
+        paces.push(pace);
         assert!(lag(&api).await > 0, "there is a backlog all the time");
         let names: Vec<_> = workers.iter().map(|worker| &worker.name).collect();
         assert_eq!(shares.keys().collect::<Vec<_>>(), names, "all of them work");
@@ -79,6 +116,13 @@ async fn work_spreads_over_members_as_they_come_and_go_and_nothing_is_done_twice
     workers.iter_mut().for_each(Worker::leave);
     crew.wait_for(workers.len(), |word| *word == Word::Left)
         .await;
+    // The rate follows: more are at work when there are more. Seconds would be those of
+    // the machine, which may have other things to do.
+    let [one, eight, two] = &paces[..] else {
+        panic!("a pace for each stage");
+    };
+    assert_eq!((one.most, two.most), (1, 2), "{paces:?}");
+    assert!(eight.most <= 8 && eight.usual > two.most, "{paces:?}");
 
     let said = tokio::task::block_in_place(|| crew.end(workers));
     let mut taken: BTreeMap<String, u32> = BTreeMap::new();

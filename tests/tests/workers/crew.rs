@@ -109,6 +109,11 @@ impl Crew {
         &self.heard[self.heard.len() - 1]
     }
 
+    /// All that anybody has said.
+    pub(crate) fn heard(&self) -> &[Said] {
+        &self.heard
+    }
+
     /// Waits for so many of such words; says of whom they came.
     pub(crate) async fn wait_for(&mut self, count: usize, which: fn(&Word) -> bool) -> Vec<String> {
         let mut members = Vec::new();
