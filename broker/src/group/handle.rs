@@ -22,6 +22,7 @@ use super::{
         SettlementFailures, Thaw,
     },
     credit::{Grant, Shrinks},
+    unread::Unread,
 };
 use crate::commit::{
     AckWindow, CommitError, Group, Unavailable,
@@ -110,7 +111,7 @@ impl Drop for Inbox {
 
 /// Sends a command from where nothing can be awaited: at once if there is room. When
 /// the runtime has ended, so has the group.
-fn send_later(commands: &mpsc::Sender<Command>, command: Command) {
+pub(super) fn send_later(commands: &mpsc::Sender<Command>, command: Command) {
     let Err(TrySendError::Full(command)) = commands.try_send(command) else {
         return;
     };
@@ -253,17 +254,19 @@ impl GroupHandle {
     /// When the group is gone.
     pub async fn pull(&self, request: PullRequest) -> Result<Pulled, GroupGone> {
         let until = Instant::now() + request.wait;
-        self.ask(|reply| Command::Pull {
-            pull: PendingPull {
-                name: request.name,
-                events_max: request.events_max,
-                bytes_max: request.bytes_max,
-                message_bytes_max: request.message_bytes_max,
-                until,
-                reply,
-            },
-        })
-        .await
+        let (reply, answer) = oneshot::channel();
+        let unread = Unread::new(self.commands.clone(), answer);
+        let pull = PendingPull {
+            name: request.name,
+            events_max: request.events_max,
+            bytes_max: request.bytes_max,
+            message_bytes_max: request.message_bytes_max,
+            until,
+            reply,
+        };
+        let sent = self.commands.send(Command::Pull { pull }).await;
+        sent.map_err(|_| GroupGone)?;
+        unread.read().await
     }
 
     /// Freezes leases for a commit.

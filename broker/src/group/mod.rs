@@ -36,6 +36,7 @@ mod settle;
 pub mod solo;
 mod task;
 mod throughput;
+mod unread;
 
 pub(crate) use self::scan::turn_to_filter;
 pub use self::{
