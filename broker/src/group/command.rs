@@ -15,7 +15,7 @@ use super::{
 };
 use crate::commit::{
     AckWindow, CommitError, ReadError,
-    record::{GroupPosition, Settle},
+    record::{GroupPosition, Settle, Source},
 };
 use crate::filter::Counters;
 
@@ -398,7 +398,7 @@ pub(super) enum Command {
         reply: oneshot::Sender<Description>,
     },
     Explain {
-        partition: PartitionId,
+        source: Source,
         offset: Offset,
         reply: oneshot::Sender<EventStanding>,
     },

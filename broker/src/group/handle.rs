@@ -26,7 +26,7 @@ use super::{
 };
 use crate::commit::{
     AckWindow, CommitError, Group, Unavailable,
-    record::{GroupPosition, Settle},
+    record::{GroupPosition, Settle, Source},
 };
 
 /// A group's address. Cheap to clone.
@@ -328,8 +328,26 @@ impl GroupHandle {
         partition: PartitionId,
         offset: Offset,
     ) -> Result<EventStanding, GroupGone> {
+        let topic = self.group.topic.id;
+        self.explain_at(Source { topic, partition }, offset).await
+    }
+
+    /// Where an event stands that was redriven to this place in the group's parking
+    /// partition.
+    ///
+    /// # Errors
+    /// When the group is gone.
+    pub async fn explain_redriven(&self, offset: Offset) -> Result<EventStanding, GroupGone> {
+        let source = Source {
+            topic: self.group.parking.id,
+            partition: PartitionId(0),
+        };
+        self.explain_at(source, offset).await
+    }
+
+    async fn explain_at(&self, source: Source, offset: Offset) -> Result<EventStanding, GroupGone> {
         self.ask(|reply| Command::Explain {
-            partition,
+            source,
             offset,
             reply,
         })

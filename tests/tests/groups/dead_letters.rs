@@ -3,7 +3,8 @@
 use std::time::SystemTime;
 
 use sluice_proto::pb::{
-    DeadLetter, GroupConfig, IdleReason, ListDeadLettersRequest, Nack, Ordering,
+    Ack, DeadLetter, EventState, ExplainEventRequest, ExplainEventResponse, GroupConfig,
+    IdleReason, ListDeadLettersRequest, Nack, Ordering, PurgeDeadLettersRequest,
     RedriveDeadLettersRequest, Reject, RetryPolicy, settlement::Action,
 };
 use sluice_tests::{
@@ -197,4 +198,69 @@ async fn an_event_that_failed_waits_as_long_as_its_group_says_and_longer_each_ti
         let waited_ms = begun_ms - millis(ended.ended_at);
         assert!(waited_ms >= delay_ms - CLOCK_MS, "{waited_ms} ms");
     }
+}
+
+async fn explain(api: &Api, offset: i64) -> ExplainEventResponse {
+    let request = ExplainEventRequest {
+        topic: TOPIC.to_owned(),
+        group: GROUP.to_owned(),
+        partition: 0,
+        offset,
+    };
+    let explained = api.admin.clone().explain_event(request).await;
+    explained.unwrap().into_inner()
+}
+
+/// Whoever asks for an event names its first place, whatever befell it since.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_was_redriven_is_found_by_its_first_place() {
+    let broker = TestBroker::start();
+    let api = Api::connect(broker.url()).await;
+    let config = GroupConfig {
+        ordering: Ordering::None.into(),
+        ..GroupConfig::default()
+    };
+    make(&api, config).await;
+    publish(&api, &["a", "b"]).await;
+    reject_next(&api, 2).await;
+    let explained = explain(&api, 0).await;
+    assert_eq!(explained.state(), EventState::DeadLettered);
+    assert_eq!(explained.dead_letter_offset, Some(0));
+
+    assert_eq!(redrive(&api, &[0], false).await, Ok(1));
+    let taken = take(&api, 1).await;
+    let explained = explain(&api, 0).await;
+    assert_eq!(explained.state(), EventState::InFlight, "{explained:?}");
+    assert_eq!((explained.attempt, explained.dead_letter_offset), (1, None));
+    assert!(!explained.member.is_empty());
+    assert!(explained.detail.contains("redriven"), "{explained:?}");
+    // In its next life it fails again, and waits for long.
+    let later = Action::Nack(Nack {
+        delay: Some(prost_types::Duration {
+            seconds: 3600,
+            nanos: 0,
+        }),
+        ..Nack::default()
+    });
+    assert_eq!(settle(&api, &[&taken[0]], later).await, []);
+    let explained = explain(&api, 0).await;
+    assert_eq!(explained.state(), EventState::Delayed, "{explained:?}");
+    assert_eq!(explained.attempt, 2);
+
+    let purge = PurgeDeadLettersRequest {
+        topic: TOPIC.to_owned(),
+        group: GROUP.to_owned(),
+        dead_letter_offsets: vec![1],
+        ..PurgeDeadLettersRequest::default()
+    };
+    api.admin.clone().purge_dead_letters(purge).await.unwrap();
+    let explained = explain(&api, 1).await;
+    assert_eq!(explained.state(), EventState::Settled, "it is purged");
+    assert_eq!(explained.dead_letter_offset, None);
+    // One that is done says nothing of dead letters.
+    publish(&api, &["c"]).await;
+    let taken = take(&api, 1).await;
+    assert_eq!(settle(&api, &[&taken[0]], Action::Ack(Ack {})).await, []);
+    let explained = explain(&api, 2).await;
+    assert_eq!(explained.detail, "it is done");
 }

@@ -86,12 +86,12 @@ impl GroupTask {
                 let _ = reply.send(self.describe(in_flight_max));
             }
             Command::Explain {
-                partition,
+                source,
                 offset,
                 reply,
             } => {
                 self.come_up();
-                let _ = reply.send(self.explain(partition, offset));
+                let _ = reply.send(self.explain(source, offset));
             }
             Command::ResolvedDeadLetters { reply } => drop(reply.send(self.resolved.clone())),
             Command::Change { request, reply } => self.change(*request, reply),

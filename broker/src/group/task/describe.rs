@@ -3,13 +3,15 @@
 use sluice_proto::{Offset, PartitionId};
 
 use super::GroupTask;
-use crate::group::{
-    board::{Counts, EventId, Holder, MemberId, PlaceOf},
-    command::{
-        Description, EventStanding, IdleReason, InFlightEvent, MemberState, SourceDescription,
+use crate::{
+    commit::record::Source,
+    group::{
+        board::{Counts, EventId, Holder, MemberId, PlaceOf},
+        command::{
+            Description, EventStanding, IdleReason, InFlightEvent, MemberState, SourceDescription,
+        },
+        credit::Credit,
     },
-    credit::Credit,
-    scan::Feed,
 };
 
 impl GroupTask {
@@ -230,11 +232,10 @@ impl GroupTask {
         }
     }
 
-    /// Where an event of the topic stands.
-    pub(super) fn explain(&self, partition: PartitionId, offset: Offset) -> EventStanding {
-        let topic = self.group.topic.id;
-        let is_it = |feed: &Feed| feed.topic.id == topic && feed.id == partition;
-        let Some(source) = self.feeds.iter().position(is_it) else {
+    /// Where an event stands whose first place in the group is in this source.
+    pub(super) fn explain(&self, source: Source, offset: Offset) -> EventStanding {
+        let is_it = |at: &usize| self.board.source(*at) == source;
+        let Some(source) = (0..self.feeds.len()).find(is_it) else {
             return EventStanding::NotScanned;
         };
         let id = EventId { source, offset };

@@ -61,6 +61,8 @@ impl Api {
         }
         let standing = handle.explain(partition, offset).await;
         let standing = standing.map_err(|_| Refusal::group_gone())?;
+        let resolved = handle.resolved_dead_letters().await;
+        let resolved = resolved.map_err(|_| Refusal::group_gone())?;
 
         let api = self.clone();
         let explained = tokio::task::spawn_blocking(move || {
@@ -70,22 +72,24 @@ impl Api {
             let stored = api.event_at(&group.topic, partition, offset)?;
             if stored.is_none() && standing.is_parked() {
                 // The group has it all the same.
-                return Ok(response_of(&standing));
+                return Ok((response_of(&standing), None));
             }
             let Some(stored) = stored else {
-                return Ok(wire::ExplainEventResponse {
+                let gone = wire::ExplainEventResponse {
                     state: wire::EventState::Gone.into(),
                     detail: "the topic does not have it any more".into(),
                     ..Default::default()
-                });
+                };
+                return Ok((gone, None));
             };
             let (matches, terms) = judge(filter.as_ref(), &stored);
             let mut response = response_of(&standing);
             response.matches = matches;
             response.terms = terms.into_iter().map(wire_term).collect();
             if standing != EventStanding::Settled {
-                return Ok(response);
+                return Ok((response, None));
             }
+            let mut redriven = None;
             let start = group.start.get(partition.0 as usize);
             if start.is_some_and(|start| offset < *start) {
                 response.state = wire::EventState::BeforeStart.into();
@@ -93,20 +97,47 @@ impl Api {
             } else if !matches {
                 response.state = wire::EventState::Filtered.into();
                 response.detail = "the filter does not match it".into();
-            } else if let Some(letter) =
-                api.dead_letter_of(&group.dead_letters, partition, offset)?
-            {
-                response.state = wire::EventState::DeadLettered.into();
-                response.detail = format!("it is in the dead letters at offset {}", letter.0);
-                response.dead_letter_offset = Some(letter.0 as i64);
-            } else if visible_end(&group.dead_letters, PartitionId(0)).0 > LETTERS_SEARCHED_MAX {
-                response.detail = format!(
-                    "it is done, or a dead letter older than the newest {LETTERS_SEARCHED_MAX}"
-                );
+            } else {
+                redriven = api.newest_copy(&group.parking, partition, offset)?;
+                let letter = api.newest_copy(&group.dead_letters, partition, offset)?;
+                match letter {
+                    Some(letter) if resolved.is_settled(letter) => {
+                        response.detail = "it was a dead letter, and was redriven and is done, \
+                                           or was purged"
+                            .into();
+                    }
+                    Some(letter) => {
+                        response.state = wire::EventState::DeadLettered.into();
+                        response.detail =
+                            format!("it is in the dead letters at offset {}", letter.0);
+                        response.dead_letter_offset = Some(letter.0 as i64);
+                    }
+                    None => {
+                        let letters = visible_end(&group.dead_letters, PartitionId(0)).0;
+                        if letters > LETTERS_SEARCHED_MAX {
+                            response.detail = format!(
+                                "it is done, or a dead letter older than the newest \
+                                 {LETTERS_SEARCHED_MAX}"
+                            );
+                        }
+                    }
+                }
             }
-            Ok::<_, Refusal>(response)
+            Ok::<_, Refusal>((response, redriven))
         });
-        explained.await.map_err(Refusal::internal)?
+        let (mut response, redriven) = explained.await.map_err(Refusal::internal)??;
+        if let Some(at) = redriven {
+            let standing = handle.explain_redriven(at).await;
+            let standing = standing.map_err(|_| Refusal::group_gone())?;
+            if standing != EventStanding::Settled {
+                let of = response_of(&standing);
+                response.detail = format!("it was redriven: {}", of.detail);
+                response.state = of.state;
+                response.attempt = of.attempt;
+                response.member = of.member;
+            }
+        }
+        Ok(response)
     }
 
     /// One event, if it is still there. May take a while.
@@ -127,14 +158,15 @@ impl Api {
         Ok(page.events.into_iter().find(|of| of.offset == offset))
     }
 
-    /// The newest dead letter of an event. May take a while.
-    fn dead_letter_of(
+    /// The newest copy of an event among the dead letters, or among what is redriven, by
+    /// its first place there. May take a while.
+    fn newest_copy(
         &self,
-        dead_letters: &Topic,
+        copies: &Topic,
         partition: PartitionId,
         offset: Offset,
     ) -> Result<Option<Offset>, Refusal> {
-        let Some(letters) = dead_letters.partition(PartitionId(0)) else {
+        let Some(letters) = copies.partition(PartitionId(0)) else {
             return Ok(None);
         };
         let end = letters.visible_end();
@@ -146,12 +178,19 @@ impl Api {
                 break;
             }
             next = page.next;
-            let of_event = page.events.into_iter().filter(|letter| {
-                prost::Message::decode(letter.note.clone()).is_ok_and(|note: DeadLetterNote| {
-                    note.partition == partition.0 && note.offset == offset.0
-                })
+            let of_event = page.events.into_iter().filter_map(|letter| {
+                let note = <DeadLetterNote as prost::Message>::decode(letter.note).ok()?;
+                let is_it = note.partition == partition.0 && note.offset == offset.0;
+                match note.parked.filter(|_| is_it) {
+                    None => is_it.then_some(letter.offset),
+                    // It was redriven, and parked since.
+                    Some(parked) if parked.home_topic == copies.id.0 => {
+                        Some(Offset(parked.home_offset))
+                    }
+                    Some(_) => None,
+                }
             });
-            found = of_event.last().map(|letter| letter.offset).or(found);
+            found = of_event.last().or(found);
         }
         Ok(found)
     }
