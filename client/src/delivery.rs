@@ -1,15 +1,19 @@
 //! An event that a consumer got, and what is to become of it.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use sluice_proto::pb::{self, settlement::Action};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    consumer::{Command, LeaseKey},
+    consumer::{Command, Lease},
     error::Error,
     event::Event,
+    progress::Progress,
 };
 
 /// An event to work on, under a lease that the consumer keeps alive by itself,
@@ -39,8 +43,7 @@ pub struct Delivery {
 impl Delivery {
     pub(crate) fn new(
         delivery: pb::Delivery,
-        key: LeaseKey,
-        lost: CancellationToken,
+        lease: Arc<Lease>,
         commands: mpsc::UnboundedSender<Command>,
     ) -> Self {
         Self {
@@ -52,9 +55,9 @@ impl Delivery {
             redrives: delivery.redrives,
             append_time: delivery.append_time.and_then(|time| time.try_into().ok()),
             acker: Acker {
-                key,
-                lost,
-                commands: Some(commands),
+                lease,
+                commands,
+                settled: false,
             },
         }
     }
@@ -106,14 +109,20 @@ impl Delivery {
     /// The lease.
     #[must_use]
     pub fn lease(&self) -> pb::LeaseToken {
-        self.acker.key.token()
+        self.acker.lease.key.token()
     }
 
     /// Becomes cancelled when the lease is lost: somebody else works on the
     /// event, and what this worker does is not counted any more.
     #[must_use]
     pub fn lost(&self) -> CancellationToken {
-        self.acker.lost.clone()
+        self.acker.lease.lost.clone()
+    }
+
+    /// Says how far the work is, until the event is settled.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        self.acker.progress()
     }
 
     /// The event, and what settles it.
@@ -152,16 +161,21 @@ impl Delivery {
 /// Settles one event.
 #[derive(Debug)]
 pub struct Acker {
-    key: LeaseKey,
-    lost: CancellationToken,
-    /// `None` when it is settled.
-    commands: Option<mpsc::UnboundedSender<Command>>,
+    lease: Arc<Lease>,
+    commands: mpsc::UnboundedSender<Command>,
+    settled: bool,
 }
 
 /// The longest reason that a broker takes.
 const REASON_BYTES_MAX: usize = 1024;
 
 impl Acker {
+    /// As [`Delivery::progress`].
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        Progress::new(self.lease.clone(), self.commands.clone())
+    }
+
     /// As [`Delivery::ack`].
     ///
     /// # Errors
@@ -183,36 +197,47 @@ impl Acker {
     /// # Errors
     /// As [`Delivery::ack`].
     pub async fn reject(self, reason: &str) -> Result<(), Error> {
-        let reason = shortened(reason);
+        let reason = shortened(reason, REASON_BYTES_MAX);
         self.settle(Action::Reject(pb::Reject { reason })).await
+    }
+
+    /// A commit is about to settle the lease. On its own connection it may pass a
+    /// report, which then finds no lease: that is no loss.
+    pub(crate) fn end_progress(&self) {
+        self.lease.end();
     }
 
     /// The lease was settled by other means, a commit.
     pub(crate) fn settled_elsewhere(mut self) {
-        if let Some(commands) = self.commands.take() {
-            let _ = commands.send(Command::Forget { key: self.key });
-        }
+        let key = self.lease.key;
+        let _ = self.give_up(Command::Forget { key });
     }
 
     async fn settle(mut self, action: Action) -> Result<(), Error> {
         let (done, answer) = oneshot::channel();
         let closed = || Error::closed("the consumer");
-        let commands = self.commands.take().ok_or_else(closed)?;
         let command = Command::Settle {
-            key: self.key,
+            key: self.lease.key,
             action,
             done: Some(done),
         };
-        commands.send(command).map_err(|_| closed())?;
+        self.give_up(command).map_err(|_| closed())?;
         answer.await.map_err(|_| closed())?
+    }
+
+    /// The consumer's task does the rest.
+    fn give_up(&mut self, rest: Command) -> Result<(), mpsc::error::SendError<Command>> {
+        self.settled = true;
+        self.lease.end();
+        self.commands.send(rest)
     }
 }
 
 impl Drop for Acker {
     fn drop(&mut self) {
-        if let Some(commands) = self.commands.take() {
-            let _ = commands.send(Command::Settle {
-                key: self.key,
+        if !self.settled {
+            let _ = self.give_up(Command::Settle {
+                key: self.lease.key,
                 action: nack(Some(Duration::ZERO), "dropped by its handler"),
                 done: None,
             });
@@ -223,11 +248,11 @@ impl Drop for Acker {
 fn nack(delay: Option<Duration>, reason: &str) -> Action {
     Action::Nack(pb::Nack {
         delay: delay.and_then(|delay| delay.try_into().ok()),
-        reason: shortened(reason),
+        reason: shortened(reason, REASON_BYTES_MAX),
     })
 }
 
 /// Cut to what the broker takes, at the end of a character.
-fn shortened(reason: &str) -> String {
-    reason[..reason.floor_char_boundary(REASON_BYTES_MAX)].to_owned()
+pub(crate) fn shortened(text: &str, bytes_max: usize) -> String {
+    text[..text.floor_char_boundary(bytes_max)].to_owned()
 }

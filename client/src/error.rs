@@ -27,8 +27,13 @@ impl Error {
         }
     }
 
-    /// What the broker would answer to an event, found before it is sent.
-    pub(crate) fn of_event(code: Code, reason: ErrorReason, message: String, field: &str) -> Self {
+    /// What the broker would answer, found before anything is sent.
+    pub(crate) fn of_request(
+        code: Code,
+        reason: ErrorReason,
+        message: String,
+        field: &str,
+    ) -> Self {
         Self {
             reason,
             field: field.to_owned(),

@@ -31,6 +31,7 @@
 //! | publish | [`Producer`] |
 //! | work on events and settle each yourself | [`Consumer`], [`Delivery`] |
 //! | run a stage from topic to topics | [`Stage`] |
+//! | say how far the work on an event is | [`Progress`] |
 //! | read a topic without settling | [`Client::read`] |
 //! | create topics and groups, look after dead letters | [`Admin`] |
 
@@ -46,6 +47,7 @@ mod grants;
 mod limits;
 mod options;
 mod producer;
+mod progress;
 mod read;
 mod retry;
 mod sequence;
@@ -63,6 +65,7 @@ pub use self::{
     event::{Event, derive_id},
     options::{GroupOptions, TopicOptions},
     producer::{Position, Producer, PublishReceipt},
+    progress::Progress,
     read::{ReadBuilder, ReadEvent},
     retry::Backoff,
     stage::{Job, Outputs, Stage, StageBuilder, StageError},

@@ -72,7 +72,7 @@ fn refused(error: &EventError) -> Error {
     } else {
         ErrorReason::InvalidField
     };
-    Error::of_event(
+    Error::of_request(
         Code::InvalidArgument,
         reason,
         error.to_string(),

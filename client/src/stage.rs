@@ -14,6 +14,7 @@ use crate::{
     delivery::{Acker, Delivery},
     error::Error,
     event::Event,
+    progress::Progress,
     trace,
 };
 
@@ -34,6 +35,8 @@ pub struct Job {
     /// Becomes cancelled when the lease is lost. The handler's future is then
     /// dropped; this is for work that it has handed to others.
     pub lost: CancellationToken,
+    /// Says how far the work is, until the handler ends.
+    pub progress: Progress,
 }
 
 /// What a handler publishes, together with the ack of its input.
@@ -314,6 +317,7 @@ where
             attempt: delivery.attempt(),
             event: delivery.event().clone(),
             lost: lost.clone(),
+            progress: delivery.progress(),
         };
         let (input, acker) = delivery.split();
         let handler = self.handler.clone();
@@ -360,6 +364,7 @@ async fn commit(
     outputs: Outputs,
     acker: Acker,
 ) {
+    acker.end_progress();
     let outputs = outputs
         .0
         .into_iter()

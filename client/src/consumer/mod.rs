@@ -1,9 +1,12 @@
 //! A member of a group.
 
+mod lease;
+mod reports;
 mod worker;
 
 use std::{
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -15,33 +18,9 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::lease::{Lease, LeaseEnded, LeaseKey};
 use self::worker::Worker;
 use crate::{client::Client, delivery::Delivery, error::Error};
-
-/// A lease as a key of maps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct LeaseKey {
-    epoch: i64,
-    counter: i64,
-}
-
-impl LeaseKey {
-    pub(crate) fn token(self) -> pb::LeaseToken {
-        pb::LeaseToken {
-            epoch: self.epoch,
-            counter: self.counter,
-        }
-    }
-}
-
-impl From<pb::LeaseToken> for LeaseKey {
-    fn from(token: pb::LeaseToken) -> Self {
-        Self {
-            epoch: token.epoch,
-            counter: token.counter,
-        }
-    }
-}
 
 /// What deliveries ask of their consumer's task.
 #[derive(Debug)]
@@ -53,6 +32,8 @@ pub(crate) enum Command {
     },
     /// The lease was settled by a commit.
     Forget { key: LeaseKey },
+    /// The lease's worker has said how far it is.
+    Report { key: LeaseKey },
     /// Nothing more is wanted, or more again.
     Pause { paused: bool },
     /// Tell when nothing is left.
@@ -66,8 +47,7 @@ pub(crate) enum Command {
 #[derive(Debug)]
 struct Arrived {
     delivery: pb::Delivery,
-    key: LeaseKey,
-    lost: CancellationToken,
+    lease: Arc<Lease>,
 }
 
 /// Sets up a [`Consumer`].
@@ -180,14 +160,10 @@ impl Consumer {
         loop {
             return Poll::Ready(match ready!(self.delivered.poll_recv(context)) {
                 // It ran out while it waited here; somebody else has it.
-                Some(Ok(arrived)) if arrived.lost.is_cancelled() => continue,
-                Some(Ok(Arrived {
-                    delivery,
-                    key,
-                    lost,
-                })) => {
+                Some(Ok(arrived)) if arrived.lease.lost.is_cancelled() => continue,
+                Some(Ok(Arrived { delivery, lease })) => {
                     let commands = self.commands.clone();
-                    Some(Ok(Delivery::new(delivery, key, lost, commands)))
+                    Some(Ok(Delivery::new(delivery, lease, commands)))
                 }
                 Some(Err(error)) => Some(Err(error)),
                 None => None,

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    sync::Arc,
     time::Duration,
 };
 
@@ -10,13 +11,13 @@ use sluice_proto::pb::{
 };
 use tokio::{
     sync::{mpsc, oneshot},
-    time::{Instant, MissedTickBehavior, interval_at},
+    time::{Instant, MissedTickBehavior, interval_at, sleep_until},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Streaming};
 
-use super::{Arrived, Command, ConsumerBuilder, LeaseKey};
+use super::{Arrived, Command, ConsumerBuilder, Lease, LeaseKey, reports::Reports};
 use crate::{error::Error, grants::Grants};
 
 /// Bytes that a consumer allows the broker to have under way to it.
@@ -43,12 +44,14 @@ struct Draining {
 pub(super) struct Worker {
     config: ConsumerBuilder,
     grants: Grants,
-    /// Leases that are held, each with what tells that it is lost.
-    leases: HashMap<LeaseKey, CancellationToken>,
+    /// Leases that are held.
+    leases: HashMap<LeaseKey, Arc<Lease>>,
     /// Settlements that were not sent on this stream.
     waiting: Vec<Settling>,
     /// Settlements that were sent, by request.
     unanswered: BTreeMap<i64, Vec<Settling>>,
+    /// What workers say of how far they are.
+    reports: Reports,
     last_request: i64,
     /// Somebody waits until nothing is left.
     draining: Option<Draining>,
@@ -83,6 +86,7 @@ impl Worker {
             leases: HashMap::new(),
             waiting: Vec::new(),
             unanswered: BTreeMap::new(),
+            reports: Reports::new(Instant::now()),
             last_request: 0,
             draining: None,
             commanded,
@@ -140,6 +144,9 @@ impl Worker {
         // again settles it either way.
         let unanswered = std::mem::take(&mut self.unanswered);
         self.waiting.extend(unanswered.into_values().flatten());
+        self.reports.new_stream();
+        let said_before = self.leases.values().filter(|lease| lease.say_again());
+        said_before.for_each(|lease| self.reports.add(lease.key));
         self.drain_again();
         if let Some(first) = self.joined.take() {
             let _ = first.send(Ok(()));
@@ -156,6 +163,7 @@ impl Worker {
             if let Err(error) = self.send_what_is_due(&requests).await {
                 return End::Lost(error);
             }
+            let next_reports = self.reports.next();
             tokio::select! {
                 biased;
                 response = responses.message() => match response {
@@ -179,6 +187,8 @@ impl Worker {
                         return End::Lost(error);
                     }
                 }
+                // They go out when the loop begins anew.
+                () = until(next_reports) => {}
                 () = leave.cancelled() => return self.say_goodbye(&requests, responses).await,
             }
         }
@@ -244,6 +254,7 @@ impl Worker {
             });
             send(requests, message).await?;
         }
+        self.send_reports(requests).await?;
         if self.grants.is_due() {
             let grant = self.grant();
             send(requests, Out::Grant(grant)).await?;
@@ -257,6 +268,38 @@ impl Worker {
             draining.asked = Some(self.last_request);
             let request_id = self.last_request;
             send(requests, Out::Drain(pb::Drain { request_id })).await?;
+        }
+        Ok(())
+    }
+
+    async fn send_reports(&mut self, requests: &Requests) -> Result<(), Error> {
+        let Some(at) = self.reports.next() else {
+            return Ok(());
+        };
+        let now = Instant::now();
+        if now < at {
+            return Ok(());
+        }
+        let leases = self.reports.take(now);
+        let said = leases.into_iter().filter_map(|key| {
+            let report = self.leases.get(&key)?.sent()?;
+            Some((key, report))
+        });
+        let said: Vec<_> = said.collect();
+        for batch in said.chunks(BATCH_MAX) {
+            self.last_request += 1;
+            let request_id = self.last_request;
+            let leases = batch.iter().map(|(key, _)| *key).collect();
+            self.reports.sent(request_id, leases);
+            let settlements = batch.iter().map(|(key, report)| pb::Settlement {
+                lease: Some(key.token()),
+                action: Some(Action::Extend(report.clone())),
+            });
+            let message = Out::Settle(pb::SettleBatch {
+                request_id,
+                settlements: settlements.collect(),
+            });
+            send(requests, message).await?;
         }
         Ok(())
     }
@@ -304,20 +347,17 @@ impl Worker {
 
     fn deliver(&mut self, delivery: pb::Delivery) {
         let key = LeaseKey::from(delivery.lease.unwrap_or_default());
-        let lost = CancellationToken::new();
-        self.leases.insert(key, lost.clone());
+        let lease = Arc::new(Lease::new(key));
+        self.leases.insert(key, lease.clone());
         self.grants.received();
-        let arrived = Arrived {
-            delivery,
-            key,
-            lost,
-        };
+        let arrived = Arrived { delivery, lease };
         // When nobody reads any more, leaving gives it back.
         let _ = self.deliveries.send(Ok(arrived));
     }
 
     fn take_settled(&mut self, settled: pb::Settled) {
         let Some(batch) = self.unanswered.remove(&settled.request_id) else {
+            self.take_reported(settled);
             return;
         };
         let mut failures: HashMap<i32, Error> = settled
@@ -341,12 +381,34 @@ impl Worker {
         }
     }
 
+    /// Reports that were not taken are not sent again.
+    fn take_reported(&mut self, settled: pb::Settled) {
+        let leases = self.reports.answered(settled.request_id);
+        let leases = leases.unwrap_or_default();
+        for failure in settled.failures {
+            let error = Error::from_message(failure.error);
+            let index = usize::try_from(failure.index).ok();
+            let key = index.and_then(|index| leases.get(index)).copied();
+            let held = key.and_then(|key| self.leases.get(&key));
+            match held {
+                // One that is being settled is answered for by its settlement.
+                Some(lease) if error.is_lease_lost() && !lease.has_ended() => {
+                    self.lose(lease.key);
+                }
+                _ => tracing::debug!(%error, "a report was not taken"),
+            }
+        }
+    }
+
     fn take_command(&mut self, command: Command) {
         match command {
             Command::Settle { key, action, done } => {
                 self.waiting.push(Settling { key, action, done })
             }
             Command::Forget { key } => self.forget(key),
+            Command::Report { key } if self.leases.contains_key(&key) => self.reports.add(key),
+            // It was lost, or has served.
+            Command::Report { .. } => {}
             Command::Pause { paused } => self.grants.set_paused(paused),
             Command::Drain { done } => {
                 let asked = None;
@@ -357,8 +419,9 @@ impl Worker {
 
     /// The lease is somebody else's.
     fn lose(&mut self, key: LeaseKey) {
-        if let Some(lost) = self.leases.remove(&key) {
-            lost.cancel();
+        if let Some(lease) = self.leases.remove(&key) {
+            lease.lost.cancel();
+            self.reports.remove(key);
             self.grants.settled();
         }
     }
@@ -366,6 +429,7 @@ impl Worker {
     /// The lease has served.
     fn forget(&mut self, key: LeaseKey) {
         if self.leases.remove(&key).is_some() {
+            self.reports.remove(key);
             self.grants.settled();
         }
     }
@@ -397,6 +461,14 @@ impl Worker {
                 Err(status) => return End::Lost(status.into()),
             }
         }
+    }
+}
+
+/// Never, without a time.
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 
