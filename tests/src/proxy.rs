@@ -1,10 +1,16 @@
 //! A way to the broker that can be cut, and that leads to the same place after
 //! the broker was restarted on another port.
 
-use std::net::SocketAddr;
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWriteExt, copy},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream, tcp::OwnedWriteHalf},
     sync::watch,
     task::JoinHandle,
@@ -25,6 +31,8 @@ pub struct Proxy {
     target: watch::Sender<(String, CancellationToken)>,
     /// What the broker says is kept back.
     muted: watch::Sender<bool>,
+    /// Bytes that clients have said.
+    asked: Arc<AtomicU64>,
     accepting: JoinHandle<()>,
 }
 
@@ -42,13 +50,15 @@ impl Proxy {
         let targets = target.subscribe();
         let muted = watch::Sender::new(false);
         let mute = muted.subscribe();
+        let asked = Arc::new(AtomicU64::new(0));
+        let counter = asked.clone();
         let accepting = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let (target, cut) = targets.borrow().clone();
-                let mute = mute.clone();
+                let (mute, counter) = (mute.clone(), counter.clone());
                 tokio::spawn(async move {
                     tokio::select! {
-                        () = forward(client, target, mute) => {}
+                        () = forward(client, target, mute, &counter) => {}
                         () = cut.cancelled() => {}
                     }
                 });
@@ -58,6 +68,7 @@ impl Proxy {
             addr,
             target,
             muted,
+            asked,
             accepting,
         }
     }
@@ -84,6 +95,12 @@ impl Proxy {
         self.muted.send_replace(muted);
     }
 
+    /// How many bytes clients have said so far.
+    #[must_use]
+    pub fn asked_bytes(&self) -> u64 {
+        self.asked.load(Ordering::Relaxed)
+    }
+
     fn lead_to(&self, address: &str) {
         let target = (address.to_owned(), CancellationToken::new());
         let (_, connections) = self.target.send_replace(target);
@@ -98,18 +115,38 @@ impl Drop for Proxy {
     }
 }
 
-async fn forward(client: TcpStream, target: String, mute: watch::Receiver<bool>) {
+async fn forward(
+    client: TcpStream,
+    target: String,
+    mute: watch::Receiver<bool>,
+    asked_bytes: &AtomicU64,
+) {
     // A broker that is not there is a connection that ends.
     if let Ok(server) = TcpStream::connect(target).await {
         let _ = client.set_nodelay(true);
         let _ = server.set_nodelay(true);
-        let (mut asked, mut answers) = client.into_split();
+        let (asked, mut answers) = client.into_split();
         let (said, mut to_server) = server.into_split();
         let asking = async {
-            let _ = copy(&mut asked, &mut to_server).await;
+            ask(asked, &mut to_server, asked_bytes).await;
             let _ = to_server.shutdown().await;
         };
         tokio::join!(asking, answer(said, &mut answers, mute));
+    }
+}
+
+/// Copies what the client says, and counts it.
+async fn ask(
+    mut asked: impl AsyncRead + Unpin,
+    to_server: &mut (impl AsyncWrite + Unpin),
+    asked_bytes: &AtomicU64,
+) {
+    let mut bytes = vec![0; 64 << 10];
+    while let Ok(count @ 1..) = asked.read(&mut bytes).await {
+        asked_bytes.fetch_add(count as u64, Ordering::Relaxed);
+        if to_server.write_all(&bytes[..count]).await.is_err() {
+            break;
+        }
     }
 }
 

@@ -8,6 +8,7 @@ mod consumer;
 mod credit;
 mod examples;
 mod producer;
+mod progress;
 mod read;
 mod restarts;
 mod stage;
