@@ -15,10 +15,13 @@ from sluice.v1.event_pb2 import Event
 IMAGES = {"topic": "uploads", "group": "ocr"}
 # The broker skips every other event for us.
 GROUP = admin_pb2.GroupConfig(filter='event.type == "image.ready"')
+# How far the work is: sent with each extend, for those who look at the group.
+progress = {"percent": 0, "note": ""}
 
 
 def ocr(image):
     """The work. It may take milliseconds or hours."""
+    progress.update(percent=0, note=f"reading {image.subject}")
     text = f"the text of {image.subject}"
     return Event(
         # The same input gives the same id, so that a reader can tell a repetition.
@@ -55,9 +58,10 @@ def main(address):
             lease, image = delivery.lease, delivery.event
             job = pool.submit(ocr, image)
             # The event is ours as long as we extend its lease in time. If we die,
-            # another worker gets it when the lease has run out.
+            # another worker gets it when the lease has run out. It is also how we say how
+            # far we are.
             while not wait([job], pulled.extend_interval.ToMilliseconds() / 1000).done:
-                settle(lease=lease, extend=pb.Extend())
+                settle(lease=lease, extend=pb.Extend(**progress))
             if error := job.exception():
                 # The group's retry policy says when the event comes again, and when
                 # it becomes a dead letter.

@@ -4,7 +4,7 @@ python gated.py SAMPLE LEASE_SECONDS ADDRESS
 
 Prints `took ID` for each event that it works on, one at a time. It works until a
 line comes on standard input, and fails when that says `fail`. Its group has leases
-of LEASE_SECONDS.
+of LEASE_SECONDS. A sample that says how far it is says that half is done.
 """
 
 import asyncio
@@ -25,6 +25,7 @@ work = worker.ocr
 
 
 def gated(image):
+    worker.progress.update(percent=50, note=f"half of {image.id}")
     print("took", image.id, flush=True)
     if sys.stdin.readline().strip() == "fail":
         raise ValueError("told to fail")

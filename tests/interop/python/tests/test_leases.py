@@ -28,6 +28,9 @@ def test_work_longer_than_its_lease_is_done_once(api, workers):
     assert idle.line("done") == "image-1"
 
     time.sleep(2.5 * lease_seconds)
+    if workers.sample == "worker":
+        [held] = api.describe_group("uploads", "ocr").in_flight_events
+        assert (held.progress_percent, held.progress_note) == (50, "half of image-0")
     slow.tell("done")
     assert slow.line("done") == "image-0"
 
