@@ -7,8 +7,11 @@
 //! | one poisonous event kills worker after worker, and nobody counted | here, and `../workers/poison.rs` |
 //! | a nack breaks the order of a key; delayed retries hold the in-flight cap | here |
 //! | credit leaks when a consumer connects again, and it freezes; nothing says why | here |
-//! | ack and publish are two steps, so that a crash between them loses or doubles work | `../kills`, `../workers/chaos.rs` |
-//! | dead letters vanish | `../fault_points`, `../cli/dead_letters.rs` |
+//! | ack and publish are two steps, so that a crash between them loses or doubles work | `../client/stage.rs` (each input has its outputs once), `../kills`, `../workers/chaos.rs` |
+//! | dead letters vanish | `../fault_points` (events are neither lost nor doubled), `../cli/dead_letters.rs` |
+//! | a slow last stage fills the disk, as the first stage never hears of it | `../flow/chain.rs` (a chain settles at the rate of its slowest) |
+//! | no filter on the payload, or filters that nobody can explain | `../filters.rs` (counters add up and explain agrees with delivery) |
+//! | "where is document 123?" has no answer | `../filters.rs` (explain says where an event stands), `../groups/dead_letters.rs` |
 
 use std::{collections::BTreeMap, time::Duration};
 
