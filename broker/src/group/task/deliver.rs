@@ -239,18 +239,20 @@ impl GroupTask {
         // Of those that are next; the others have their turn there.
         let next = self.board.waiting_suspects().take(FETCHES_MAX);
         let smallest = next.map(|seat| self.size(seat.id)).min().unwrap_or(0);
+        // As long as one is out beside others, which may be long, no other one is given.
+        let one_is_out = self.board.has_ready() && self.board.suspects_out() > 0;
         if let Some(member) = emptying {
             // One that is idle and does not take any keeps them from nobody else.
             let is_idle = self.board.holding(&Holder::Member(member)).leases == 0;
             let takes = match is_idle {
-                true => self.members.takes_now(member, smallest),
+                true => !one_is_out && self.members.takes_now(member, smallest),
                 false => self.members.has_messages_for(member, smallest),
             };
             if !takes {
                 self.solo.gone(member);
             }
         }
-        if self.solo.wants_member(now_ms) {
+        if !one_is_out && self.solo.wants_member(now_ms) {
             let leases = |id| self.board.holding(&Holder::Member(id)).leases;
             if let Some(member) = self.members.nearest_to_idle(smallest, leases) {
                 self.solo.empty(member);

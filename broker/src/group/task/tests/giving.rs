@@ -1,23 +1,7 @@
 //! What is ready, and who takes it.
 
 use super::*;
-use crate::group::{credit::Grant, members::DELIVERY_OVERHEAD};
-
-impl Standing {
-    fn grant(&mut self, member: MemberId, max_events: u64) {
-        let (reply, _) = oneshot::channel();
-        let max_bytes = None;
-        let grant = Grant {
-            max_events,
-            max_bytes,
-        };
-        self.task.handle(Command::Grant {
-            member,
-            grant,
-            reply,
-        });
-    }
-}
+use crate::group::members::DELIVERY_OVERHEAD;
 
 /// Bytes of the `number`th event of the first partition.
 fn size(number: usize) -> usize {

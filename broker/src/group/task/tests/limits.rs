@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use super::*;
-use crate::group::{command::Pulled, credit::Grant};
+use crate::group::command::Pulled;
 
 const RUNS: u64 = 30;
 const STEPS: usize = 100;

@@ -82,6 +82,50 @@ async fn nobody_is_made_idle_for_a_suspect_that_fits_none_of_its_messages() {
     standing.end().await;
 }
 
+/// One suspect at a time is out beside others, and work on it may take long.
+#[tokio::test]
+async fn nobody_is_kept_idle_for_a_suspect_while_another_is_out_beside_others() {
+    let mut standing = Standing::new(Ordering::None, "").await;
+    standing.events_come();
+    for _ in 0..2 {
+        let (id, token) = standing.lease(Holder::Unary("gone".into()));
+        let board = &mut standing.task.board;
+        board.vanish(&[token]);
+        let failed = AttemptFailed {
+            suspect: true,
+            attempt: 1,
+            ..AttemptFailed::default()
+        };
+        board.failed(id, failed, 0);
+    }
+    let late = standing.task.clock.now_ms() + 1_000_000;
+    let emptied = |standing: &mut Standing| {
+        standing.task.solo.tick(1, 0);
+        standing.task.empty_for_suspects(late);
+        standing.task.solo.emptying()
+    };
+    let (one, _inbox) = standing.member(1 << 20);
+    let (other, _inbox) = standing.member(1 << 20);
+    standing.grant(one, 10);
+    let (id, token) = standing.lease(Holder::Member(one));
+    assert_eq!(emptied(&mut standing), Some(one));
+    let board = &mut standing.task.board;
+    let given = board.lease_suspect(Holder::Member(other), 0).unwrap();
+    assert_eq!(emptied(&mut standing), Some(one), "it is not idle yet");
+    let board = &mut standing.task.board;
+    board.freeze(token, late).unwrap();
+    board.settled(id, late);
+    assert_eq!(emptied(&mut standing), None, "it has other work meanwhile");
+    standing.lease(Holder::Member(one));
+    assert_eq!(emptied(&mut standing), None, "nor is it made idle again");
+
+    let board = &mut standing.task.board;
+    board.freeze(given.token, late).unwrap();
+    board.settled(given.id, late);
+    assert_eq!(emptied(&mut standing), Some(one), "it is the other's turn");
+    standing.end().await;
+}
+
 #[tokio::test]
 async fn suspects_wait_as_long_as_the_group_says_now() {
     let mut standing = Standing::new(Ordering::None, "").await;

@@ -25,7 +25,7 @@ use crate::{
     flow::Flow,
     group::{
         ChangeError, ChangeRequest, Groups, LeaseToken, MemberId, Moved, Outgoing, Settlement,
-        SettlementAction, buffered::Buffers, command::Thaw,
+        SettlementAction, buffered::Buffers, command::Thaw, credit::Grant,
     },
     wall_clock::AgeClock,
 };
@@ -144,6 +144,20 @@ impl Standing {
         let members = &mut task.members;
         let id = members.add("w".into(), message_bytes_max, outgoing, buffer, deadline);
         (id, inbox)
+    }
+
+    fn grant(&mut self, member: MemberId, max_events: u64) {
+        let (reply, _) = oneshot::channel();
+        let max_bytes = None;
+        let grant = Grant {
+            max_events,
+            max_bytes,
+        };
+        self.task.handle(Command::Grant {
+            member,
+            grant,
+            reply,
+        });
     }
 
     fn lease(&mut self, holder: Holder) -> (EventId, LeaseToken) {
