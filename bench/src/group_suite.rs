@@ -16,8 +16,9 @@ use crate::{
 };
 
 const KEYS: usize = 1000;
-/// So many times the events that are worked off are stored before them.
-const STORED_TIMES: u64 = 8;
+/// So many times the events that are worked off are stored before them: nothing, and
+/// much.
+const STORED_TIMES: [u64; 2] = [0, 8];
 /// Bytes of an event beside its data, and more than those.
 const AROUND_EVENT: u64 = 128;
 
@@ -108,8 +109,8 @@ struct Results {
     nacked: u64,
     /// Deliveries of many groups on one topic.
     many_groups: Outcome,
-    /// At the end of a topic that keeps much.
-    much_stored: Outcome,
+    /// At the end of a topic that keeps nothing else, and of one that keeps much.
+    stored: [Outcome; 2],
     bytes_per_idle_group: Vec<f64>,
     bytes_per_event_in_flight: Vec<f64>,
 }
@@ -190,7 +191,10 @@ impl Groups {
         }
         self.nacks(results).await?;
         self.many_groups(results).await?;
-        self.much_stored(results).await
+        for (times, outcome) in STORED_TIMES.into_iter().zip(&mut results.stored) {
+            self.behind_stored(times, outcome).await?;
+        }
+        Ok(())
     }
 
     fn load(&self, addr: SocketAddr, topic: &str, group: &str, way: Way) -> Load {
@@ -226,13 +230,13 @@ impl Groups {
         Ok(())
     }
 
-    /// The same events as those of one member, behind many that are stored and
-    /// before the group's start.
-    async fn much_stored(&self, results: &mut Results) -> anyhow::Result<()> {
+    /// The same events as those of one member, behind so many times as many that are
+    /// stored and before the group's start.
+    async fn behind_stored(&self, times: u64, outcome: &mut Outcome) -> anyhow::Result<()> {
         let broker = OwnBroker::start(self.dir.as_deref())?;
         let (addr, topic, events) = (broker.process.addr(), "plain", self.events(100) / 4);
         broker.create_topic(topic).await?;
-        preload::run(addr, topic, STORED_TIMES * events, 100, 0).await?;
+        preload::run(addr, topic, times * events, 100, 0).await?;
         let config = pb::GroupConfig {
             start: Some(pb::ReadStart {
                 at: Some(pb::read_start::At::Latest(pb::Latest {})),
@@ -251,7 +255,7 @@ impl Groups {
             endless: false,
             nack_every: None,
         };
-        measure(&broker.process, &load, &mut results.much_stored).await?;
+        measure(&broker.process, &load, outcome).await?;
         Ok(())
     }
 
@@ -366,6 +370,11 @@ impl Groups {
                 Figure::of(outcome.server_cpu_per_million.clone()).show(1.0, 2),
             ]
         };
+        let behind = |at: usize| {
+            let stored = STORED_TIMES[at] * u64::from(self.thousand_events) / 4;
+            let name = format!("one member, behind {stored} thousand stored events");
+            row(name, &results.stored[at])
+        };
         let others = table(
             &["100 B, no order", "1,000 events/s", "server CPU s/million"],
             vec![
@@ -374,16 +383,11 @@ impl Groups {
                     &results.nacks,
                 ),
                 row(
-                    format!(
-                        "one member, behind {} thousand stored events",
-                        STORED_TIMES * u64::from(self.thousand_events) / 4
-                    ),
-                    &results.much_stored,
-                ),
-                row(
                     format!("{} groups of one member on one topic", self.groups),
                     &results.many_groups,
                 ),
+                behind(0),
+                behind(1),
             ],
         );
         format!(
