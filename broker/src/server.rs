@@ -160,6 +160,8 @@ impl Broker {
     /// closed. Everything that was acked is kept in any case.
     pub async fn shut_down(self) {
         tracing::info!("stopping");
+        // Before anybody is cut.
+        self.api.groups.keep_leases();
         self.api.stopping.cancel();
         let mut serving = self.serving;
         match timeout(self.drain, &mut serving).await {

@@ -49,8 +49,8 @@ impl Progress {
     /// words nothing is said.
     ///
     /// Returns at once, and may be called as often as one likes: the consumer sends
-    /// the last report of each of its leases, at most ten times in a second and not
-    /// before the broker has answered the reports before, and drops those that came
+    /// the last report of each of its leases, all together at most ten times in a second
+    /// and not before the broker has answered the reports before, and drops those that came
     /// between. While the broker cannot be reached the last one is kept; it is sent
     /// again to a broker that was restarted, which has forgotten it. What was not sent
     /// when the event is settled is dropped.

@@ -244,8 +244,10 @@ impl GroupTask {
             // They are of terms that are gone, as is what a page under way will say.
             self.counters = Counters::default();
             self.generation += 1;
-            // What was in the way was the filter; a failed log takes no change.
-            self.disabled = None;
+            // What was in the way was the filter, unless the log has failed since.
+            if !self.log_failed {
+                self.disabled = None;
+            }
         }
         if reroutes {
             let filter = self.scanner.filter.as_ref();
@@ -254,7 +256,7 @@ impl GroupTask {
         if moves {
             // What its filter took too long for is judged again where it goes on. One
             // that does not compile stays in the way.
-            if self.scanner.filter.is_some() {
+            if self.scanner.filter.is_some() && !self.log_failed {
                 self.disabled = None;
             }
             self.move_to(state);

@@ -366,9 +366,9 @@ impl GroupHandle {
     /// Gives dead letters back to the group.
     ///
     /// # Errors
-    /// When one that is named is not there, or was redriven too often, and none is
-    /// redriven; when one cannot be read, or the log does not take it, and those before
-    /// it are.
+    /// When one that is named is not there, cannot be read, or was redriven too often, and
+    /// none is redriven; when the log does not take one, or one of all that there are
+    /// cannot be read, and those before it are.
     pub async fn redrive(&self, letters: Letters, force: bool) -> Result<Redriven, RedriveError> {
         self.ask(|reply| Command::Redrive {
             letters,

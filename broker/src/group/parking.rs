@@ -193,6 +193,7 @@ impl GroupTask {
             Box::new(move |task: &mut Self| {
                 task.parks_under_way -= 1;
                 let now = task.clock.now_ms();
+                let mut refused = None;
                 for (id, parked) in waiting.into_iter().zip(parked) {
                     match parked {
                         Ok(ParkedAt::Offset(at)) => {
@@ -205,15 +206,21 @@ impl GroupTask {
                             task.dropped += 1;
                             task.board.moved_nowhere(id, now);
                         }
-                        Err(error) => {
-                            if let SettlementError::Commit(error) = &error {
-                                task.disable_if_the_log_failed(error);
-                            }
-                            tracing::warn!(%error, ?id, "an event cannot be parked");
+                        Err(SettlementError::Commit(error)) => {
+                            task.disable_if_the_log_failed(&error);
                             task.parks_again_ms = now + LOOK_AGAIN_AFTER_MS;
+                            task.board.not_moved_yet(id, now);
+                            refused = Some(error);
+                        }
+                        // It cannot be read next time, either.
+                        Err(error) => {
+                            tracing::warn!(%error, ?id, "an event cannot be parked");
                             task.board.not_moved(id, now);
                         }
                     }
+                }
+                if let Some(error) = refused {
+                    tracing::warn!(%error, "events cannot be parked yet");
                 }
             }) as Continuation
         }));
@@ -321,12 +328,7 @@ impl Mover {
             (to_park, events)
         });
         let (to_park, events) = match read.await {
-            Ok((to_park, Ok(events))) => (to_park, events),
-            Ok((to_park, Err(error))) => {
-                let failed = || Err(SettlementError::Read(error.to_string()));
-                done.extend(to_park.iter().map(|_| failed()));
-                return;
-            }
+            Ok(read) => read,
             // It has panicked, or the runtime is shutting down, and the group with it.
             Err(error) => {
                 let failed = || Err(SettlementError::Read(error.to_string()));
@@ -336,6 +338,13 @@ impl Mover {
         };
         let mut gathered = Gathered::default();
         for (index, (of, event)) in to_park.into_iter().zip(events).enumerate() {
+            let event = match event {
+                Ok(event) => event,
+                Err(error) => {
+                    done.push(Err(SettlementError::Read(error)));
+                    continue;
+                }
+            };
             done.push(Ok(ParkedAt::Gone));
             let source = Source {
                 topic: of.feed.topic.id,
@@ -440,33 +449,49 @@ impl Mover {
     }
 }
 
-/// Reads events, each in its place; `None` for those that are gone.
-fn read(store: &Store, to_park: &[ToPark]) -> Result<Vec<Option<StoredEvent>>, ReadError> {
+/// An event that was read; `None` when it is gone, and why when it cannot be read.
+type Read = Result<Option<StoredEvent>, String>;
+
+/// Reads events, each in its place.
+fn read(store: &Store, to_park: &[ToPark]) -> Vec<Read> {
     let mut by_feed: BTreeMap<(u64, u32), Vec<usize>> = BTreeMap::new();
     for (index, of) in to_park.iter().enumerate() {
         let feed = (of.feed.topic.id.0, of.feed.id.0);
         by_feed.entry(feed).or_default().push(index);
     }
-    let mut events: Vec<Option<StoredEvent>> = vec![None; to_park.len()];
+    let mut events: Vec<Read> = (0..to_park.len()).map(|_| Ok(None)).collect();
     for mut indices in by_feed.into_values() {
         indices.sort_unstable_by_key(|index| to_park[*index].at);
-        let offsets: Vec<Offset> = indices.iter().map(|index| to_park[*index].at).collect();
-        let Some(first) = indices.first() else {
-            continue;
-        };
-        let mut picked = to_park[*first]
-            .feed
-            .pick(store, &offsets)?
-            .into_iter()
-            .peekable();
-        for index in indices {
-            if picked
-                .peek()
-                .is_some_and(|of| of.offset == to_park[index].at)
-            {
-                events[index] = picked.next();
+        if pick(store, to_park, &indices, &mut events).is_err() {
+            // One that is damaged holds up no other one.
+            for index in indices {
+                if let Err(error) = pick(store, to_park, &[index], &mut events) {
+                    events[index] = Err(error.to_string());
+                }
             }
         }
     }
-    Ok(events)
+    events
+}
+
+/// Reads those of one feed, which are in order.
+fn pick(
+    store: &Store,
+    to_park: &[ToPark],
+    indices: &[usize],
+    events: &mut [Read],
+) -> Result<(), ReadError> {
+    let Some(first) = indices.first() else {
+        return Ok(());
+    };
+    let offsets: Vec<Offset> = indices.iter().map(|index| to_park[*index].at).collect();
+    let picked = to_park[*first].feed.pick(store, &offsets)?;
+    let mut picked = picked.into_iter().peekable();
+    for index in indices {
+        let at = to_park[*index].at;
+        if let Some(event) = picked.next_if(|of| of.offset == at) {
+            events[*index] = Ok(Some(event));
+        }
+    }
+    Ok(())
 }

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{self, AtomicU64},
+        atomic::{self, AtomicBool, AtomicU64},
     },
 };
 
@@ -69,6 +69,8 @@ pub struct Groups {
     routes: Routes,
     /// The next number of a group, if any was to be deleted in this run of the broker.
     number: AtomicU64,
+    /// The broker is about to stop.
+    stopping: Arc<AtomicBool>,
 }
 
 /// No group gives more leases than these in one run, by far.
@@ -103,6 +105,7 @@ impl Groups {
             running: Mutex::default(),
             tasks,
             number: AtomicU64::new(0),
+            stopping: Arc::default(),
         }
     }
 
@@ -199,6 +202,7 @@ impl Groups {
             limits: self.limits,
             disabled,
             room,
+            stopping: self.stopping.clone(),
         })
     }
 
@@ -228,8 +232,15 @@ impl Groups {
         }
     }
 
-    /// Stops all groups and waits for their tasks.
+    /// The broker is about to stop, and cuts the streams of members who are at work: no
+    /// lease runs out any more.
+    pub fn keep_leases(&self) {
+        self.stopping.store(true, atomic::Ordering::SeqCst);
+    }
+
+    /// Stops all groups and waits for their tasks, which note who is at work on what.
     pub async fn shut_down(&self) {
+        self.keep_leases();
         for (_, running) in self.running().drain() {
             running.stop.cancel();
         }

@@ -131,8 +131,8 @@ impl Board {
         if let Ok((id, _)) = self.leased(token)
             && let Some(slot) = self.leases.get(token)
         {
-            if self.is_behind_another(slot) {
-                return self.set_place(id, Place::Queued);
+            if self.waits_behind_another(id, slot) {
+                return;
             }
             self.set_place(id, Place::Ready);
             let is_suspect = self.is_suspect(id);
@@ -182,13 +182,13 @@ impl Board {
         }
         // It may have been passed over when its time had come to be noted.
         if !lease.noted {
-            self.is_young_still(lease.since_ms, lease.token);
+            self.keep_young(lease.since_ms, lease.token);
         }
         self.set_place(id, Place::Leased(lease));
     }
 
     /// Puts a lease among those that are to be noted, if it is not there.
-    fn is_young_still(&mut self, since_ms: u64, token: LeaseToken) {
+    fn keep_young(&mut self, since_ms: u64, token: LeaseToken) {
         let at = self.young.partition_point(|(since, _)| *since < since_ms);
         let mut as_old = self.young.range(at..).take_while(|of| of.0 == since_ms);
         if !as_old.any(|of| of.1 == token) {

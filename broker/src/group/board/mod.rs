@@ -136,8 +136,6 @@ struct Held {
     key: Option<Bytes>,
     size: u32,
     member: String,
-    /// When its attempt has taken too long.
-    limit_ms: Option<u64>,
 }
 
 /// What an event waits for.
@@ -260,9 +258,6 @@ impl Board {
                     key,
                     size: lease.size,
                     member: lease.member,
-                    // Anew: no clock tells for how long there was no broker.
-                    limit_ms: (rules.processing_limit_ms > 0)
-                        .then(|| now_ms.saturating_add(rules.processing_limit_ms)),
                 };
                 board.insert_held(id, held, now_ms);
             }
@@ -278,7 +273,6 @@ impl Board {
             key,
             size,
             member,
-            limit_ms,
         } = held;
         // All attempts of one that is not parked are in its history.
         let (parked_at, before) = parked.unzip();
@@ -298,8 +292,10 @@ impl Board {
         };
         let history = history.unwrap_or_default();
         self.deadlines.set(token, now_ms + self.rules.lease_ms);
-        if let Some(limit_ms) = limit_ms {
-            self.limits.set(token, limit_ms);
+        if self.rules.processing_limit_ms > 0 {
+            // Anew: no clock tells for how long there was no broker.
+            let due_ms = now_ms.saturating_add(self.rules.processing_limit_ms);
+            self.limits.set(token, due_ms);
         }
         self.held += 1;
         let past = Past {

@@ -151,8 +151,14 @@ impl Board {
         true
     }
 
-    /// It stays where it is. What was to follow a parked event still is.
+    /// It stays where it is.
     pub fn not_moved(&mut self, id: EventId, now_ms: u64) {
+        let was_parked = self.is_parked(id);
+        self.end_move(id, was_parked, now_ms);
+    }
+
+    /// It stays where it is for now: if it was to follow a parked event, it still is.
+    pub fn not_moved_yet(&mut self, id: EventId, now_ms: u64) {
         let was_parked = self.is_parked(id);
         self.end_move(id, was_parked, now_ms);
         if let Some(line) = self.line_of(id).filter(|_| !was_parked) {
@@ -162,8 +168,7 @@ impl Board {
 
     /// The event was gone when it was to be moved, and is settled.
     pub fn moved_nowhere(&mut self, id: EventId, now_ms: u64) {
-        let was_parked = self.is_parked(id);
-        self.end_move(id, was_parked, now_ms);
+        self.not_moved(id, now_ms);
         self.delayed.remove(id);
         self.ready.retain(|ready| ready.id != id);
         self.suspects.retain(|ready| ready.id != id);

@@ -111,7 +111,8 @@ impl Board {
     /// behind all others.
     pub(super) fn last_come_home(&mut self, now_ms: u64) {
         let parking = self.lot.parking.source;
-        if !self.lot.returning.is_empty() && !self.are_returning() {
+        let others = self.finds_from().is_some() || self.are_returning();
+        if !others && !self.lot.returning.is_empty() {
             let scan_next = self.sources[parking].scan_next;
             self.all_come_home(parking, scan_next, now_ms);
         }

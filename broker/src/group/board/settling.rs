@@ -156,11 +156,8 @@ impl Board {
                 self.lot_is_followed(id, line);
             } else {
                 let name = self.locks.name(line).map(Box::from);
-                match self.locks.release(line, slot, now_ms) {
-                    Ok(then) => next = then.filter(|slot| self.waits_in_line(*slot)),
-                    // Another lease of its line was held before a restart, too.
-                    Err(_) => self.locks.withdraw(line, slot),
-                }
+                let then = self.locks.release(line, slot, now_ms).ok().flatten();
+                next = then.filter(|slot| self.waits_in_line(*slot));
                 if let Some((_, entry)) = self.events.at_mut(slot) {
                     entry.line = None;
                     entry.past_mut().aside = name;
@@ -171,18 +168,23 @@ impl Board {
 
     /// The same of an event whose lease or move has ended.
     pub(super) fn activate_event(&mut self, id: EventId, now_ms: u64) {
-        match self.events.slot_of(&id) {
-            Some(slot) if self.is_behind_another(slot) => self.set_place(id, Place::Queued),
-            Some(slot) => self.activate(slot, now_ms),
-            None => {}
+        if let Some(slot) = self.events.slot_of(&id)
+            && !self.waits_behind_another(id, slot)
+        {
+            self.activate(slot, now_ms);
         }
     }
 
-    /// Whether another event holds its line: it was under lease before a restart,
-    /// together with that one.
-    pub(super) fn is_behind_another(&self, slot: Slot) -> bool {
+    /// Whether another event holds its line, in which it waits again then: it was under
+    /// lease before a restart, together with that one.
+    pub(super) fn waits_behind_another(&mut self, id: EventId, slot: Slot) -> bool {
         let line = self.events.at(slot).and_then(|(_, entry)| entry.line);
-        line.is_some_and(|line| self.locks.holder(line) != Some(&slot))
+        let behind = line.filter(|line| self.locks.holder(*line) != Some(&slot));
+        if let Some(line) = behind {
+            self.set_place(id, Place::Queued);
+            self.lot_follows(id, line);
+        }
+        behind.is_some()
     }
 
     /// Makes ready what has waited long enough.

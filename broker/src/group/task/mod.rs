@@ -14,7 +14,15 @@ mod take_in;
 mod tests;
 mod time;
 
-use std::{collections::VecDeque, pin::pin, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{self, AtomicBool},
+    },
+    time::Duration,
+};
 
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use sluice_proto::Offset;
@@ -154,6 +162,8 @@ pub(super) struct GroupTask {
     stirs: u64,
     /// A member may wait to be told that nothing is left.
     draining: bool,
+    /// The broker is about to stop.
+    stopping: Arc<AtomicBool>,
 }
 
 /// What became of a feed's events without a delivery, since the broker's start.
@@ -188,6 +198,7 @@ pub(super) struct Parts {
     pub(super) disabled: Option<String>,
     pub(super) metering: Metering,
     pub(super) room: Arc<Notify>,
+    pub(super) stopping: Arc<AtomicBool>,
 }
 
 impl GroupTask {
@@ -240,6 +251,7 @@ impl GroupTask {
             in_vain: 0,
             stirs: 0,
             draining: false,
+            stopping: parts.stopping,
         };
         // Before anybody can publish.
         task.tell_backlog();
@@ -275,7 +287,7 @@ impl GroupTask {
             }
             tokio::select! {
                 biased;
-                () = stop.cancelled() => return,
+                () = stop.cancelled() => return self.note_the_last().await,
                 command = self.commands.recv() => {
                     let Some(command) = command else { return };
                     self.handle(command);
@@ -342,6 +354,11 @@ impl GroupTask {
         self.forget_arriving();
         self.skips_due_ms = None;
         self.generation += 1;
+    }
+
+    /// The broker is about to stop.
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(atomic::Ordering::SeqCst)
     }
 
     pub(super) fn config(&self) -> &GroupConfig {

@@ -1,10 +1,12 @@
 //! Notes of leases in the log, so that a restart of the broker waits for those
 //! who work, and for nobody else.
 
-use std::iter;
+use std::{iter, time::Duration};
 
 use bytes::Bytes;
+use futures_util::StreamExt;
 use prost::Message;
+use tokio::time::timeout;
 
 use super::{GroupTask, NOTE_AFTER_MS, NOTES_PER_TURN};
 use crate::{
@@ -14,13 +16,35 @@ use crate::{
 
 /// Bytes of notes that one frame gathers.
 const FRAME_BYTES: usize = 1 << 20;
+/// How long the group's end waits for its last notes.
+const LAST_NOTES_WAIT: Duration = Duration::from_secs(2);
 
 impl GroupTask {
     /// Notes the leases that have lasted long enough.
     pub(super) fn note_leases(&mut self, now: u64) {
-        let outlasting = self
-            .board
-            .take_outlasting(now.saturating_sub(NOTE_AFTER_MS - 1), NOTES_PER_TURN);
+        self.note_outlasting(now.saturating_sub(NOTE_AFTER_MS - 1), NOTES_PER_TURN);
+    }
+
+    /// When the broker stops, all that are left are noted: whoever works goes on after
+    /// its start, also one who has just begun.
+    pub(super) async fn note_the_last(mut self) {
+        if !self.is_stopping() || self.log_failed {
+            return;
+        }
+        self.note_outlasting(u64::MAX, usize::MAX);
+        let noted = async {
+            while self.quiet > 0
+                && let Some(done) = self.jobs.next().await
+            {
+                done(&mut self);
+            }
+        };
+        // A log that fails now may never answer.
+        let _ = timeout(LAST_NOTES_WAIT, noted).await;
+    }
+
+    fn note_outlasting(&mut self, before_ms: u64, count: usize) {
+        let outlasting = self.board.take_outlasting(before_ms, count);
         let leases: Vec<LeaseNoted> = outlasting
             .into_iter()
             .filter_map(|token| self.lease_note(token))

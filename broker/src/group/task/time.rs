@@ -64,7 +64,7 @@ impl GroupTask {
             let from_origin = until.saturating_duration_since(self.clock.origin);
             from_origin.as_millis() as u64 + 1
         });
-        if self.changing.holds() {
+        if self.changing.holds() || self.is_stopping() {
             return pull_ms;
         }
         let now_ms = self.clock.now_ms();
@@ -87,7 +87,7 @@ impl GroupTask {
     }
 
     pub(super) fn let_time_pass(&mut self) {
-        if self.changing.holds() {
+        if self.changing.holds() || self.is_stopping() {
             return;
         }
         let now = self.clock.now_ms();

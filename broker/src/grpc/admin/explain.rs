@@ -61,8 +61,11 @@ impl Api {
         }
         let standing = handle.explain(partition, offset).await;
         let standing = standing.map_err(|_| Refusal::group_gone())?;
-        let resolved = handle.resolved_dead_letters().await;
-        let resolved = resolved.map_err(|_| Refusal::group_gone())?;
+        let mut resolved = None;
+        if standing == EventStanding::Settled {
+            let window = handle.resolved_dead_letters().await;
+            resolved = Some(window.map_err(|_| Refusal::group_gone())?);
+        }
 
         let api = self.clone();
         let explained = tokio::task::spawn_blocking(move || {
@@ -86,9 +89,10 @@ impl Api {
             let mut response = response_of(&standing);
             response.matches = matches;
             response.terms = terms.into_iter().map(wire_term).collect();
-            if standing != EventStanding::Settled {
+            let Some(resolved) = resolved else {
                 return Ok((response, None));
-            }
+            };
+            let letters = visible_end(&group.dead_letters, PartitionId(0)).0;
             let mut redriven = None;
             let start = group.start.get(partition.0 as usize);
             if start.is_some_and(|start| offset < *start) {
@@ -97,14 +101,15 @@ impl Api {
             } else if !matches {
                 response.state = wire::EventState::Filtered.into();
                 response.detail = "the filter does not match it".into();
-            } else {
+            } else if letters > 0 {
                 redriven = api.newest_copy(&group.parking, partition, offset)?;
                 let letter = api.newest_copy(&group.dead_letters, partition, offset)?;
                 match letter {
                     Some(letter) if resolved.is_settled(letter) => {
-                        response.detail = "it was a dead letter, and was redriven and is done, \
-                                           or was purged"
-                            .into();
+                        response.detail = format!(
+                            "it was a dead letter, and was purged, or was redriven and is done, \
+                             or waits further back than the newest {LETTERS_SEARCHED_MAX}"
+                        );
                     }
                     Some(letter) => {
                         response.state = wire::EventState::DeadLettered.into();
@@ -112,15 +117,13 @@ impl Api {
                             format!("it is in the dead letters at offset {}", letter.0);
                         response.dead_letter_offset = Some(letter.0 as i64);
                     }
-                    None => {
-                        let letters = visible_end(&group.dead_letters, PartitionId(0)).0;
-                        if letters > LETTERS_SEARCHED_MAX {
-                            response.detail = format!(
-                                "it is done, or a dead letter older than the newest \
-                                 {LETTERS_SEARCHED_MAX}"
-                            );
-                        }
+                    None if letters > LETTERS_SEARCHED_MAX => {
+                        response.detail = format!(
+                            "it is done, or a dead letter older than the newest \
+                             {LETTERS_SEARCHED_MAX}"
+                        );
                     }
+                    None => {}
                 }
             }
             Ok::<_, Refusal>((response, redriven))

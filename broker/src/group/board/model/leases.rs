@@ -124,6 +124,7 @@ impl Run {
             self.given.remove(token);
             self.held.remove(token);
             self.deadlines.remove(token);
+            self.lost.insert(*token);
         }
         self.forget_vanishing();
         let vanished = self.board.vanish(tokens);
@@ -147,10 +148,11 @@ impl Run {
         let member = MemberId(self.next_member);
         let holder = Holder::Member(member);
         let clock = self.clock();
-        let first = self.held.values().next();
-        if let Some(name) = first.map(|held| held.member.clone()) {
+        if let Some(first) = self.some_held() {
+            let name = self.held[&first].member.clone();
             let held = self.held.iter().filter(|(_, held)| held.member == name);
-            let tokens: Vec<_> = held.map(|(token, _)| *token).collect();
+            let tokens = held.map(|(token, _)| *token);
+            let tokens: Vec<_> = tokens.filter(|token| !self.lost.contains(token)).collect();
             for token in tokens {
                 assert!(self.board.present(token, member, clock), "a held lease");
                 let HeldFor { id, .. } = self.held.remove(&token).expect("it was held");
@@ -207,9 +209,15 @@ impl Run {
 
     /// A worker without a stream goes on after a restart.
     pub(super) fn claim(&mut self) {
-        if let Some(token) = self.held.keys().next().copied() {
+        if let Some(token) = self.some_held() {
             self.report_of(token);
         }
+    }
+
+    /// A lease from before a restart whose holder goes on with it.
+    pub(super) fn some_held(&self) -> Option<LeaseToken> {
+        let mut held = self.held.keys();
+        held.find(|token| !self.lost.contains(token)).copied()
     }
 
     fn report_of(&mut self, token: LeaseToken) {
@@ -299,6 +307,7 @@ impl Run {
                 self.held.remove(&token).expect("it was held");
             }
             self.deadlines.remove(&token);
+            self.lost.insert(token);
             self.forget_vanishing();
             self.failing.push(Failure {
                 id,

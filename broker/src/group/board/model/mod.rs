@@ -141,6 +141,9 @@ struct Run {
     disconnected: BTreeMap<MemberId, u64>,
     next_member: u64,
     tokens: BTreeSet<LeaseToken>,
+    /// Leases that were taken away: their holders know, whatever a start makes of their
+    /// notes.
+    lost: BTreeSet<LeaseToken>,
     paused: bool,
 }
 
@@ -192,6 +195,7 @@ impl Run {
             disconnected: BTreeMap::new(),
             next_member: 0,
             tokens: BTreeSet::new(),
+            lost: BTreeSet::new(),
             paused: false,
         }
     }

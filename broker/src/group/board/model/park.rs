@@ -119,7 +119,7 @@ impl Run {
                 self.board.parked(id, at, None, clock);
                 self.board.forget(id);
             } else {
-                self.board.not_moved(id, clock);
+                self.board.not_moved_yet(id, clock);
             }
         }
         self.scan_parking();

@@ -69,10 +69,10 @@ impl Run {
 
     /// A worker that was there before a restart may settle without more ado.
     fn some_lease_or_held(&mut self) -> Option<LeaseToken> {
-        if self.lasts && self.rng.random_bool(0.2) && !self.held.is_empty() {
-            return self.held.keys().next().copied();
+        match self.some_held() {
+            Some(held) if self.lasts && self.rng.random_bool(0.2) => Some(held),
+            _ => self.some_lease(),
         }
-        self.some_lease()
     }
 
     fn begin(&mut self, token: LeaseToken, action: Action) {

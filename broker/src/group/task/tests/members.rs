@@ -155,3 +155,26 @@ async fn notes_of_leases_with_long_keys_go_in_several_frames() {
     assert_eq!(standing.task.jobs.len(), 3);
     standing.end().await;
 }
+
+/// Their members cannot be heard of any more, and go on after its start.
+#[tokio::test]
+async fn no_lease_runs_out_while_the_broker_stops() {
+    let mut standing = Standing::of(GroupConfig {
+        max_in_flight: 10_000,
+        lease_ms: 100,
+        ..GroupConfig::default()
+    })
+    .await;
+    standing.events_come();
+    standing.lease(Holder::Unary("w".into()));
+    let task = &mut standing.task;
+    task.stopping.store(true, atomic::Ordering::SeqCst);
+    tokio::time::sleep(Duration::from_millis(150)).await;
+    task.let_time_pass();
+    assert!(task.losses.is_empty() && task.board.in_flight() == 1);
+    assert_eq!(task.next_due_ms(), None, "nothing is to be waited for");
+    task.stopping.store(false, atomic::Ordering::SeqCst);
+    task.let_time_pass();
+    assert_eq!(task.losses.len(), 1);
+    standing.end().await;
+}
