@@ -1,6 +1,6 @@
 //! How topics and groups are to be.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use sluice_proto::pb::{self, read_start::At};
 
@@ -84,13 +84,20 @@ impl GroupOptions {
         self
     }
 
-    /// The delay before the second attempt, and the longest one; each is twice
-    /// the one before.
+    /// The delay before the second attempt, and the longest one, each up to 24 h;
+    /// in between they grow by [`GroupOptions::retry_multiplier`].
     #[must_use]
     pub fn retry_delay(mut self, first: Duration, longest: Duration) -> Self {
         let retry = self.retry();
         retry.initial_delay = first.try_into().ok();
         retry.max_delay = longest.try_into().ok();
+        self
+    }
+
+    /// Each further delay is the one before times this, 1 to 10; 2 by default.
+    #[must_use]
+    pub fn retry_multiplier(mut self, factor: f64) -> Self {
+        self.retry().multiplier = factor;
         self
     }
 
@@ -122,8 +129,27 @@ impl GroupOptions {
 
     /// Begins after the last event that is there when the group is created.
     #[must_use]
-    pub fn from_latest(mut self) -> Self {
-        let at = Some(At::Latest(pb::Latest {}));
+    pub fn from_latest(self) -> Self {
+        self.start(At::Latest(pb::Latest {}))
+    }
+
+    /// Begins at this offset in every partition; in one that ends before it, at its
+    /// end.
+    #[must_use]
+    pub fn from_offset(self, offset: i64) -> Self {
+        self.start(At::Offset(offset))
+    }
+
+    /// Begins at the first event that was stored at this time or later.
+    #[must_use]
+    pub fn from_time(self, time: SystemTime) -> Self {
+        self.start(At::Time(time.into()))
+    }
+
+    /// Begins here; by default, at the earliest event.
+    #[must_use]
+    pub fn start(mut self, at: At) -> Self {
+        let at = Some(at);
         self.0.start = Some(pb::ReadStart { at, epoch: 0 });
         self
     }
@@ -141,6 +167,14 @@ impl GroupOptions {
     #[must_use]
     pub fn output(mut self, topic: impl Into<String>) -> Self {
         self.0.output_topics.push(topic.into());
+        self
+    }
+
+    /// How often one event may be redriven from the dead letters, 1 to 1000; 10 by
+    /// default.
+    #[must_use]
+    pub fn max_redrives(mut self, redrives: i32) -> Self {
+        self.0.max_redrives = redrives;
         self
     }
 

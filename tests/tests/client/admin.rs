@@ -1,5 +1,8 @@
 //! Topics, groups and dead letters.
 
+use std::time::Duration;
+
+use futures_util::StreamExt;
 use sluice_client::{Admin, Error, GroupOptions, pb::ErrorReason};
 use sluice_tests::api::expect;
 
@@ -93,6 +96,62 @@ async fn groups_are_made_listed_described_and_deleted() {
     let gone = admin.describe_group("in", "ocr").await;
     assert_eq!(reason(gone), ErrorReason::UnknownGroup);
     assert_eq!(names(None).await, ["nlp"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_has_the_settings_that_it_is_given() {
+    let setting = Setting::new().await;
+    setting.topic("in").await;
+    let options = GroupOptions::default()
+        .max_redrives(3)
+        .retry_multiplier(1.5)
+        .retry_delay(Duration::from_millis(250), Duration::from_secs(120));
+    setting.group("in", "g", options).await;
+    let config = setting.describe("in", "g").await.config.unwrap();
+    assert_eq!(config.max_redrives, 3);
+    let retry = config.retry.unwrap();
+    assert_eq!((retry.multiplier, retry.max_attempts), (1.5, 5));
+    assert_eq!(retry.initial_delay.unwrap().nanos, 250_000_000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_begins_at_the_offset_or_time_that_it_is_told() {
+    let setting = Setting::new().await;
+    let admin = setting.client.admin();
+    admin.create_topic("in", 1).await.unwrap();
+    let producer = setting.client.producer().await.unwrap();
+    for number in 0..4 {
+        producer
+            .publish("in", event(&number.to_string()))
+            .await
+            .unwrap();
+        // The broker's times are in milliseconds.
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let mut events = setting.client.read("in").events().await.unwrap();
+    let mut times = Vec::new();
+    while let Some(event) = events.next().await {
+        times.push(event.unwrap().append_time.unwrap());
+    }
+    let from = GroupOptions::default;
+    for (group, options, expected) in [
+        ("all", from(), &["0", "1", "2", "3"][..]),
+        ("offset", from().from_offset(2), &["2", "3"]),
+        ("beyond", from().from_offset(9), &[]),
+        ("time", from().from_time(times[1]), &["1", "2", "3"]),
+        ("new", from().from_latest(), &[]),
+    ] {
+        setting.group("in", group, options).await;
+        let mut consumer = setting.client.consumer("in", group).join().await.unwrap();
+        for id in expected {
+            let delivery = expect("a delivery", consumer.next()).await;
+            let delivery = delivery.unwrap().unwrap();
+            assert_eq!(delivery.event().id(), *id, "{group}");
+            delivery.ack().await.unwrap();
+        }
+        let lag = setting.describe("in", group).await.partitions[0].lag;
+        assert_eq!(lag, 0, "{group}");
+    }
 }
 
 /// More than one page of them.
