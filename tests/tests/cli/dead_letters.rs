@@ -125,6 +125,22 @@ async fn dead_letters_are_redriven_by_offset_or_all() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_done_with_dead_letters_is_in_the_brokers_log() {
+    let broker = setting(&["a", "b", "c"]).await;
+    let url = broker.url();
+    printed(url, &["dlq", "redrive", "in", "ocr", "1", "2"], "");
+    printed(url, &["dlq", "purge", "in", "ocr", "--all", "--yes"], "");
+    let log = broker.log();
+    for says in [
+        "dead letters redriven topic=\"in\" group=\"ocr\" redriven=2",
+        "dead letters purged topic=\"in\" group=\"ocr\" purged=1",
+    ] {
+        let line = log.lines().find(|line| line.contains(says));
+        assert!(line.is_some_and(|line| line.contains("INFO")), "{log}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn dead_letters_are_found_by_event_and_reason_and_purged_for_good() {
     let mut broker = setting(&["a", "b", "c"]).await;
     let url = broker.url().to_owned();
