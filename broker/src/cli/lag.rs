@@ -30,7 +30,9 @@ impl Lag {
                 output::json(&json!({
                     "topic": of.topic,
                     "group": of.group,
-                    "lag": total(of),
+                    "lag": total(of, |p| p.lag),
+                    "lag_bytes": total(of, |p| p.lag_bytes),
+                    "oldest_unsettled_time": output::timestamp(oldest(of)),
                     "idle": idle_word(of),
                     "dead_letters": of.dead_letter_count,
                     "partitions": of.partitions.iter().map(partition_json).collect::<Vec<_>>(),
@@ -45,12 +47,10 @@ impl Lag {
             [
                 of.topic.clone(),
                 of.group.clone(),
-                total(of).to_string(),
-                of.partitions
-                    .iter()
-                    .map(|p| p.in_flight)
-                    .sum::<i64>()
-                    .to_string(),
+                total(of, |p| p.lag).to_string(),
+                total(of, |p| p.lag_bytes).to_string(),
+                output::age(oldest(of)),
+                total(of, |p| p.in_flight).to_string(),
                 of.dead_letter_count.to_string(),
                 of.members.len().to_string(),
                 idle_word(of),
@@ -61,6 +61,8 @@ impl Lag {
                 "topic",
                 "group",
                 "lag",
+                "lag bytes",
+                "lag age",
                 "in flight",
                 "dead letters",
                 "members",
@@ -83,6 +85,13 @@ impl Lag {
     }
 }
 
-fn total(of: &pb::DescribeGroupResponse) -> i64 {
-    of.partitions.iter().map(|p| p.lag).sum()
+fn total(of: &pb::DescribeGroupResponse, part: impl Fn(&pb::GroupPartition) -> i64) -> i64 {
+    of.partitions.iter().map(part).sum()
+}
+
+/// When the oldest event was appended that the group has not settled; `None` without
+/// lag.
+fn oldest(of: &pb::DescribeGroupResponse) -> Option<prost_types::Timestamp> {
+    let times = of.partitions.iter().map(|p| p.oldest_unsettled_time);
+    times.flatten().min_by_key(|at| (at.seconds, at.nanos))
 }

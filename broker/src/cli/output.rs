@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Write},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use comfy_table::{Table, presets::NOTHING};
@@ -74,10 +74,32 @@ pub(super) fn timestamp(at: Option<prost_types::Timestamp>) -> String {
     time(at.and_then(|at| SystemTime::try_from(at).ok()))
 }
 
+/// How long ago that was by this machine's clock, in whole hours, minutes or
+/// seconds, whichever there is one of first; empty for none. What is still to come,
+/// by a clock that is behind the broker's, is "0s".
+pub(super) fn age(at: Option<prost_types::Timestamp>) -> String {
+    let at = at.and_then(|at| SystemTime::try_from(at).ok());
+    at.map_or_else(String::new, |at| {
+        rounded(SystemTime::now().duration_since(at).unwrap_or_default())
+    })
+}
+
+/// A duration without what is less than its largest unit.
+fn rounded(of: Duration) -> String {
+    let seconds = of.as_secs();
+    let unit = match seconds {
+        0..60 => 1,
+        60..3600 => 60,
+        _ => 3600,
+    };
+    let whole = Duration::from_secs(seconds - seconds % unit);
+    duration(whole.try_into().ok())
+}
+
 /// A duration in the largest unit that is whole.
 pub(super) fn duration(of: Option<prost_types::Duration>) -> String {
     let of = of
-        .and_then(|of| std::time::Duration::try_from(of).ok())
+        .and_then(|of| Duration::try_from(of).ok())
         .unwrap_or_default();
     match of.as_millis() {
         ms if ms % 1000 != 0 => format!("{ms}ms"),
@@ -91,7 +113,7 @@ pub(super) fn duration(of: Option<prost_types::Duration>) -> String {
 ///
 /// # Errors
 /// When the text is none.
-pub(super) fn parse_duration(text: &str) -> Result<std::time::Duration, String> {
+pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
     let at = text
         .find(|c: char| !c.is_ascii_digit())
         .ok_or_else(|| format!("{text:?} has no unit; write for example 200ms, 5s, 2m or 1h"))?;
@@ -108,7 +130,7 @@ pub(super) fn parse_duration(text: &str) -> Result<std::time::Duration, String> 
     };
     number
         .checked_mul(ms)
-        .map(std::time::Duration::from_millis)
+        .map(Duration::from_millis)
         .ok_or_else(|| format!("{text:?} is too long"))
 }
 
@@ -132,5 +154,23 @@ mod tests {
         for bad in ["", "5", "s", "5 s", "5d", "99999999999999999999s"] {
             assert!(parse_duration(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn an_age_is_told_in_its_largest_unit() {
+        for (ms, text) in [
+            (0, "0s"),
+            (12_900, "12s"),
+            (59_999, "59s"),
+            (60_000, "1m"),
+            (3_599_999, "59m"),
+            (3_600_000, "1h"),
+            (180_000_000, "50h"),
+        ] {
+            assert_eq!(rounded(Duration::from_millis(ms)), text);
+        }
+        assert_eq!(age(None), "");
+        let to_come = SystemTime::now() + Duration::from_secs(60);
+        assert_eq!(age(Some(to_come.into())), "0s");
     }
 }

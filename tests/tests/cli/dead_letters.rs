@@ -4,7 +4,7 @@ use serde_json::json;
 use sluice_client::{Client, Consumer};
 use sluice_tests::{api::expect, broker::TestBroker};
 
-use super::{assert_table, json, printed, refused};
+use super::{assert_table, column, json, printed, refused};
 
 /// A broker whose group `ocr` on `in` has acked `good`, and rejected the rest.
 async fn setting(ids: &[&str]) -> TestBroker {
@@ -53,6 +53,56 @@ async fn lag_tells_how_far_groups_are() {
     assert_table(&table, &["lag", "dead letters", "ocr", "empty"]);
     let table = printed(url, &["group", "lag", "in", "ocr"], "");
     assert_table(&table, &["partition", "committed", "in flight", "delayed"]);
+}
+
+/// Of two partitions, of which one has its event for longer.
+#[test]
+fn lag_is_in_bytes_and_age_too() {
+    let broker = TestBroker::start();
+    let url = broker.url();
+    printed(url, &["topic", "create", "in", "--partitions", "2"], "");
+    for group in ["ocr", "done"] {
+        printed(url, &["group", "create", "in", group], "");
+    }
+    let publish = |key| printed(url, &["publish", "in", "--type", "made", "--key", key], "");
+    assert_eq!(publish("a"), "published to in/1/0\n");
+    // The other one may be too young to have an age in seconds.
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    assert_eq!(publish("d"), "published to in/0/0\n");
+    let seek = ["group", "seek", "in", "done", "--to", "latest", "--yes"];
+    printed(url, &seek, "");
+
+    let all = json(url, &["group", "lag", "in"]);
+    let of = |group: &str| all.iter().find(|of| of["group"] == group).unwrap();
+    let partitions = &of("ocr")["partitions"];
+    let part = |at: usize, what: &str| partitions[at][what].as_i64().unwrap();
+    let bytes = part(0, "lag_bytes") + part(1, "lag_bytes");
+    assert!(bytes > 0, "{all:?}");
+    assert_eq!(of("ocr")["lag_bytes"], bytes);
+    let oldest = &of("ocr")["oldest_unsettled_time"];
+    assert_eq!(oldest, &partitions[1]["oldest_unsettled_time"]);
+    assert_ne!(oldest, "");
+    assert_eq!(of("done")["lag_bytes"], 0);
+    assert_eq!(of("done")["oldest_unsettled_time"], "");
+
+    let seconds = |age: &str| -> u64 {
+        let number = age.strip_suffix('s').and_then(|number| number.parse().ok());
+        number.unwrap_or_else(|| panic!("{age:?} is no age"))
+    };
+    let table = printed(url, &["group", "lag"], "");
+    // In order of name: done, ocr.
+    assert_eq!(
+        column(&table, "lag bytes"),
+        ["0".to_owned(), bytes.to_string()]
+    );
+    let ages = column(&table, "lag age");
+    assert_eq!(ages[0], "", "{table}");
+    assert!(seconds(&ages[1]) >= 2, "{table}");
+    let table = printed(url, &["group", "lag", "in", "ocr"], "");
+    let ages = column(&table, "lag age");
+    assert!(seconds(&ages[0]) < seconds(&ages[1]), "{table}");
+    assert!(seconds(&ages[1]) >= 2, "{table}");
+    assert_eq!(&column(&table, "oldest")[1], oldest.as_str().unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread")]

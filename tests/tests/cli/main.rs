@@ -81,3 +81,16 @@ fn assert_table(table: &str, words: &[&str]) {
         assert!(table.contains(word), "no {word} in\n{table}");
     }
 }
+
+/// The cells under one of a table's headings, each of which begins where it does.
+fn column(table: &str, heading: &str) -> Vec<String> {
+    let mut lines = table.lines();
+    let head = format!("{}  ", lines.next().unwrap());
+    let from = head.find(&format!(" {heading}  "));
+    let from = from.unwrap_or_else(|| panic!("no column {heading} in\n{table}"));
+    let cell = |line: &str| {
+        let rest = line.get(from + 1..).unwrap_or_default();
+        rest.split("  ").next().unwrap().trim().to_owned()
+    };
+    lines.map(cell).collect()
+}
