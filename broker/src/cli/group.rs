@@ -27,6 +27,9 @@ pub(super) enum Group {
     /// Lists groups.
     List(List),
     /// Tells how a group stands, and why it delivers nothing if it does not.
+    ///
+    /// What was dropped, filtered and dead-lettered is counted since the broker's
+    /// start.
     Describe(Describe),
     /// Tells how far groups are behind.
     Lag(Lag),
@@ -279,6 +282,17 @@ pub(super) fn ordering(config: &pb::GroupConfig) -> String {
     output::word(config.ordering().as_str_name(), "ORDERING_")
 }
 
+pub(super) fn connection_loss(config: &pb::GroupConfig) -> String {
+    output::word(
+        config.on_connection_loss().as_str_name(),
+        "CONNECTION_LOSS_",
+    )
+}
+
+pub(super) fn retry_order(retry: &pb::RetryPolicy) -> String {
+    output::word(retry.order().as_str_name(), "RETRY_ORDER_")
+}
+
 pub(super) fn config_json(config: &pb::GroupConfig) -> Value {
     let retry = config.retry.unwrap_or_default();
     json!({
@@ -291,15 +305,12 @@ pub(super) fn config_json(config: &pb::GroupConfig) -> Value {
         "retry_multiplier": retry.multiplier,
         "retry_delay_max": output::duration(retry.max_delay),
         "retry_jitter": retry.jitter,
-        "retry_order": output::word(retry.order().as_str_name(), "RETRY_ORDER_"),
+        "retry_order": retry_order(&retry),
         "max_in_flight": config.max_in_flight,
         "max_redrives": config.max_redrives,
         "max_in_flight_per_member": config.max_in_flight_per_member,
         "processing_limit": config.processing_limit.map(|limit| output::duration(Some(limit))),
-        "on_connection_loss": output::word(
-            config.on_connection_loss().as_str_name(),
-            "CONNECTION_LOSS_",
-        ),
+        "on_connection_loss": connection_loss(config),
         "solo_wait": output::duration(config.solo_wait),
         "backlog": backlog::limit_json(config.backlog.as_ref()),
         "output_topics": config.output_topics,

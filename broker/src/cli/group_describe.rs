@@ -6,7 +6,7 @@ use sluice_client::pb;
 
 use super::{
     Common, backlog, filter,
-    group::{config_json, ordering},
+    group::{config_json, connection_loss, ordering, retry_order},
     output,
 };
 
@@ -38,34 +38,24 @@ impl Describe {
             return Ok(());
         }
         let config = of.config.clone().unwrap_or_default();
-        let retry = config.retry.unwrap_or_default();
-        output::fields(&[
+        let mut fields = vec![
             ("topic", of.topic.clone()),
             ("group", of.group.clone()),
             ("id", of.group_id.to_string()),
             ("created", output::timestamp(of.created_at)),
-            ("filter", filter::shown(&config)),
-            ("ordering", ordering(&config)),
-            ("lease", output::duration(config.lease_duration)),
-            (
-                "retry",
-                format!(
-                    "{} attempts, first after {}, at most {}",
-                    retry.max_attempts,
-                    output::duration(retry.initial_delay),
-                    output::duration(retry.max_delay),
-                ),
-            ),
-            ("max in flight", config.max_in_flight.to_string()),
+        ];
+        fields.extend(settings(&config));
+        fields.extend([
             ("backlog", backlog::state_shown(of.backlog.as_ref())),
             ("outputs", config.output_topics.join(", ")),
             ("dropped", of.dropped_count.to_string()),
             (
-                "dead letters",
+                "open dead letters",
                 format!("{} in {}", of.dead_letter_count, of.dead_letter_topic),
             ),
             ("idle", with_detail(idle, &of.idle_detail)),
-        ])?;
+        ]);
+        output::fields(&fields)?;
         output::line("")?;
         if let Some(counters) = &of.filter_counters {
             filter::counters_table(counters)?;
@@ -96,6 +86,47 @@ impl Describe {
         }
         Ok(())
     }
+}
+
+/// Settings that stand by themselves; those that bound nothing are left out.
+fn settings(config: &pb::GroupConfig) -> Vec<(&'static str, String)> {
+    let mut settings = vec![
+        ("filter", filter::shown(config)),
+        ("ordering", ordering(config)),
+        ("lease", output::duration(config.lease_duration)),
+        ("connection loss", connection_loss(config)),
+    ];
+    if let Some(limit) = config.processing_limit {
+        settings.push(("processing limit", output::duration(Some(limit))));
+    }
+    let mut in_flight = config.max_in_flight.to_string();
+    if config.max_in_flight_per_member > 0 {
+        in_flight.push_str(&format!(", {} per member", config.max_in_flight_per_member));
+    }
+    settings.extend([
+        ("solo wait", output::duration(config.solo_wait)),
+        ("retry", retry_shown(config)),
+        ("max in flight", in_flight),
+        ("max redrives", config.max_redrives.to_string()),
+    ]);
+    settings
+}
+
+fn retry_shown(config: &pb::GroupConfig) -> String {
+    let retry = config.retry.unwrap_or_default();
+    let mut shown = format!(
+        "{} attempts, first after {}, times {}, at most {}, jitter {}",
+        retry.max_attempts,
+        output::duration(retry.initial_delay),
+        retry.multiplier,
+        output::duration(retry.max_delay),
+        retry.jitter.unwrap_or_default(),
+    );
+    // It is about the events of a key.
+    if config.ordering() == pb::Ordering::Key {
+        shown.push_str(&format!(", {}", retry_order(&retry)));
+    }
+    shown
 }
 
 pub(super) fn partitions_table(of: &pb::DescribeGroupResponse) -> anyhow::Result<()> {
@@ -145,7 +176,7 @@ fn with_detail(what: String, detail: &str) -> String {
 fn standings_table(of: &pb::DescribeGroupResponse) -> anyhow::Result<()> {
     let row = |name: String, counts: Option<pb::GroupCounts>, rest: [String; 3]| {
         let counts = counts.unwrap_or_default();
-        let [filtered, dead, idle] = rest;
+        let [filtered, dead_lettered, idle] = rest;
         [
             name,
             counts.ready.to_string(),
@@ -156,7 +187,7 @@ fn standings_table(of: &pb::DescribeGroupResponse) -> anyhow::Result<()> {
             counts.parked.to_string(),
             counts.key_locked.to_string(),
             filtered,
-            dead,
+            dead_lettered,
             idle,
         ]
     };
@@ -168,9 +199,13 @@ fn standings_table(of: &pb::DescribeGroupResponse) -> anyhow::Result<()> {
         ];
         row(p.partition.to_string(), p.counts, rest)
     });
+    // The group's own count begins anew with a new filter, and has no errors in it.
+    let filtered: i64 = of.partitions.iter().map(|p| p.filtered_count).sum();
     let rest = [
-        of.filtered_count.to_string(),
-        of.dead_letter_count.to_string(),
+        filtered.to_string(),
+        // Those that were parked or redriven before belong to no partition, and are
+        // counted nowhere.
+        String::new(),
         idle_word(of),
     ];
     let all = row("all".to_owned(), of.counts, rest);
@@ -185,7 +220,7 @@ fn standings_table(of: &pb::DescribeGroupResponse) -> anyhow::Result<()> {
             "parked",
             "key locked",
             "filtered",
-            "dead letters",
+            "dead-lettered",
             "idle",
         ],
         partitions.chain([all]),

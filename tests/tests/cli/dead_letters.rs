@@ -105,6 +105,49 @@ fn lag_is_in_bytes_and_age_too() {
     assert_eq!(&column(&table, "oldest")[1], oldest.as_str().unwrap());
 }
 
+/// Each partition says how many events became dead letters; how many are still there
+/// is said once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_description_tells_dead_letters_that_are_open_from_those_that_were() {
+    let broker = setting(&["good", "bad", "worse"]).await;
+    let url = broker.url();
+    printed(url, &["dlq", "purge", "in", "ocr", "0", "--yes"], "");
+    let described = printed(url, &["group", "describe", "in", "ocr"], "");
+    let open = described.lines().find(|line| line.contains("dead letters"));
+    let open = open.and_then(|line| line.strip_prefix("open dead letters"));
+    assert_eq!(open.map(str::trim), Some("1 in _dlq:in:ocr"), "{described}");
+    let standings = described.split("\n\n").last().unwrap();
+    assert_eq!(column(standings, "partition"), ["0", "all"]);
+    assert_eq!(column(standings, "dead-lettered"), ["2", ""]);
+}
+
+/// A filter that is new counts anew, but not what was filtered since the start.
+#[test]
+fn what_was_filtered_is_told_of_all_partitions_since_the_start() {
+    let broker = TestBroker::start();
+    let url = broker.url();
+    printed(url, &["topic", "create", "in", "--partitions", "2"], "");
+    printed(
+        url,
+        &["group", "create", "in", "ocr", "--filter", "event.size < 4"],
+        "",
+    );
+    for key in ["a", "d", "d"] {
+        printed(url, &["publish", "in", "--type", "made", "--key", key], "");
+    }
+    let filtered = || {
+        let described = printed(url, &["group", "describe", "in", "ocr"], "");
+        column(described.split("\n\n").last().unwrap(), "filtered")
+    };
+    assert_eq!(filtered(), ["2", "1", "3"]);
+    printed(
+        url,
+        &["group", "update", "in", "ocr", "--filter", "true"],
+        "",
+    );
+    assert_eq!(filtered(), ["2", "1", "3"]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn dead_letters_are_listed_and_shown() {
     let broker = setting(&["good", "bad"]).await;

@@ -104,7 +104,7 @@ fn what_a_definition_says_is_in_tables_and_json() {
     assert_eq!(described["partitions"][1]["lag"], 0);
     let table = printed(url, &["group", "describe", "in", "ocr"], "");
     let words = [
-        "3 attempts, first after 250ms, at most 2m",
+        "3 attempts, first after 250ms, times 2, at most 2m, jitter 0.5, hold key\n",
         "30s",
         "committed",
     ];
@@ -193,6 +193,62 @@ fn every_setting_that_can_change_has_a_flag() {
     let from = ["group", "update", "in", "ocr", "--filter-from", "earliest"];
     let alone = refused(url, &from, "");
     assert!(alone.contains("a new filter"), "{alone}");
+}
+
+#[test]
+fn a_description_has_the_settings_in_it() {
+    let broker = TestBroker::start();
+    let url = broker.url();
+    printed(url, &["topic", "create", "in"], "");
+    printed(url, &["group", "create", "in", "plain"], "");
+    let all = "--ordering key --lease 45s --on-connection-loss at-once --processing-limit 2h \
+        --solo-wait 3s --max-attempts 7 --retry-delay 2s --retry-multiplier 1.5 \
+        --retry-delay-max 3m --retry-jitter 0.25 --retry-order overtake \
+        --max-in-flight 30 --max-in-flight-per-member 4 --max-redrives 2";
+    let all: Vec<_> = all.split_whitespace().collect();
+    printed(
+        url,
+        &[&["group", "create", "in", "all"], &all[..]].concat(),
+        "",
+    );
+    printed(
+        url,
+        &["group", "create", "in", "unordered", "--ordering", "none"],
+        "",
+    );
+    let settings = |group| -> Vec<_> {
+        let described = printed(url, &["group", "describe", "in", group], "");
+        let from_lease = described
+            .lines()
+            .skip_while(|line| !line.starts_with("lease"));
+        let settings = from_lease.take_while(|line| !line.starts_with("backlog"));
+        let field = |line: &str| {
+            let (name, value) = line.split_once("  ").unwrap();
+            format!("{name}: {}", value.trim_start())
+        };
+        settings.map(field).collect()
+    };
+    let expected = [
+        "lease: 45s",
+        "connection loss: at once",
+        "processing limit: 2h",
+        "solo wait: 3s",
+        "retry: 7 attempts, first after 2s, times 1.5, at most 3m, jitter 0.25, overtake",
+        "max in flight: 30, 4 per member",
+        "max redrives: 2",
+    ];
+    assert_eq!(settings("all"), expected);
+    let expected = [
+        "lease: 30s",
+        "connection loss: deadline",
+        "solo wait: 10s",
+        "retry: 5 attempts, first after 1s, times 2, at most 1m, jitter 0.5, hold key",
+        "max in flight: 10000",
+        "max redrives: 10",
+    ];
+    assert_eq!(settings("plain"), expected);
+    let unordered = &settings("unordered")[3];
+    assert!(unordered.ends_with("jitter 0.5"), "{unordered}");
 }
 
 #[test]
