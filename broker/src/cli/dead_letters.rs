@@ -194,7 +194,7 @@ impl Show {
                 of.attempt.to_string(),
                 output::timestamp(of.ended_at),
                 of.member.clone(),
-                output::word(of.end().as_str_name(), "ATTEMPT_END_"),
+                how(of),
                 of.reason.clone(),
             ]
         });
@@ -273,6 +273,21 @@ fn chosen(all: bool, offsets: Vec<i64>, matching: Matching) -> anyhow::Result<Ch
     }
 }
 
+/// How an attempt ended. One that was not counted is followed by one of the same
+/// number.
+fn how(attempt: &pb::FailedAttempt) -> String {
+    let how = end(attempt);
+    if attempt.uncounted {
+        format!("{how}, not counted")
+    } else {
+        how
+    }
+}
+
+fn end(attempt: &pb::FailedAttempt) -> String {
+    output::word(attempt.end().as_str_name(), "ATTEMPT_END_")
+}
+
 fn letter_json(letter: &pb::DeadLetter) -> Value {
     let history = letter.history.clone().unwrap_or_default();
     let attempts: Vec<_> = history
@@ -283,8 +298,9 @@ fn letter_json(letter: &pb::DeadLetter) -> Value {
                 "attempt": of.attempt,
                 "ended_at": output::timestamp(of.ended_at),
                 "member": of.member,
-                "end": output::word(of.end().as_str_name(), "ATTEMPT_END_"),
+                "end": end(of),
                 "reason": of.reason,
+                "uncounted": of.uncounted,
             })
         })
         .collect();

@@ -2,7 +2,11 @@
 
 use serde_json::json;
 use sluice_client::{Client, Consumer};
-use sluice_tests::{api::expect, broker::TestBroker};
+use sluice_tests::{
+    api::{Api, expect},
+    broker::TestBroker,
+    member::{Member, join},
+};
 
 use super::{assert_table, column, json, printed, refused};
 
@@ -179,6 +183,53 @@ async fn dead_letters_are_listed_and_shown() {
     assert_eq!(letter["event"]["id"], "bad");
     assert_eq!(letter["attempts"][0]["member"], "ocr-1");
     assert_eq!(letter["attempts"][0]["end"], "reject");
+    assert_eq!(letter["attempts"][0]["uncounted"], false);
+}
+
+/// A member that vanishes with two events has spoilt an attempt at neither.
+#[tokio::test(flavor = "multi_thread")]
+async fn attempts_that_were_not_counted_are_marked() {
+    let broker = TestBroker::start();
+    let url = broker.url();
+    printed(url, &["topic", "create", "in"], "");
+    let group = [
+        "group",
+        "create",
+        "in",
+        "ocr",
+        "--on-connection-loss",
+        "at-once",
+    ];
+    printed(url, &group, "");
+    for _ in 0..2 {
+        printed(url, &["publish", "in", "--type", "made"], "");
+    }
+    let api = Api::connect(url).await;
+    let mut vanishes = Member::join(&api, join("in", "ocr", 2)).await.unwrap();
+    for _ in 0..2 {
+        expect("an event", vanishes.delivery()).await.unwrap();
+    }
+    drop(vanishes);
+    let mut consumer = consumer(url).await;
+    let delivery = expect("it again", consumer.next()).await.unwrap().unwrap();
+    delivery.reject("no text on it").await.unwrap();
+
+    let letter = &json(url, &["dlq", "show", "in", "ocr", "0"])[0];
+    let told = |of: &str| {
+        (0..2)
+            .map(|at| letter["attempts"][at][of].clone())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(told("attempt"), [1, 1]);
+    assert_eq!(told("end"), ["connection lost", "reject"]);
+    assert_eq!(told("uncounted"), [true, false]);
+    let shown = printed(url, &["dlq", "show", "in", "ocr", "0"], "");
+    let attempts = shown
+        .lines()
+        .skip_while(|line| !line.starts_with(" attempt"));
+    let attempts: Vec<_> = attempts.take(3).collect();
+    let ends = column(&attempts.join("\n"), "how");
+    assert_eq!(ends, ["connection lost, not counted", "reject"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
