@@ -27,7 +27,7 @@ impl GroupTask {
 
     /// When the broker stops, all that are left are noted: whoever works goes on after
     /// its start, also one who has just begun.
-    pub(super) async fn note_the_last(mut self) {
+    pub(super) async fn note_the_last(&mut self) {
         if !self.is_stopping() || self.log_failed {
             return;
         }
@@ -36,7 +36,7 @@ impl GroupTask {
             while self.quiet > 0
                 && let Some(done) = self.jobs.next().await
             {
-                done(&mut self);
+                done(self);
             }
         };
         // A log that fails now may never answer.
