@@ -214,6 +214,7 @@ impl GroupTask {
                         }
                         // It cannot be read next time, either.
                         Err(error) => {
+                            task.parks_again_ms = now + LOOK_AGAIN_AFTER_MS;
                             tracing::warn!(%error, ?id, "an event cannot be parked");
                             task.board.not_moved(id, now);
                         }
