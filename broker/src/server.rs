@@ -170,6 +170,7 @@ impl Broker {
             Err(_) => {
                 tracing::warn!("some calls did not end in time and are cut");
                 serving.abort();
+                let _ = serving.await;
             }
         }
         // What comes now is not worth waiting for more than a write.

@@ -140,7 +140,8 @@ impl GroupOptions {
         self.start(At::Offset(offset))
     }
 
-    /// Begins at the first event that was stored at this time or later.
+    /// Begins at the first event that was stored at this time or later. The time is a
+    /// setting of the group as any other: a group that is there with another one differs.
     #[must_use]
     pub fn from_time(self, time: SystemTime) -> Self {
         self.start(At::Time(time.into()))

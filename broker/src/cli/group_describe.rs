@@ -203,8 +203,7 @@ fn standings_table(of: &pb::DescribeGroupResponse) -> anyhow::Result<()> {
     let filtered: i64 = of.partitions.iter().map(|p| p.filtered_count).sum();
     let rest = [
         filtered.to_string(),
-        // Those that were parked or redriven before belong to no partition, and are
-        // counted nowhere.
+        // Those that were redriven before belong to no partition, and are counted nowhere.
         String::new(),
         idle_word(of),
     ];

@@ -89,8 +89,8 @@ fn total(of: &pb::DescribeGroupResponse, part: impl Fn(&pb::GroupPartition) -> i
     of.partitions.iter().map(part).sum()
 }
 
-/// When the oldest event was appended that the group has not settled; `None` without
-/// lag.
+/// When the oldest event was appended that the group has not settled, parked ones left
+/// out; `None` without lag.
 fn oldest(of: &pb::DescribeGroupResponse) -> Option<prost_types::Timestamp> {
     let times = of.partitions.iter().map(|p| p.oldest_unsettled_time);
     times.flatten().min_by_key(|at| (at.seconds, at.nanos))

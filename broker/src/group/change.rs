@@ -92,7 +92,12 @@ impl Changing {
     /// rests on where it is.
     pub(super) fn holds(&self) -> bool {
         let moves = |(request, _): &(ChangeRequest, _)| !request.change.positions.is_empty();
-        self.proposed == Some(true) || self.waiting.front().is_some_and(moves)
+        self.moves() || self.waiting.front().is_some_and(moves)
+    }
+
+    /// Whether a move of the position is on its way to the log.
+    pub(super) fn moves(&self) -> bool {
+        self.proposed == Some(true)
     }
 }
 

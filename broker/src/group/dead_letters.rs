@@ -197,6 +197,14 @@ impl GroupTask {
                 for offset in &done {
                     task.resolved.settle(*offset);
                 }
+                if !done.is_empty() {
+                    tracing::info!(
+                        topic = task.group.topic.name.as_str(),
+                        group = task.group.name.as_str(),
+                        redriven = done.len(),
+                        "dead letters redriven"
+                    );
+                }
                 fault_point!(RedriveResolved);
                 if let Err(RedriveError::Commit(error)) = &result {
                     task.disable_if_the_log_failed(error);

@@ -378,6 +378,10 @@ impl Mover {
         base: usize,
         done: &mut [Result<ParkedAt, SettlementError>],
     ) {
+        if gathered.settled.is_empty() {
+            // None of them could be read.
+            return;
+        }
         let settles = gathered.settled.into_values().map(|(source, mut offsets)| {
             offsets.sort_unstable();
             Settle {

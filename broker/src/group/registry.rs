@@ -124,7 +124,8 @@ impl Groups {
         let Some(group) = catalog.groups().find(|group| group.id == id).cloned() else {
             return;
         };
-        if running.contains_key(&id) {
+        // Nor one that nobody would stop.
+        if running.contains_key(&id) || self.stopping.load(atomic::Ordering::SeqCst) {
             return;
         }
         let (commands, receiver) = mpsc::channel(self.limits.commands_max);

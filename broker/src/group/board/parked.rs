@@ -44,6 +44,9 @@ pub(super) struct Lot {
     pub(super) followers: BTreeSet<EventId>,
     /// Events on their way to the parking partition that were not parked before.
     moving: usize,
+    /// The last one there that could not be moved: as long as it is the first of all, to
+    /// move others from behind it makes no room.
+    stuck: Option<Offset>,
 }
 
 impl Lot {
@@ -55,6 +58,7 @@ impl Lot {
             found_end: parking.end,
             followers: BTreeSet::new(),
             moving: 0,
+            stuck: None,
         }
     }
 }
@@ -155,6 +159,10 @@ impl Board {
     pub fn not_moved(&mut self, id: EventId, now_ms: u64) {
         let was_parked = self.is_parked(id);
         self.end_move(id, was_parked, now_ms);
+        let at = self.at(id);
+        if at.source == self.lot.parking.source {
+            self.lot.stuck = Some(at.offset);
+        }
     }
 
     /// It stays where it is for now: if it was to follow a parked event, it still is.
@@ -343,6 +351,7 @@ impl Board {
         let unsettled = (self.lot.locations.len() + of.unsettled) as u64;
         if end.0.saturating_sub(first.0) < spread_min.max(SPREAD_MAX * unsettled)
             || self.are_returning()
+            || self.lot.stuck == Some(first)
         {
             return Vec::new();
         }

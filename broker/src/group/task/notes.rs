@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use super::{GroupTask, NOTE_AFTER_MS, NOTES_PER_TURN};
 use crate::{
     commit::{Changes, record::LeaseNoted},
-    group::board::LeaseToken,
+    group::{board::LeaseToken, command::Command},
 };
 
 /// Bytes of notes that one frame gathers.
@@ -31,16 +31,37 @@ impl GroupTask {
         if !self.is_stopping() || self.log_failed {
             return;
         }
-        self.note_outlasting(u64::MAX, usize::MAX);
-        let noted = async {
-            while self.quiet > 0
-                && let Some(done) = self.jobs.next().await
-            {
-                done(self);
+        // What was not sent when the streams were cut is nobody's work.
+        while let Ok(command) = self.commands.try_recv() {
+            if let Command::HandBack { .. } | Command::Leave { .. } = command {
+                self.handle(command);
             }
+        }
+        let noted = async {
+            // What is refused goes on.
+            while self.board.settling() > 0 && self.end_a_job().await {}
+            // A position that moves ends all leases.
+            if !self.changing.moves() {
+                self.note_outlasting(u64::MAX, usize::MAX);
+            }
+            while self.quiet > 0 && self.end_a_job().await {}
         };
         // A log that fails now may never answer.
-        let _ = timeout(LAST_NOTES_WAIT, noted).await;
+        if timeout(LAST_NOTES_WAIT, noted).await.is_err() {
+            tracing::warn!(
+                group = %self.group.name,
+                "the log is too slow for the last notes of who is at work",
+            );
+        }
+    }
+
+    /// False when nothing is under way.
+    async fn end_a_job(&mut self) -> bool {
+        let Some(done) = self.jobs.next().await else {
+            return false;
+        };
+        done(self);
+        true
     }
 
     fn note_outlasting(&mut self, before_ms: u64, count: usize) {

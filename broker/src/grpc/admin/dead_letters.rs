@@ -129,12 +129,6 @@ impl Api {
         let letters = chosen(request.all, request.dead_letter_offsets)?;
         let letters = self.matching(&handle, letters, request.matching).await?;
         let redriven = handle.redrive(letters, request.force).await?;
-        tracing::info!(
-            topic = request.topic,
-            group = request.group,
-            redriven = redriven.redriven,
-            "dead letters redriven"
-        );
         Ok(wire::RedriveDeadLettersResponse {
             redriven_count: redriven.redriven as i64,
             capped_count: redriven.capped as i64,

@@ -67,8 +67,14 @@ impl Run {
             assert!(leased.insert(id), "{id:?} has two leases");
             assert!(!self.events[&id].settled, "{id:?} is settled and leased");
             self.check_line(given);
-            let holding = self.board.holding(&given.holder).leases;
+            let Holding {
+                leases: holding,
+                vanishing,
+                ..
+            } = self.board.holding(&given.holder);
             assert_eq!(holding, self.leases_of(&given.holder), "what one holds");
+            let is_vanishing = self.vanishing.contains(&given.holder);
+            assert_eq!(vanishing, is_vanishing, "who is vanishing");
             let cap = self.rules.per_holder_max;
             assert!(cap == 0 || holding <= cap, "a member above its cap");
             if self.under_way.contains_key(&token) {

@@ -200,3 +200,42 @@ fn leases_that_were_frozen_when_they_were_to_be_noted_are_noted_later_in_order()
     }
     assert_eq!(board.take_outlasting(5, 9), tokens.map(|(_, token)| token));
 }
+
+/// Those behind it would be moved again and again, and nothing become free by that.
+#[test]
+fn a_parked_event_that_cannot_be_moved_is_not_tried_again_while_it_is_the_first() {
+    let parking = Source {
+        topic: TopicId(2),
+        partition: PartitionId(0),
+    };
+    let new = || SourceState::new(Offset(0));
+    let lot = Parking {
+        source: 1,
+        end: Offset(0),
+    };
+    let sources = vec![(SOURCE, new()), (parking, new())];
+    let mut board = Board::new(sources, lot, 7, RULES, 0, 0);
+    board.scanned(0, Offset(9), (0..9).map(|at| arrived(at, "")), 0);
+    for at in 0..9 {
+        let (event, token) = leased(&mut board, MEMBER, 0);
+        board.freeze(token, 0).unwrap();
+        let due_ms = [1000, 2000].get(at as usize).copied().unwrap_or(100);
+        board.parked(event, Offset(at), Some(&failed(1, due_ms)), 0);
+    }
+    board.wake_delayed(100);
+    while board.has_ready() {
+        let (event, token) = leased(&mut board, MEMBER, 100);
+        board.freeze(token, 100).unwrap();
+        board.settled(event, 100);
+    }
+    assert_eq!(board.stragglers(9, 2), [id(0), id(1)]);
+    assert!(board.begin_move(id(0)));
+    board.not_moved(id(0), 100);
+    assert_eq!(board.stragglers(9, 2), []);
+    board.wake_delayed(1000);
+    let (event, token) = leased(&mut board, MEMBER, 1000);
+    assert_eq!(event, id(0));
+    board.freeze(token, 1000).unwrap();
+    board.settled(event, 1000);
+    assert_eq!(board.stragglers(9, 2), [id(1)]);
+}
