@@ -16,8 +16,9 @@ use crate::{
 
 /// Bytes of notes that one frame gathers.
 const FRAME_BYTES: usize = 1 << 20;
-/// How long the group's end waits for its last notes.
-const LAST_NOTES_WAIT: Duration = Duration::from_secs(2);
+/// How long the group's end waits for the last answers of the log, and then for those to
+/// its last notes.
+const LAST_ANSWERS_WAIT: Duration = Duration::from_secs(1);
 
 impl GroupTask {
     /// Notes the leases that have lasted long enough.
@@ -37,17 +38,16 @@ impl GroupTask {
                 self.handle(command);
             }
         }
-        let noted = async {
-            // What is refused goes on.
-            while self.board.settling() > 0 && self.end_a_job().await {}
-            // A position that moves ends all leases.
-            if !self.changing.moves() {
-                self.note_outlasting(u64::MAX, usize::MAX);
-            }
-            while self.quiet > 0 && self.end_a_job().await {}
-        };
-        // A log that fails now may never answer.
-        if timeout(LAST_NOTES_WAIT, noted).await.is_err() {
+        while self.record_losses() {}
+        // What is refused goes on. A log that fails now may never answer.
+        let settled = async { while self.board.settling() > 0 && self.end_a_job().await {} };
+        let _ = timeout(LAST_ANSWERS_WAIT, settled).await;
+        // A position that moves ends all leases.
+        if !self.changing.moves() {
+            self.note_outlasting(u64::MAX, usize::MAX);
+        }
+        let noted = async { while self.quiet > 0 && self.end_a_job().await {} };
+        if timeout(LAST_ANSWERS_WAIT, noted).await.is_err() {
             tracing::warn!(
                 group = %self.group.name,
                 "the log is too slow for the last notes of who is at work",

@@ -178,3 +178,35 @@ async fn no_lease_runs_out_while_the_broker_stops() {
     assert_eq!(task.losses.len(), 1);
     standing.end().await;
 }
+
+#[tokio::test]
+async fn what_somebody_works_on_is_noted_when_the_broker_stops_and_nothing_else() {
+    let mut standing = Standing::new(Ordering::None, "").await;
+    standing.events_come();
+    let holder = || Holder::Unary("w".into());
+    let (_, works) = standing.lease(holder());
+    let (_, unsent) = standing.lease(holder());
+    let (acked, done) = standing.lease(holder());
+    let tokens = vec![unsent];
+    let hand_back = Command::HandBack { tokens };
+    standing.commands.try_send(hand_back).unwrap();
+    let (reply, answer) = oneshot::channel();
+    let task = &mut standing.task;
+    task.handle(Command::Settle {
+        member: None,
+        settlements: vec![Settlement {
+            token: done,
+            action: SettlementAction::Ack,
+        }],
+        reply,
+    });
+    task.propose_acks();
+    task.stopping.store(true, atomic::Ordering::SeqCst);
+    task.note_the_last().await;
+    assert_eq!(answer.await.unwrap().len(), 0, "the ack is answered");
+    assert!(task.board.window(0).is_settled(acked.offset));
+    assert!(task.board.leased(unsent).is_err(), "it was handed back");
+    let (_, lease) = task.board.leased(works).unwrap();
+    assert!(lease.noted && task.quiet == 0, "its note is in the log");
+    standing.end().await;
+}

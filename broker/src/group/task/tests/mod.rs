@@ -37,6 +37,7 @@ const EVENTS: usize = 2 * EVENTS_AT_ONCE + 100;
 /// A group whose topic has events, with a task that nobody runs.
 struct Standing {
     task: GroupTask,
+    commands: mpsc::Sender<Command>,
     /// As it was made.
     state: GroupState,
     opened: Opened,
@@ -108,11 +109,12 @@ impl Standing {
             Flow::new(AgeClock::start(0)),
         );
         let group = proposals.catalog().groups().next().unwrap().clone();
-        let (_, commands) = mpsc::channel(1);
-        let task = groups.make_task(group, (*state).clone(), commands, Arc::default());
+        let (commands, asked) = mpsc::channel(4);
+        let task = groups.make_task(group, (*state).clone(), asked, Arc::default());
         assert_eq!(task.disabled, None, "its filter compiles");
         Self {
             task,
+            commands,
             state: *state,
             opened,
             _folder: folder,
