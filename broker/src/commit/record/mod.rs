@@ -255,7 +255,7 @@ pub struct LeaseNoted {
     /// Bytes of the encoded event.
     #[prost(uint32, tag = "10")]
     pub size: u32,
-    /// Wall clock when it was given; 0 when it was not noted.
+    /// Wall clock when it was given, for whoever looks at the log: nothing goes by it.
     #[prost(uint64, tag = "11")]
     pub since_ms: u64,
     /// It is over, and its event is as it was before: nobody is waited for.

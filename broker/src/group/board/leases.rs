@@ -119,7 +119,7 @@ impl Board {
             noted: true,
         };
         self.set_place(id, Place::Leased(lease));
-        // As for any other lease, since when it is is what counts.
+        // It counts from the begin of the lease, as that of any other one does.
         if self.rules.processing_limit_ms > 0 {
             self.limits
                 .set(token, now_ms + self.rules.processing_limit_ms);
